@@ -1,0 +1,35 @@
+"""The two ways in which a run ends badly, each with one line that a person can act on."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+
+class BadInput(ValueError):
+    """What the user gave cannot be used: one line with the field, the value and what is allowed. Exit status 2."""
+
+
+class RunFailed(RuntimeError):
+    """The run itself broke (a lost rank, a sick member, a full disk): one line that says what and where. Exit status 1."""
+
+
+def require(holds: bool, field: str, value: Any, allowed: str) -> None:
+    """Raise `BadInput` naming `field`, `value` and what is `allowed`, unless the condition `holds`."""
+    if not holds:
+        raise BadInput(f"{field}: {value!r} is not allowed; it must be {allowed}")
+
+
+def require_non_negative(field: str, value: float) -> None:
+    """Raise `BadInput` unless `value` is a finite number ≥ 0."""
+    require(math.isfinite(value) and value >= 0, field, value, "a finite number ≥ 0")
+
+
+def require_positive(field: str, value: float) -> None:
+    """Raise `BadInput` unless `value` is a finite number > 0."""
+    require(math.isfinite(value) and value > 0, field, value, "a finite number > 0")
+
+
+def require_fraction(field: str, value: float) -> None:
+    """Raise `BadInput` unless `value` lies in [0, 1)."""
+    require(0 <= value < 1, field, value, "a number in [0, 1)")
