@@ -11,7 +11,7 @@ class BadInput(ValueError):
 
 
 class RunFailed(RuntimeError):
-    """The run itself broke (a lost rank, a sick member, a full disk): one line that says what and where. Exit status 1."""
+    """The run itself broke (a lost rank, a sick member, a full disk): one line, what and where. Exit status 1."""
 
 
 def require(holds: bool, field: str, value: Any, allowed: str) -> None:

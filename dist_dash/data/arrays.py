@@ -1,0 +1,89 @@
+"""Any data set that fits in memory, as one .npz file."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+
+import numpy as np
+
+from dist_dash.data.source import ArraySplit, Source, Splits
+from dist_dash.data.statistics import channel_statistics
+from dist_dash.errors import BadInput
+
+
+class Arrays(Source):
+    """Samples of one .npz file with the arrays x_train, y_train, x_test, y_test and, if you like, x_val, y_val.
+
+    `x_*` are `[N, C, H, W]` or `[N, F]`, uint8 (0 … 255) or floating point; `y_*` are integers `[N]` from 0.
+
+    Args:
+        path: The .npz file.
+        mean: Replaces the mean per channel, in units of x/255 for bytes and of the raw values otherwise.
+        std: Replaces the standard deviation per channel, in the same units.
+    """
+
+    def __init__(self, path: str, mean: list[float] | None = None, std: list[float] | None = None) -> None:
+        super().__init__(mean, std)
+        self.path = path
+
+    def load(self) -> Splits:
+        """Read the file. Raises `BadInput` if it is missing or damaged or holds other arrays than described above."""
+        arrays = self._read()
+        self._check_names(arrays)
+        splits = {part: self._split(arrays, part) for part in ("train", "test", "val") if f"x_{part}" in arrays}
+        train = splits["train"]
+        mean, std = channel_statistics(train.samples, self.mean, self.std)
+        classes = int(train.labels.max()) + 1
+        if classes > len(train):
+            raise BadInput(
+                f"data.path: {self.path!r}: y_train holds label {classes - 1} among {len(train)} samples; "
+                "labels must number the classes from 0"
+            )
+        return Splits(train, splits["test"], classes, mean, std, validation=splits.get("val"))
+
+    def _read(self) -> dict[str, np.ndarray]:
+        try:
+            # allow_pickle=False: a data file must not be able to run code.
+            content = np.load(self.path, allow_pickle=False)
+            if not isinstance(content, np.lib.npyio.NpzFile):
+                raise BadInput(
+                    f"data.path: {self.path!r} holds one bare array; it must be an .npz file with named arrays"
+                )
+            with content:
+                return {name: content[name] for name in content.files}
+        except BadInput:
+            raise
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            reason = " ".join(str(error).split())
+            raise BadInput(f"data.path: {self.path!r} cannot be read as an .npz file: {reason}") from error
+
+    def _check_names(self, arrays: dict[str, np.ndarray]) -> None:
+        needed = {"x_train", "y_train", "x_test", "y_test"}
+        optional = {"x_val", "y_val"}
+        names = set(arrays)
+        # A misspelt validation array would otherwise be passed over in silence.
+        if needed - names or names - needed - optional or len(names & optional) == 1:
+            raise BadInput(
+                f"data.path: {self.path!r} holds {sorted(names)}; "
+                f"it must hold {sorted(needed)} and may hold {sorted(optional)} (both or neither)"
+            )
+
+    def _split(self, arrays: dict[str, np.ndarray], part: str) -> ArraySplit:
+        samples, labels = arrays[f"x_{part}"], arrays[f"y_{part}"]
+        where = f"data.path: {self.path!r}: x_{part}"
+        if samples.ndim not in (2, 4) or 0 in samples.shape:
+            raise BadInput(f"{where} has shape {samples.shape}; it must be [N, C, H, W] or [N, F], none of them 0")
+        if samples.dtype != np.uint8 and samples.dtype.kind != "f":
+            raise BadInput(f"{where} has type {samples.dtype}; it must be uint8 or floating point")
+        if samples.dtype != np.uint8:
+            with np.errstate(over="ignore"):
+                samples = samples.astype(np.float32, copy=False)
+            if not np.isfinite(samples).all():
+                raise BadInput(f"{where} holds NaN or infinite values; all must be finite float32 numbers")
+        if labels.dtype.kind not in "iu" or labels.shape != samples.shape[:1]:
+            raise BadInput(
+                f"data.path: {self.path!r}: y_{part} has shape {labels.shape} and type {labels.dtype}; "
+                f"it must hold {len(samples)} integers, one for each sample of x_{part}"
+            )
+        return ArraySplit(samples, labels)

@@ -1,0 +1,76 @@
+"""MNIST and its kin: the IDX format."""
+
+from __future__ import annotations
+
+import gzip
+import math
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from dist_dash.data.source import ArraySplit, Source, Splits
+from dist_dash.data.statistics import channel_statistics
+from dist_dash.errors import BadInput
+
+
+class IDX(Source):
+    """MNIST, Fashion-MNIST, KMNIST …: grey images in IDX files. Nothing is downloaded.
+
+    Args:
+        root: A folder with train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte and
+            t10k-labels-idx1-ubyte; each may end in .gz, and be spelt with a dot before idx.
+        mean: Replaces the mean, in units of x/255.
+        std: Replaces the standard deviation, in units of x/255.
+    """
+
+    def __init__(self, root: str, mean: list[float] | None = None, std: list[float] | None = None) -> None:
+        super().__init__(mean, std)
+        self.root = root
+
+    def load(self) -> Splits:
+        """Read the four files into memory. Raises `BadInput` if one is missing, damaged or does not fit the others."""
+        train, test = self._split("train"), self._split("t10k")
+        mean, std = channel_statistics(train.samples, self.mean, self.std)
+        return Splits(train, test, int(train.labels.max()) + 1, mean, std)
+
+    def _split(self, part: str) -> ArraySplit:
+        images = self._array(f"{part}-images", dimensions=3)
+        labels = self._array(f"{part}-labels", dimensions=1)
+        if len(images) != len(labels):
+            raise BadInput(
+                f"data.root: {self.root!r} has {len(images)} {part} images and {len(labels)} {part} labels; "
+                "there must be as many of both"
+            )
+        return ArraySplit(images[:, None], labels)
+
+    def _array(self, stem: str, dimensions: int) -> np.ndarray:
+        """The unsigned bytes of one file, of as many `dimensions` as asked for and at least one value."""
+        path = self._find(stem, dimensions)
+        try:
+            data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        except (OSError, EOFError, zlib.error) as error:
+            reason = " ".join(str(error).split())
+            raise BadInput(f"data.root: {str(path)!r} cannot be read: {reason}") from error
+        header = 4 * (1 + dimensions)
+        # Two zero bytes, 8 for "unsigned byte", the number of dimensions; then each dimension as a big-endian word.
+        if len(data) < header or data[:4] != bytes([0, 0, 8, dimensions]):
+            raise BadInput(
+                f"data.root: {str(path)!r} starts with bytes {data[:4].hex()!r}; "
+                f"an IDX file of unsigned bytes in {dimensions} dimension(s) starts with '000008{dimensions:02x}'"
+            )
+        shape = [int(length) for length in np.frombuffer(data[4:header], ">u4")]
+        values = np.frombuffer(data, np.uint8, offset=header)
+        if values.size != math.prod(shape) or values.size == 0:
+            raise BadInput(
+                f"data.root: {str(path)!r} holds {values.size} values; its header promises {shape}, at least one"
+            )
+        return values.reshape(shape)
+
+    def _find(self, stem: str, dimensions: int) -> Path:
+        spellings = [f"{stem}{mark}idx{dimensions}-ubyte{end}" for mark in "-." for end in ("", ".gz")]
+        for name in spellings:
+            path = Path(self.root) / name
+            if path.is_file():
+                return path
+        raise BadInput(f"data.root: {self.root!r} has none of {', '.join(spellings)}; one of them must be there")

@@ -1,0 +1,154 @@
+"""Image files in one folder per class, as ImageNet comes."""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from dist_dash.data.source import Source, Split, Splits, UnreadableSample
+from dist_dash.errors import BadInput, require
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+_IMAGENET_MEAN = (0.485, 0.456, 0.406)
+_IMAGENET_STD = (0.229, 0.224, 0.225)
+# What Pillow's decoders raise on damaged files, beside OSError.
+_DAMAGE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    IndexError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+
+
+class ImageFolder(Source):
+    """Images in ROOT/train/CLASS/… and ROOT/val/CLASS/…, read as RGB (orientation tags are not applied).
+
+    For evaluation the shorter side is resized to `resize` and the centre is cut out.
+
+    Args:
+        root: The folder with a subfolder for each split.
+        image_size: Height and width of what the net sees, in pixels.
+        resize: Length of the shorter side before the centre is cut out, in pixels.
+        train: Subfolder with the training images.
+        test: Subfolder with the test images; it must have the same class folders.
+        validation: Subfolder with validation images, if there are any of their own.
+        mean: Replaces ImageNet's mean per channel, in units of x/255.
+        std: Replaces ImageNet's standard deviation per channel, in units of x/255.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        image_size: int = 224,
+        resize: int = 256,
+        train: str = "train",
+        test: str = "val",
+        validation: str | None = None,
+        mean: list[float] | None = None,
+        std: list[float] | None = None,
+    ) -> None:
+        super().__init__(mean, std)
+        require(image_size >= 1, "data.image_size", image_size, "an integer ≥ 1")
+        require(resize >= image_size, "data.resize", resize, f"at least data.image_size ({image_size})")
+        self.root = root
+        self.image_size = image_size
+        self.resize = resize
+        self.train = train
+        self.test = test
+        self.validation = validation
+
+    def load(self) -> Splits:
+        """List the files; none is opened. Raises `BadInput` if folders are missing or empty or their classes differ."""
+        if not Path(self.root).is_dir():
+            raise BadInput(f"data.root: {self.root!r} is no folder; it must hold {self.train}/ and {self.test}/")
+        names = self._class_names("data.train", self.train)
+        mean = _IMAGENET_MEAN if self.mean is None else tuple(self.mean)
+        std = _IMAGENET_STD if self.std is None else tuple(self.std)
+        train = self._split("data.train", self.train, names)
+        test = self._split("data.test", self.test, names)
+        validation = None if self.validation is None else self._split("data.validation", self.validation, names)
+        return Splits(train, test, len(names), mean, std, validation, class_names=names)
+
+    def _class_names(self, field: str, split: str) -> list[str]:
+        folder = Path(self.root) / split
+        if not folder.is_dir():
+            raise BadInput(f"{field}: {str(folder)!r} is no folder; it must hold one folder of images for each class")
+        names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+        if not names:
+            raise BadInput(f"{field}: {str(folder)!r} has no subfolders; it must hold one folder of images per class")
+        return names
+
+    def _split(self, field: str, split: str, class_names: list[str]) -> FolderSplit:
+        found = self._class_names(field, split)
+        if found != class_names:
+            differing = sorted(set(found) ^ set(class_names))
+            raise BadInput(
+                f"{field}: {split!r} and {self.train!r} under {self.root!r} have different class folders, "
+                f"for example {differing[0]!r}; they must be the same"
+            )
+        folder = Path(self.root) / split
+        files: list[bytes] = []
+        labels: list[int] = []
+        for label, name in enumerate(class_names):
+            images = _images(folder, name)
+            if not images:
+                raise BadInput(
+                    f"{field}: {str(folder / name)!r} has no images; it must hold some ({' '.join(EXTENSIONS)})"
+                )
+            files += images
+            labels += [label] * len(images)
+        return FolderSplit(str(folder), files, np.array(labels, dtype=np.int64), self.image_size, self.resize)
+
+
+def _images(folder: Path, name: str) -> list[bytes]:
+    """Paths relative to `folder` of all images under its subfolder `name`, at any depth, sorted."""
+    found = []
+    for where, _, files in os.walk(folder / name, followlinks=True):
+        relative = os.path.relpath(where, folder)
+        found += [f"{relative}/{file}" for file in files if file.lower().endswith(EXTENSIONS) and file[0] != "."]
+    return sorted(map(os.fsencode, found))
+
+
+class FolderSplit(Split):
+    """Image files below `folder`. `files`: their relative paths, as the file system encodes them."""
+
+    def __init__(self, folder: str, files: list[bytes], labels: np.ndarray, image_size: int, resize: int) -> None:
+        self.folder = folder
+        # One array instead of a million Python strings: reference counts would copy those into every worker.
+        self.files = np.array(files, dtype=np.bytes_)
+        self.labels = labels
+        self.shape = (3, image_size, image_size)
+        self.dtype = np.dtype(np.uint8)
+        self.resize = resize
+
+    def name(self, index: int) -> str:
+        """The path of the file."""
+        return f"{self.folder}/{os.fsdecode(self.files[index])}"
+
+    def read(self, index: int) -> Image.Image:
+        """The decoded image in RGB, of its own size."""
+        path = self.name(index)
+        try:
+            with Image.open(path) as image:
+                return image.convert("RGB")
+        except _DAMAGE as error:
+            raise UnreadableSample(path, " ".join(str(error).split())) from error
+
+    def evaluation(self, index: int) -> np.ndarray:
+        """Shorter side resized to `resize` (bilinear), centre cut out: uint8 `[3, image_size, image_size]`."""
+        image = self.read(index)
+        shorter = min(image.size)
+        width, height = (max(1, side * self.resize // shorter) for side in image.size)
+        target = self.shape[1]
+        left, top = round((width - target) / 2), round((height - target) / 2)
+        resized = image.resize((width, height), Image.Resampling.BILINEAR)
+        return np.asarray(resized.crop((left, top, left + target, top + target))).transpose(2, 0, 1)

@@ -1,0 +1,91 @@
+"""One `DataLoader` around a function from keys to batches: workers that stop with their reader, errors in one line."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Generator, Iterable, Iterator
+from typing import Generic, TypeVar, cast
+
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from dist_dash.errors import BadInput, RunFailed
+
+Key = TypeVar("Key")
+Batch = TypeVar("Batch")
+
+
+class _Items(Dataset, Generic[Key, Batch]):
+    def __init__(self, assemble: Callable[[Key], Batch]) -> None:
+        self.assemble = assemble
+
+    def __getitem__(self, key: Key) -> Batch | BadInput:
+        try:
+            return self.assemble(key)
+        except BadInput as error:
+            # Raised in a worker, it would arrive wrapped into that worker's traceback: it travels as a value instead.
+            return error
+
+
+class _Keys(Sampler[Key]):
+    def __init__(self, keys: Iterable[Key]) -> None:
+        self.keys = keys
+
+    def __iter__(self) -> Iterator[Key]:
+        return iter(self.keys)
+
+
+def _unchanged(batch: Batch) -> Batch:
+    return batch
+
+
+def _start_worker(_: int) -> None:
+    # The trainer agrees on a stop and then closes its workers; a signal sent to the whole group must not end them
+    # before.
+    for stop in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
+        signal.signal(stop, signal.SIG_IGN)
+    torch.set_num_threads(1)
+
+
+def stream(
+    assemble: Callable[[Key], Batch], keys: Iterable[Key], workers: int, pin_memory: bool
+) -> Generator[Batch, None, None]:
+    """`assemble(key)` for each key, in order, computed ahead by `workers` processes (0: here).
+
+    No global random state is used. Closing the generator, or dropping it, ends the workers. Raises the `BadInput` that
+    `assemble` raised, and `RunFailed` if a worker died.
+    """
+    loader = DataLoader(
+        _Items(assemble),
+        batch_size=None,
+        sampler=_Keys(keys),
+        num_workers=workers,
+        collate_fn=_unchanged,
+        pin_memory=pin_memory,
+        worker_init_fn=_start_worker,
+        # Without one of its own the loader would draw its seed from the global generator, which a resume must find
+        # untouched.
+        generator=torch.Generator(),
+    )
+    batches = iter(loader)
+    try:
+        while True:
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            except RuntimeError as error:
+                if "DataLoader worker (pid" not in str(error):
+                    raise
+                raise RunFailed(f"loader.workers: a worker died: {' '.join(str(error).split())}") from error
+            if isinstance(batch, BadInput):
+                raise batch
+            yield cast(Batch, batch)
+    finally:
+        # Waiting for the garbage collector is not enough: a traceback may hold this frame, and with it the workers.
+        shut_down = getattr(batches, "_shutdown_workers", None)
+        if shut_down is not None:
+            shut_down()
+            for worker in getattr(batches, "_workers", []):
+                if worker.is_alive():
+                    worker.kill()

@@ -1,0 +1,182 @@
+"""Everything that crosses between ranks: predictions between members, gradients between replicas, flags between all.
+
+The number, order and shape of the collectives depend on the step index alone, never on a member's data. Beside
+`transport`, nothing in the package calls `torch.distributed` (DeepSpeed does, on the group that it is handed).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, Literal, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from dist_dash.clock import Clock
+from dist_dash.errors import BadInput, RunFailed, require_positive
+from dist_dash.layout import Layout
+from dist_dash.peers import PendingPeers, View
+from dist_dash.transport import Transport
+
+T = TypeVar("T")
+
+
+class Exchange:
+    """The process groups of one rank and what they are used for; a context manager that joins and leaves them.
+
+    Args:
+        layout: who this rank is.
+        mode: `gather` collects every member's logits; `reduce` sums them: memory does not grow with the members.
+        deadline: seconds after which a collective gives up and names who is missing.
+    """
+
+    def __init__(self, layout: Layout, mode: Literal["gather", "reduce"] = "gather", deadline: float = 600.0) -> None:
+        require_positive("checks.deadline", deadline)
+        self.layout, self.mode, self.deadline = layout, mode, deadline
+        self.clock = Clock(on_stream=layout.backend == "nccl")
+        self.step = 0
+        self._calls = 0
+
+    def __enter__(self) -> Exchange:
+        layout, timeout = self.layout, timedelta(seconds=self.deadline)
+        if layout.device.type == "cuda":
+            torch.cuda.set_device(layout.device)
+        self._store, _, _ = next(dist.rendezvous("env://", layout.rank, layout.world, timeout=timeout))
+        backend = "cpu:gloo,cuda:nccl" if layout.backend == "nccl" else "gloo"
+        store = dist.PrefixStore("world", self._store)
+        dist.init_process_group(backend, store=store, rank=layout.rank, world_size=layout.world, timeout=timeout)
+        # Flags and checks have a gloo group of their own: control never waits behind the accelerator's stream.
+        self._control = dist.new_group(backend="gloo", timeout=timeout)
+        members = [dist.new_group(layout.exchange_ranks(r), timeout=timeout) for r in range(layout.replicas)]
+        replicas = [dist.new_group(layout.member_ranks(m), timeout=timeout) for m in range(layout.members)]
+        self.replica_group = replicas[layout.member]
+        self._members = Transport(members[layout.replica], layout.members, layout.backend, self._guarded)
+        self._replicas = Transport(self.replica_group, layout.replicas, layout.backend, self._guarded)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        # After a failure the peers may be gone, and leaving the groups in order would wait for them.
+        if kind is None:
+            self._guarded(lambda: dist.barrier(group=self._control))
+            dist.destroy_process_group()
+
+    # -- predictions, between members ------------------------------------------------------------------------------
+
+    @property
+    def members(self) -> int:
+        """How many members exchange."""
+        return self.layout.members
+
+    def gather(self, logits: Tensor, views: Sequence[View] = ("logits",)) -> PendingPeers:
+        """Start sharing this member's logits `[n, C]`; overlap it with a backward, then `wait()` for the peers'.
+
+        `views` are the averages that the caller will ask for.
+        """
+        return PendingPeers(self._members, logits.detach(), self.layout.member, views, self.mode, self.clock)
+
+    def stack(self, values: Tensor) -> Tensor:
+        """Every member's `values` (equal shapes) as `[members, …]`, in member order."""
+        transfer = self._members.all_gather(values.detach())
+        transfer.landed()
+        return transfer.wait()
+
+    def sum_over_members(self, value: Tensor) -> Tensor:
+        """The sum of a 0-dimensional value over the members of this exchange group."""
+        transfer = self._members.all_reduce(value.detach().reshape(1))
+        transfer.landed()
+        return transfer.wait()[0]
+
+    # -- gradients and statistics, between the replicas of a member ------------------------------------------------
+
+    def mean_over_replicas_(self, tensors: Sequence[Tensor]) -> None:
+        """Average `tensors` in place over the replicas of this member, in one flat collective per dtype."""
+        if self.layout.replicas == 1:
+            return
+        for dtype in sorted({t.dtype for t in tensors}, key=str):
+            group = [t for t in tensors if t.dtype == dtype]
+            transfer = self._replicas.all_reduce(torch.cat([t.reshape(-1) for t in group]))
+            transfer.landed()
+            mean = transfer.wait().div_(self.layout.replicas)
+            parts = mean.split([t.numel() for t in group])
+            torch._foreach_copy_(group, [part.view_as(t) for part, t in zip(parts, group, strict=True)])
+
+    # -- flags and checks, between all ranks -----------------------------------------------------------------------
+
+    def start_maximum(self, flags: Sequence[int]) -> Callable[[], list[int]]:
+        """Start the element-wise maximum of whole numbers over all ranks; call the result to have it."""
+        values = torch.tensor(flags, dtype=torch.int64)
+        work = self._guarded(lambda: dist.all_reduce(values, dist.ReduceOp.MAX, group=self._control, async_op=True))
+
+        def finish() -> list[int]:
+            self._guarded(work.wait)
+            return [int(v) for v in values]
+
+        return finish
+
+    def collect(self, value: T) -> list[T]:
+        """Every rank's `value` (any small picklable object), in rank order, on every rank."""
+        values: list[Any] = [None] * self.layout.world
+        self._guarded(lambda: dist.all_gather_object(values, value, group=self._control))
+        return values
+
+    @contextmanager
+    def together(self, what: str) -> Iterator[None]:
+        """All ranks succeed at the body, or all leave with the first failing rank's error.
+
+        Raises:
+            BadInput, RunFailed: on every rank alike; the text names the rank where not all have failed.
+        """
+        problem: tuple[str, str] | None = None
+        cause: BaseException | None = None
+        try:
+            yield
+        except BadInput as error:
+            problem, cause = ("input", str(error)), error
+        except (RunFailed, OSError, RuntimeError, MemoryError) as error:
+            problem, cause = ("failure", f"{what}: {first_line(error)}"), error
+        problems = self.collect(problem)
+        failed = [(rank, *p) for rank, p in enumerate(problems) if p is not None]
+        if not failed:
+            return
+        rank, kind, text = failed[0]
+        if len(failed) < len(problems):
+            text = f"{text} (rank {rank}, member {rank // self.layout.replicas})"
+        raise (BadInput(text) if kind == "input" else RunFailed(text)) from cause
+
+    # -- deadlines -------------------------------------------------------------------------------------------------
+
+    def _guarded(self, call: Callable[[], T]) -> T:
+        """Run a collective; when it fails or exceeds the deadline, say who is missing."""
+        self._calls += 1
+        try:
+            self._store.set(f"at/{self.layout.rank}", f"{self._calls} {self.step} {self.layout.host}")
+            return call()
+        except RuntimeError as error:
+            raise RunFailed(f"step {self.step}: an exchange did not complete; {self._missing()}") from error
+
+    def _missing(self) -> str:
+        """The ranks that have not reached this rank's collective, by the marks that each leaves in the store."""
+        time.sleep(1.0)  # ranks that fail for the same reason as this one are still on their way to their last mark
+        behind = []
+        try:
+            for rank in range(self.layout.world):
+                calls, step, host = 0, "none", "host unknown"
+                if self._store.check([f"at/{rank}"]):
+                    calls, step, host = self._store.get(f"at/{rank}").decode().split(" ", 2)
+                if int(calls) < self._calls:
+                    behind.append(
+                        f"member {rank // self.layout.replicas} (rank {rank}, {host}, last seen at step {step})"
+                    )
+        except RuntimeError:
+            return "the process that hosts the rendezvous (rank 0, or the launcher) has ended"
+        return "missing: " + ", ".join(behind) if behind else "a peer ended or a connection broke during it"
+
+
+def first_line(error: BaseException) -> str:
+    """The error in one line: its type where it says nothing itself."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

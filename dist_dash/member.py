@@ -1,0 +1,103 @@
+"""What a method may do with a member: forward, gradient, perturbed, backward, step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from dist_dash.engine import Engine
+from dist_dash.seeds import derived_seed
+from dist_dash.vector import ParameterVector
+
+
+class Member:
+    """One network of the ensemble on this rank.
+
+    Under gradient accumulation every micro-batch's loss counts with the share `1 / accumulation`, so that sums over
+    micro-batches of what `gradient` and `backward` give are those of one large batch.
+
+    Args:
+        engine: attached to this member's network.
+        index: the member's number.
+        accumulation: micro-batches per update.
+        seed: where the member's own random directions come from.
+    """
+
+    def __init__(self, engine: Engine, index: int, accumulation: int, seed: int = 0) -> None:
+        self.engine, self.index, self.accumulation, self.seed = engine, index, accumulation, seed
+        self.skipped_in_a_row = 0
+        self._before_step = self._buffers_copied()
+
+    @property
+    def parameters(self) -> list[torch.nn.Parameter]:
+        """The trainable parameters, in the order of every `ParameterVector`."""
+        return self.engine.parameters
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits `[n, C]` of samples `x` `[n, …]`; moves batch-norm statistics unless perturbed."""
+        return self.engine.forward(x)
+
+    def gradient(self, loss: Tensor, retain_graph: bool = False) -> ParameterVector:
+        """∇loss / accumulation at the present weights, of this rank's samples alone; `.grad` is left untouched."""
+        share, parameters = loss / self.accumulation, self.parameters
+        return ParameterVector(
+            torch.autograd.grad(share, parameters, retain_graph=retain_graph, allow_unused=True, materialize_grads=True)
+        )
+
+    def mean_over_replicas(self, vector: ParameterVector) -> ParameterVector:
+        """The vector averaged over this member's replicas: with it, r replicas ascend like one large batch."""
+        mean = ParameterVector(vector.materialised())
+        self.engine.exchange.mean_over_replicas_(mean.tensors)
+        return mean
+
+    def random_direction(self, step: int) -> ParameterVector:
+        """A fresh standard normal vector, a function of (seed, member, step): equal on the member's replicas."""
+        device = self.parameters[0].device
+        generator = torch.Generator(device).manual_seed(derived_seed("direction", self.seed, self.index, step))
+        return ParameterVector([torch.empty_like(p).normal_(generator=generator) for p in self.parameters])
+
+    @contextmanager
+    def perturbed(self, epsilon: ParameterVector) -> Iterator[None]:
+        """Weights at θ + ε inside; afterwards, also after an exception, θ to the bit.
+
+        Batch-norm statistics (all buffers) are restored too: they move in the unperturbed forward only.
+        """
+        weights = [p.data for p in self.parameters]
+        saved = [w.clone() for w in weights]
+        buffers = self._buffers_copied()
+        torch._foreach_add_(weights, epsilon.materialised())
+        del epsilon  # one copy of the weights and one gradient is all that SAM may cost
+        try:
+            yield
+        finally:
+            torch._foreach_copy_(weights, saved)
+            self._restore_buffers(buffers)
+
+    def backward(self, loss: Tensor) -> None:
+        """Add ∇loss / accumulation at the present (perturbed) weights to the descent gradient."""
+        self.engine.backward(loss / self.accumulation)
+
+    def step(self) -> None:
+        """Update the weights by the descent gradient; a non-finite one moves nothing and is counted."""
+        self.engine.step()
+        if self.engine.skipped:
+            self.skipped_in_a_row += 1
+            self._restore_buffers(self._before_step)
+        else:
+            self.skipped_in_a_row = 0
+            self._average_buffers()
+            self._before_step = self._buffers_copied()
+
+    def _buffers_copied(self) -> list[Tensor]:
+        return [b.clone() for b in self.engine.module.buffers()]
+
+    def _restore_buffers(self, saved: list[Tensor]) -> None:
+        if saved:
+            torch._foreach_copy_(list(self.engine.module.buffers()), saved)
+
+    def _average_buffers(self) -> None:
+        # Replicas see different samples; averaged every step, their batch-norm statistics stay equal to the bit.
+        self.engine.exchange.mean_over_replicas_([b for b in self.engine.module.buffers() if b.is_floating_point()])

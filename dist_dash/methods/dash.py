@@ -1,0 +1,157 @@
+"""DASH: diversity-aware ascent, sharpness-aware descent (Bui et al., arXiv 2403.13204).
+
+    L_div,i = mean_B KL( σ(ẑ_i/τ) ‖ σ(ẑ_-i/τ) )       ẑ without the true class; ẑ_-i the other members, constants
+    ε_i     = ρ₁ · unit(∇L_i) + ρ₂ · unit(∇L_div,i)    both gradients at θ_i
+    g_i     = ∇L_i at θ_i + ε_i ;   θ_i ← optimizer(θ_i, g_i)
+
+Cost: 2F + 3G (separate), 2F + 2G (joint); one all-gather of `[n, C]` logits per ascent, hidden behind the backward of
+L_i. γ adds 2F + 2G and two exchanges.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from dist_dash.batch import Batch, MicroBatch
+from dist_dash.errors import BadInput, require, require_non_negative, require_positive
+from dist_dash.exchange import Exchange
+from dist_dash.losses import cross_entropy, diversity, ensemble_loss
+from dist_dash.member import Member
+from dist_dash.methods.method import Measured, Method, Totals
+from dist_dash.methods.radius import check_warmup, warmed_up
+from dist_dash.peers import Peers, View
+from dist_dash.vector import ParameterVector, cosine, unit
+
+
+class DASH(Method):
+    """Diversity-aware sharpness minimization: flat members that disagree.
+
+    Args:
+        rho_loss: ρ₁, the radius along ∇L (of the whole perturbation where `ascent` is joint).
+        rho_div: ρ₂, the radius along ∇L_div.
+        temperature: τ of the diversity KL.
+        peers: how the others are combined: `mean_logits`, or `mean_probs` (the log of their mean softmax).
+        ascent: `separate` unit gradients, or `joint`: ε = ρ₁ · unit(∇(L + λ L_div)) for one backward less.
+        weight: λ, of L_div where `ascent` is joint or `diversity_in` is descent.
+        classes: `non_target` leaves the true class out of the KL; `all` keeps it.
+        diversity_in: `ascent`; `descent`: g = ∇(L − λ L_div) at the SAM point; `none`: the SAM ensemble.
+        direction: `diversity`; `random` replaces unit(∇L_div) by a random unit vector: the control for a larger radius.
+        gamma: γ, share of the ensemble's own sharpness in the descent gradient.
+        ascent_sync: `local`: each replica ascends on its own samples (m-sharpness); `mean`: like one large batch.
+        rho_warmup: steps over which the radii grow from 0.
+    """
+
+    exchanges = True
+
+    def __init__(
+        self,
+        rho_loss: float = 0.05,
+        rho_div: float = 0.05,
+        temperature: float = 1.0,
+        peers: Literal["mean_logits", "mean_probs"] = "mean_logits",
+        ascent: Literal["separate", "joint"] = "separate",
+        weight: float = 1.0,
+        classes: Literal["non_target", "all"] = "non_target",
+        diversity_in: Literal["ascent", "descent", "none"] = "ascent",
+        direction: Literal["diversity", "random"] = "diversity",
+        gamma: float = 0.0,
+        ascent_sync: Literal["local", "mean"] = "local",
+        rho_warmup: int = 0,
+    ) -> None:
+        for field, value in (("rho_loss", rho_loss), ("rho_div", rho_div), ("weight", weight)):
+            require_non_negative(f"method.{field}", value)
+        require_positive("method.temperature", temperature)
+        require(0 <= gamma <= 1, "method.gamma", gamma, "a number in [0, 1]")
+        check_warmup(rho_warmup)
+        if direction == "random" and (ascent == "joint" or diversity_in != "ascent"):
+            raise BadInput(
+                "method.direction: random is a control of the separate ascent; use it with diversity_in: ascent"
+            )
+        if ascent == "joint" and diversity_in != "ascent":
+            raise BadInput(f"method.ascent: joint has no meaning with diversity_in: {diversity_in}; use separate")
+        self.rho_loss, self.rho_div, self.temperature, self.peers = rho_loss, rho_div, temperature, peers
+        self.ascent, self.weight, self.classes, self.diversity_in = ascent, weight, classes, diversity_in
+        self.direction, self.gamma, self.ascent_sync, self.rho_warmup = direction, gamma, ascent_sync, rho_warmup
+        self._view: View = "logits" if peers == "mean_logits" else "probs"
+
+    def check(self, members: int, classes: int, mixed: bool) -> None:
+        """Refuse a KL that is identically 0: with fewer than two classes left there is nothing to disagree on."""
+        if members > 1 and self.classes == "non_target" and classes - (2 if mixed else 1) < 2:
+            true = "two true classes (mixup)" if mixed else "the true class"
+            raise BadInput(f"method.classes: non_target leaves one of {classes} classes without {true}; it must be all")
+
+    def update(self, member: Member, batch: Batch, exchange: Exchange) -> Measured:
+        """One update; a member without peers does exactly SAM's with ρ₁."""
+        alone = exchange.members == 1
+        totals, rho_loss = Totals(len(batch)), warmed_up(self.rho_loss, batch.step, self.rho_warmup)
+        steer = self.diversity_in == "ascent" and not alone
+        gamma = 0.0 if alone else self.gamma
+        g_loss, g_div, g_ens = ParameterVector([]), ParameterVector([]), ParameterVector([])
+
+        for micro in batch:
+            logits = member.forward(micro.x)  # at θ
+            peers = exchange.gather(logits, (self._view, "probs"))  # starts; hidden behind the next backward
+            loss = cross_entropy(logits, micro.target)
+            if steer and self.ascent == "joint":
+                l_div = self._diversity(logits, peers.wait(), micro)
+                g_loss += member.gradient(loss + self.weight * l_div, retain_graph=gamma > 0)
+            else:
+                g_loss += member.gradient(loss, retain_graph=steer or gamma > 0)
+                l_div = self._diversity(logits, peers.wait(), micro)
+                if steer and self.direction == "diversity":
+                    g_div += member.gradient(l_div, retain_graph=gamma > 0)
+            if gamma:
+                g_ens += member.gradient(self._ensemble_loss(logits, peers.wait(), micro))
+            totals.add(loss=loss, accuracy=micro.correct(logits), diversity=l_div)
+
+        if self.ascent_sync == "mean":
+            g_loss, g_div, g_ens = (member.mean_over_replicas(g) if g.tensors else g for g in (g_loss, g_div, g_ens))
+        if steer and self.direction == "random":
+            g_div = member.random_direction(batch.step)
+        epsilon = rho_loss * unit(g_loss)
+        if g_div.tensors:
+            epsilon = epsilon + warmed_up(self.rho_div, batch.step, self.rho_warmup) * unit(g_div)
+        measured = _measured(g_loss, g_div)
+
+        with member.perturbed(epsilon):
+            del epsilon, g_loss, g_div
+            for micro in batch:
+                logits = member.forward(micro.x)  # at θ + ε
+                loss = cross_entropy(logits, micro.target)
+                totals.add(perturbed_loss=loss)
+                if self.diversity_in == "descent" and not alone:
+                    loss = loss - self.weight * self._diversity(
+                        logits, exchange.gather(logits, (self._view,)).wait(), micro
+                    )
+                member.backward((1 - gamma) * loss)
+        if gamma:
+            norm = exchange.sum_over_members(g_ens.norm().square()).sqrt()  # over all members: θ_ens is one vector
+            with member.perturbed(rho_loss * exchange.members**0.5 * unit(g_ens, norm)):
+                del g_ens
+                for micro in batch:
+                    logits = member.forward(micro.x)
+                    l_ens = self._ensemble_loss(logits, exchange.gather(logits, ("probs",)).wait(), micro)
+                    member.backward(gamma * l_ens)
+        member.step()  # θ again, then the optimizer
+        return totals.measured(**measured, loss_rise=totals["perturbed_loss"] - totals["loss"])
+
+    def _diversity(self, logits: Tensor, peers: Peers, micro: MicroBatch) -> Tensor:
+        excluded = micro.true_classes if self.classes == "non_target" else None
+        if self.peers == "mean_logits":
+            return diversity(logits, peers.mean_logits, excluded, self.temperature)
+        tiny = torch.finfo(logits.dtype).tiny
+        own = torch.softmax(logits, -1).clamp_min(tiny).log()  # as the peers' are made: equal members stay equal
+        return diversity(own, peers.mean_probs.clamp_min(tiny).log(), excluded, self.temperature)
+
+    @staticmethod
+    def _ensemble_loss(logits: Tensor, peers: Peers, micro: MicroBatch) -> Tensor:
+        return ensemble_loss(logits, peers.mean_probs, peers.count, micro.target)
+
+
+def _measured(g_loss: ParameterVector, g_div: ParameterVector) -> Measured:
+    if not g_div.tensors:
+        return {"g_loss_norm": g_loss.norm()}
+    return {"g_loss_norm": g_loss.norm(), "g_div_norm": g_div.norm(), "ascent_cosine": cosine(g_loss, g_div)}

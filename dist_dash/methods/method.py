@@ -1,0 +1,66 @@
+"""What every update rule is: one class in one file, its constructor its configuration."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+from torch import Tensor
+
+from dist_dash.batch import Batch
+from dist_dash.exchange import Exchange
+from dist_dash.member import Member
+
+Measured = dict[str, Tensor]
+
+
+class Method(ABC):
+    """Turns one batch into one update of one member.
+
+    A new method is one new file with one subclass: its typed and documented `__init__` arguments are its fields in the
+    recipe (`--method Name --method.field value`). What a subclass may use is all in `Member` (forward, gradient,
+    perturbed, backward, step), `Exchange` (gather, stack, sum_over_members) and `Batch`. Two rules keep it correct on
+    many ranks: the collectives that `update` starts depend on the step index alone, never on data; and everything that
+    lives longer than a step is in `state_dict`, so that a resumed run equals the uninterrupted one.
+    """
+
+    exchanges = False
+    """Whether members exchange predictions: they must then see the same samples in the same order."""
+
+    def check(self, members: int, classes: int, mixed: bool) -> None:  # noqa: B027
+        """Refuse what cannot work before anything starts; `mixed`: mixup gives samples two true classes.
+
+        Raises:
+            BadInput: with the field, the value and what is allowed.
+        """
+
+    @abstractmethod
+    def update(self, member: Member, batch: Batch, exchange: Exchange) -> Measured:
+        """Do one update; returns 0-dimensional tensors to record (`loss`, `accuracy`, …), means over the batch."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a method remembers between steps (tensors, numbers, strings); nothing by default."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027
+        """Take back what `state_dict` gave."""
+
+
+class Totals:
+    """Adds up measured values over the micro-batches of one update."""
+
+    def __init__(self, micro_batches: int) -> None:
+        self._share, self._sums = 1 / micro_batches, dict[str, Tensor]()
+
+    def add(self, **values: Tensor) -> None:
+        """Add one micro-batch's means."""
+        for name, value in values.items():
+            term = self._share * value.detach()
+            self._sums[name] = self._sums[name] + term if name in self._sums else term
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._sums[name]
+
+    def measured(self, **more: Tensor) -> Measured:
+        """All means, and values that belong to the update as a whole."""
+        return {**self._sums, **more}

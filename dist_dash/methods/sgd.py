@@ -1,0 +1,27 @@
+"""The deep ensemble: members that differ by their seed and nothing else (Lakshminarayanan et al. 2017).
+
+`g = ∇L(θ)`. Cost: F + G. Nothing crosses between members.
+"""
+
+from __future__ import annotations
+
+from dist_dash.batch import Batch
+from dist_dash.exchange import Exchange
+from dist_dash.losses import cross_entropy
+from dist_dash.member import Member
+from dist_dash.methods.method import Measured, Method, Totals
+
+
+class SGD(Method):
+    """Plain descent by the configured optimizer: each member is trained as if it were alone."""
+
+    def update(self, member: Member, batch: Batch, exchange: Exchange) -> Measured:
+        """One forward and one backward per micro-batch."""
+        totals = Totals(len(batch))
+        for micro in batch:
+            logits = member.forward(micro.x)
+            loss = cross_entropy(logits, micro.target)
+            member.backward(loss)
+            totals.add(loss=loss, accuracy=micro.correct(logits))
+        member.step()
+        return totals.measured()

@@ -1,0 +1,68 @@
+"""Fine-tuning: start a network from the weights in a safetensors file."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from dist_dash.errors import BadInput
+from dist_dash.models.architecture import one_line
+
+LISTED = 3  # names in an error message
+
+
+def load_pretrained(net: nn.Module, path: str) -> list[str]:
+    """Copy the tensors of the safetensors file at `path` into `net`, and return the names left out.
+
+    Every tensor must agree in name and shape, but for the head: the last `nn.Linear` in module order keeps its fresh
+    initialisation if the file's differs in the number of classes alone, and its names are returned. A file that this
+    project exported (`normalise.*`, `net.*`) is read too; its normalisation is ignored, the run's own data has one.
+
+    Raises `BadInput`, and leaves `net` as it was, if the file cannot be read or anything else does not agree.
+    """
+    own = net.state_dict()
+    given = unwrap(read(path), own)
+    head = head_names(net)
+    # The counter of a batch norm is absent from older exports and unused at a fixed momentum.
+    missing = [n for n in own if n not in given and not n.endswith(".num_batches_tracked")]
+    unexpected = [n for n in given if n not in own]
+    reshaped = [n for n in given if n in own and given[n].shape != own[n].shape]
+    left_out = [n for n in reshaped if n in head and given[n].shape[1:] == own[n].shape[1:]]
+    shapes = [f"{n} {list(given[n].shape)} for {list(own[n].shape)}" for n in reshaped if n not in left_out]
+    wrong = [
+        f"{len(names)} {what}: {', '.join(names[:LISTED])}{', …' if len(names) > LISTED else ''}"
+        for what, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes))
+        if names
+    ]
+    if wrong:
+        raise BadInput(f"init: {path!r} does not fit the network; {'; '.join(wrong)}")
+    net.load_state_dict({n: t for n, t in given.items() if n not in left_out}, strict=False)
+    return left_out
+
+
+def read(path: str) -> dict[str, torch.Tensor]:
+    """The tensors in the safetensors file at `path`; raises `BadInput` if it cannot be read."""
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise BadInput(f"init: {path!r} cannot be read as a safetensors file ({one_line(error)})") from error
+
+
+def unwrap(tensors: dict[str, torch.Tensor], own: Collection[str]) -> dict[str, torch.Tensor]:
+    """Drop `normalise.*` and the prefix `net.` where that makes more names agree with the network's `own`."""
+    bare = {n.removeprefix("net."): t for n, t in tensors.items() if not n.startswith("normalise.")}
+    # Counted, because a user's network may itself have a part called `net`.
+    return bare if sum(n in own for n in bare) > sum(n in own for n in tensors) else tensors
+
+
+def head_names(net: nn.Module) -> set[str]:
+    """The parameter names of the last `nn.Linear` in module order; empty if there is none."""
+    linear = [(name, module) for name, module in net.named_modules() if isinstance(module, nn.Linear)]
+    if not linear:
+        return set()
+    name, head = linear[-1]
+    return {f"{name}.{parameter}" if name else parameter for parameter, _ in head.named_parameters()}

@@ -1,0 +1,156 @@
+"""Every path inside a run folder, atomic writes into it, and the lock of the run that owns it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from dist_dash.errors import BadInput, RunFailed
+
+
+class RunFolder:
+    """The public layout of a run on disk.
+
+    Args:
+        path: the run's folder; need not exist yet.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.recipe = self.path / "recipe.yaml"
+        self.environment = self.path / "environment.json"
+        self.metrics = self.path / "metrics.jsonl"
+        self.checkpoints = self.path / "checkpoints"
+        self.ensemble = self.path / "ensemble"
+        self.predictions = self.path / "predictions.npz"
+        self.evaluation = self.path / "evaluation.json"
+        self.tensorboard = self.path / "tensorboard"
+        self.done = self.path / "DONE"
+        self.to_continue = self.path / "CONTINUE"
+        self._owner_file = self.path / "owner.json"
+        self._lock_file = self.path / "owner.lock"
+        self._lock: FileLock | None = None
+        self._token = uuid.uuid4().hex
+
+    def check_usable(self) -> None:
+        """Refuse a folder that holds something else than a run.
+
+        Raises:
+            BadInput: the path is a file, or a folder with other content.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise BadInput(f"run: {self.path} is a file; it must be a folder")
+        if self.path.is_dir() and any(self.path.iterdir()) and not self._lock_file.exists():
+            raise BadInput(f"run: {self.path} holds files that are not a run's; it must be empty, new, or a run folder")
+
+    def acquire(self) -> None:
+        """Become the one run that writes here; call on rank 0 only.
+
+        Raises:
+            BadInput: another live run owns the folder.
+        """
+        self.check_usable()
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = FileLock(self._lock_file, timeout=0)
+        try:
+            self._lock.acquire()
+        except Timeout as error:
+            raise BadInput(
+                f"run: {self.path} is in use by {self._owner()}; stop that run or use another --run"
+            ) from error
+        job = os.environ.get("SLURM_JOB_ID", "")
+        owner = {"token": self._token, "host": socket.gethostname(), "pid": os.getpid(), "job": job}
+        write_atomically(self._owner_file, json.dumps({**owner, "restart": os.environ.get("SLURM_RESTART_COUNT", "0")}))
+
+    def check_owner(self) -> None:
+        """Make sure that no other run has taken the folder over: ranks of a dead node may go on writing.
+
+        Raises:
+            RunFailed: another run owns the folder now.
+        """
+        try:
+            token = json.loads(self._owner_file.read_text())["token"]
+        except (OSError, ValueError, KeyError) as error:
+            raise RunFailed(f"{self._owner_file} cannot be read; the run no longer owns {self.path}") from error
+        if token != self._token:
+            raise RunFailed(f"{self.path} was taken over by {self._owner()}; this run leaves it alone")
+
+    def release(self) -> None:
+        """Give the folder up."""
+        if self._lock is not None:
+            self._lock.release()
+
+    def clear(self) -> None:
+        """Remove everything that a run has written here; call while owning the folder."""
+        for folder in (self.checkpoints, self.ensemble, self.tensorboard):
+            shutil.rmtree(folder, ignore_errors=True)
+        for file in (self.recipe, self.environment, self.metrics, self.predictions, self.evaluation):
+            file.unlink(missing_ok=True)
+        self.done.unlink(missing_ok=True)
+        self.to_continue.unlink(missing_ok=True)
+
+    def mark(self, marker: Path | None) -> None:
+        """Leave `DONE`, `CONTINUE` or (None) neither."""
+        for other in (self.done, self.to_continue):
+            if other != marker:
+                other.unlink(missing_ok=True)
+        if marker is not None:
+            write_atomically(marker, "")
+
+    def _owner(self) -> str:
+        try:
+            owner = json.loads(self._owner_file.read_text())
+            job = f", job {owner['job']}" if owner.get("job") else ""
+            return f"process {owner['pid']} on {owner['host']}{job}"
+        except (OSError, ValueError, KeyError):
+            return "another run"
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A path beside `path` to write to; it takes `path`'s place at the end, complete and on disk, or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        sync_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_atomically(path: Path, content: str) -> None:
+    """Write a small file so that it is there complete, or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(content)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make names and renames in `folder` survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read_json(path: Path, what: str) -> Any:
+    """Parse a JSON file of a run.
+
+    Raises:
+        BadInput: it is missing or no JSON.
+    """
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{what}: {path} is missing or unreadable ({type(error).__name__})") from error

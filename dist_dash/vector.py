@@ -1,0 +1,95 @@
+"""One tensor per trainable parameter, used as the single vector that the formulas speak of."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+class ParameterVector:
+    """A vector in the space of one member's trainable parameters.
+
+    Scaling is lazy (`scale · tensors`), so that `ρ · unit(g)` neither copies the gradient nor waits for the device.
+    `ParameterVector([])` is the zero of a sum: added to, it yields the other summand.
+
+    Args:
+        tensors: one tensor per parameter, in the order of the member's parameters.
+        scale: a number or a 0-dimensional tensor on the same device.
+    """
+
+    def __init__(self, tensors: Sequence[Tensor], scale: float | Tensor = 1.0) -> None:
+        self.tensors = list(tensors)
+        self.scale = scale
+        self._norms: dict[float, Tensor] = {}
+
+    def materialised(self) -> list[Tensor]:
+        """`scale · tensors`; the tensors themselves, not a copy, where the scale is the number 1."""
+        if isinstance(self.scale, float) and self.scale == 1.0:
+            return self.tensors
+        scale = self.scale.to(self.tensors[0].dtype) if isinstance(self.scale, Tensor) else self.scale
+        return list(torch._foreach_mul(self.tensors, scale))
+
+    def __rmul__(self, factor: float | Tensor) -> ParameterVector:
+        """`factor · self`, sharing the tensors."""
+        return ParameterVector(self.tensors, factor * self.scale)
+
+    def __add__(self, other: ParameterVector) -> ParameterVector:
+        """The sum, in new tensors (or one summand itself where the other is the empty zero)."""
+        if not self.tensors or not other.tensors:
+            return self if self.tensors else other
+        return ParameterVector(torch._foreach_add(self.materialised(), other.materialised()))
+
+    def __sub__(self, other: ParameterVector) -> ParameterVector:
+        """The difference, in new tensors."""
+        return self + (-1.0) * other
+
+    def __iadd__(self, other: ParameterVector) -> ParameterVector:
+        """Add in place: the accumulation over micro-batches needs no third buffer."""
+        if not self.tensors or not (isinstance(self.scale, float) and self.scale == 1.0):
+            return self + other
+        torch._foreach_add_(self.tensors, other.materialised())
+        self._norms.clear()
+        return self
+
+    def norm(self, p: float = 2.0) -> Tensor:
+        """‖self‖_p over all elements, a 0-dimensional float64 tensor; float64 throughout, so tiny gradients count."""
+        if p not in self._norms:
+            norms = torch.stack(torch._foreach_norm(self.tensors, p, dtype=torch.float64))
+            self._norms[p] = torch.linalg.vector_norm(norms, p) * abs(self.scale)
+        return self._norms[p]
+
+    def dot(self, other: ParameterVector) -> Tensor:
+        """The inner product, a 0-dimensional float64 tensor."""
+        products = [torch.dot(a.flatten(), b.flatten()) for a, b in zip(self.tensors, other.tensors, strict=True)]
+        return torch.stack(products).double().sum() * self.scale * other.scale
+
+
+def unit(vector: ParameterVector, norm: Tensor | None = None) -> ParameterVector:
+    """`v / ‖v‖₂`, and 0 for v = 0 (never NaN): ALGORITHMS, notation. `norm`: ‖v‖₂ where it is already known."""
+    length = vector.norm() if norm is None else norm
+    return torch.where(length > 0, 1.0 / length, torch.zeros_like(length)) * vector
+
+
+def cosine(a: ParameterVector, b: ParameterVector) -> Tensor:
+    """Cosine of the angle between two vectors, 0 where one of them is 0; a 0-dimensional float64 tensor."""
+    return unit(a).dot(unit(b))
+
+
+def sam_perturbation(gradient: ParameterVector, rho: float, p: float) -> ParameterVector:
+    """SAM's ascent step: the maximiser of the linearised loss in the p-ball of radius ρ (Foret et al. 2021, eq. 2).
+
+    `ε = ρ sign(g) |g|^{q−1} / (‖g‖_q^q)^{1/p}` with `1/p + 1/q = 1`, written as `ρ sign(g) (|g| / ‖g‖_q)^{q−1}`, which
+    cannot overflow. `p = 2` is `ρ unit(g)`; `p = ∞` is `ρ sign(g)`; 0 for g = 0.
+    """
+    if p == 2:
+        return rho * unit(gradient)
+    if math.isinf(p):
+        return ParameterVector(torch._foreach_sign(gradient.materialised()), float(rho))
+    q = p / (p - 1)
+    length = gradient.norm(q)
+    scaled = (torch.where(length > 0, 1.0 / length, torch.zeros_like(length)) * gradient).materialised()
+    powers = torch._foreach_pow(torch._foreach_abs(scaled), q - 1)
+    return ParameterVector(torch._foreach_mul(torch._foreach_sign(scaled), powers), float(rho))
