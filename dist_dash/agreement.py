@@ -1,4 +1,4 @@
-"""What all ranks settle at every step with one small collective, hidden behind the step: stop, sickness, same samples."""
+"""What all ranks settle at every step with one small collective behind the step: stop, sickness, same samples."""
 
 from __future__ import annotations
 
@@ -43,10 +43,8 @@ class Agreement:
         def settle() -> bool:
             stop, sick, *hashes = finish()
             if sick:
-                limit = self._max_skipped
-                raise RunFailed(
-                    f"member {sick - 1}: no finite gradient for {limit} updates in a row; lower its learning rate"
-                )
+                times = f"{self._max_skipped} updates in a row"
+                raise RunFailed(f"member {sick - 1}: no finite gradient for {times}; lower its learning rate")
             # The maximum of h and of −h are each other's negative exactly where all members of a replica index agree.
             for high, low in zip(hashes[: layout.replicas], hashes[layout.replicas :], strict=True):
                 if high != lowest and high != -low:
@@ -67,7 +65,8 @@ class Agreement:
             usual = max(group, key=group.count)
             odd = [member for member, value in enumerate(group) if value != usual]
             if odd:
+                step, rank = self._exchange.step, layout.exchange_ranks(replica)[odd[0]]
                 raise RunFailed(
-                    f"step {self._exchange.step}: member {odd[0]} (rank {layout.exchange_ranks(replica)[odd[0]]}) reads "
-                    "other samples than its peers; members must see the same samples in the same order"
+                    f"step {step}: member {odd[0]} (rank {rank}) reads other samples than its peers; "
+                    "members must see the same samples in the same order"
                 )

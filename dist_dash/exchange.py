@@ -123,6 +123,13 @@ class Exchange:
         self._guarded(lambda: dist.all_gather_object(values, value, group=self._control))
         return values
 
+    def bring_to_first(self, values: Tensor) -> Tensor | None:
+        """Every rank's `values` (host, equal shapes) as `[world, …]` on rank 0; None elsewhere."""
+        first = self.layout.rank == 0
+        received = [torch.empty_like(values) for _ in range(self.layout.world)] if first else None
+        self._guarded(lambda: dist.gather(values.contiguous(), received, dst=0, group=self._control))
+        return torch.stack(received) if received is not None else None
+
     @contextmanager
     def together(self, what: str) -> Iterator[None]:
         """All ranks succeed at the body, or all leave with the first failing rank's error.

@@ -62,6 +62,12 @@ class Layout:
         """This machine's name, for messages."""
         return socket.gethostname()
 
+    @property
+    def job(self) -> str:
+        """The Slurm job and its restart count, where there is one: it tells a requeued job from its own ghost."""
+        job = os.environ.get("SLURM_JOB_ID", "")
+        return f"{job}.{os.environ.get('SLURM_RESTART_COUNT', '0')}" if job else ""
+
     def member_ranks(self, member: int) -> list[int]:
         """The ranks that share `member`."""
         return [member * self.replicas + replica for replica in range(self.replicas)]

@@ -91,6 +91,10 @@ class Member:
             self._average_buffers()
             self._before_step = self._buffers_copied()
 
+    def after_resume(self, skipped_in_a_row: int) -> None:
+        """Go on from the state that the engine has just loaded."""
+        self.skipped_in_a_row, self._before_step = skipped_in_a_row, self._buffers_copied()
+
     def _buffers_copied(self) -> list[Tensor]:
         return [b.clone() for b in self.engine.module.buffers()]
 

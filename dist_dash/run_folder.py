@@ -52,8 +52,8 @@ class RunFolder:
         if self.path.is_dir() and any(self.path.iterdir()) and not self._lock_file.exists():
             raise BadInput(f"run: {self.path} holds files that are not a run's; it must be empty, new, or a run folder")
 
-    def acquire(self) -> None:
-        """Become the one run that writes here; call on rank 0 only.
+    def acquire(self, job: str = "") -> None:
+        """Become the one run that writes here; call on rank 0 only. `job` names it to others.
 
         Raises:
             BadInput: another live run owns the folder.
@@ -67,9 +67,8 @@ class RunFolder:
             raise BadInput(
                 f"run: {self.path} is in use by {self._owner()}; stop that run or use another --run"
             ) from error
-        job = os.environ.get("SLURM_JOB_ID", "")
         owner = {"token": self._token, "host": socket.gethostname(), "pid": os.getpid(), "job": job}
-        write_atomically(self._owner_file, json.dumps({**owner, "restart": os.environ.get("SLURM_RESTART_COUNT", "0")}))
+        write_atomically(self._owner_file, json.dumps(owner))
 
     def check_owner(self) -> None:
         """Make sure that no other run has taken the folder over: ranks of a dead node may go on writing.

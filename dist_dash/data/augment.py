@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
@@ -14,6 +15,7 @@ _ASPECT = math.log(4 / 3)
 _TRIES = 10
 
 
+@dataclass
 class Augment:
     """How training images are varied; evaluation never is. Applied in the order of the arguments, cutout last.
 
@@ -25,22 +27,16 @@ class Augment:
         cutout: Side of a square at a random place that is filled with the mean, in pixels; 0 is off.
     """
 
-    def __init__(
-        self,
-        random_resized_crop: bool = False,
-        scale_min: float = 0.08,
-        pad_crop: int = 0,
-        flip: bool = False,
-        cutout: int = 0,
-    ) -> None:
-        require(0 < scale_min <= 1, "augment.scale_min", scale_min, "a number in (0, 1]")
-        require(pad_crop >= 0, "augment.pad_crop", pad_crop, "an integer ≥ 0")
-        require(cutout >= 0, "augment.cutout", cutout, "an integer ≥ 0")
-        self.random_resized_crop = random_resized_crop
-        self.scale_min = scale_min
-        self.pad_crop = pad_crop
-        self.flip = flip
-        self.cutout = cutout
+    random_resized_crop: bool = False
+    scale_min: float = 0.08
+    pad_crop: int = 0
+    flip: bool = False
+    cutout: int = 0
+
+    def __post_init__(self) -> None:
+        require(0 < self.scale_min <= 1, "augment.scale_min", self.scale_min, "a number in (0, 1]")
+        require(self.pad_crop >= 0, "augment.pad_crop", self.pad_crop, "an integer ≥ 0")
+        require(self.cutout >= 0, "augment.cutout", self.cutout, "an integer ≥ 0")
 
     @property
     def active(self) -> bool:

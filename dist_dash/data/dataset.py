@@ -76,7 +76,7 @@ class DataSet:
     @staticmethod
     def _cut(splits: Splits, fraction: float, seed: int) -> tuple[np.ndarray, Split | None]:
         if splits.validation is not None:
-            require(fraction == 0, "validation", fraction, "0, because the data bring their own validation split")
+            require(fraction == 0, "labels.validation", fraction, "0, because the data bring their own validation split")
             return np.arange(len(splits.train)), splits.validation
         kept, held_out = split_validation(splits.train.labels, fraction, seed)
         return kept, SubsetSplit(splits.train, held_out) if len(held_out) else None
@@ -91,8 +91,8 @@ class DataSet:
         update = batch_size * accumulation * replicas
         if update > samples:
             raise BadInput(
-                f"batch_size: {batch_size} × accumulation {accumulation} × replicas {replicas} = {update} is larger "
-                f"than the training split of {samples} samples; an update must fit into an epoch"
+                f"loader.batch_size: {batch_size} × accumulation {accumulation} × replicas {replicas} = {update} is "
+                f"larger than the training split of {samples} samples; an update must fit into an epoch"
             )
         return samples // update
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+import warnings
 import zlib
 from pathlib import Path
 
@@ -27,6 +28,9 @@ _DAMAGE = (
     zlib.error,
     Image.DecompressionBombError,
 )
+
+# Remarks on odd metadata, one per file and worker, would bury what matters; an image that cannot be read is an error.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 class ImageFolder(Source):

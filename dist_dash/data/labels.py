@@ -9,7 +9,7 @@ from dist_dash.errors import BadInput, require_fraction
 
 
 def with_symmetric_noise(
-    labels: np.ndarray, rate: float, classes: int, seed: int, *, field: str = "label_noise"
+    labels: np.ndarray, rate: float, classes: int, seed: int, *, field: str = "labels.noise"
 ) -> tuple[np.ndarray, np.ndarray]:
     """Give exactly `round(rate * N)` randomly chosen samples a uniformly random *other* class.
 
@@ -25,7 +25,7 @@ def with_symmetric_noise(
 
 
 def split_validation(
-    labels: np.ndarray, fraction: float, seed: int, *, stream: int = VALIDATION, field: str = "validation"
+    labels: np.ndarray, fraction: float, seed: int, *, stream: int = VALIDATION, field: str = "labels.validation"
 ) -> tuple[np.ndarray, np.ndarray]:
     """Cut `round(fraction * N)` samples off, the same share of every class to within one sample.
 

@@ -22,7 +22,7 @@ _MOST_BAD_IN_A_ROW = 100
 
 
 def _check(batch_size: int, workers: int, on_bad_sample: str) -> None:
-    require(batch_size >= 1, "batch_size", batch_size, "an integer ≥ 1")
+    require(batch_size >= 1, "loader.batch_size", batch_size, "an integer ≥ 1")
     require(workers >= 0, "loader.workers", workers, "an integer ≥ 0")
     require(on_bad_sample in ("error", "skip"), "loader.on_bad_sample", on_bad_sample, "error or skip")
 
@@ -56,10 +56,10 @@ class TrainLoader:
     ) -> None:
         """`batch_size`: samples in a micro-batch of one rank; `mixup`: Beta's α, 0 is off. Raises `BadInput`."""
         _check(batch_size, workers, on_bad_sample)
-        require(accumulation >= 1, "accumulation", accumulation, "an integer ≥ 1")
-        require_non_negative("loss.mixup", mixup)
+        require(accumulation >= 1, "loader.accumulation", accumulation, "an integer ≥ 1")
+        require_non_negative("labels.mixup", mixup)
         if mixup > 0:
-            require(batch_size % 2 == 0, "batch_size", batch_size, "even, because loss.mixup mixes pairs of samples")
+            require(batch_size % 2 == 0, "loader.batch_size", batch_size, "even, because labels.mixup mixes pairs of samples")
         self.data = data
         self.batch_size = batch_size
         self.accumulation = accumulation

@@ -1,0 +1,1 @@
+"""Accuracy, calibration and diversity of predictions: pure functions on arrays; never imports the trainer."""

@@ -68,7 +68,7 @@ class DASH(Method):
         check_warmup(rho_warmup)
         if direction == "random" and (ascent == "joint" or diversity_in != "ascent"):
             raise BadInput(
-                "method.direction: random is a control of the separate ascent; use it with diversity_in: ascent"
+                "method.direction: random is a control of the separate ascent in the ascent; drop the other choice"
             )
         if ascent == "joint" and diversity_in != "ascent":
             raise BadInput(f"method.ascent: joint has no meaning with diversity_in: {diversity_in}; use separate")
@@ -93,7 +93,7 @@ class DASH(Method):
 
         for micro in batch:
             logits = member.forward(micro.x)  # at θ
-            peers = exchange.gather(logits, (self._view, "probs"))  # starts; hidden behind the next backward
+            peers = exchange.gather(logits, self._views(gamma))  # starts; hidden behind the next backward
             loss = cross_entropy(logits, micro.target)
             if steer and self.ascent == "joint":
                 l_div = self._diversity(logits, peers.wait(), micro)
@@ -114,7 +114,7 @@ class DASH(Method):
         epsilon = rho_loss * unit(g_loss)
         if g_div.tensors:
             epsilon = epsilon + warmed_up(self.rho_div, batch.step, self.rho_warmup) * unit(g_div)
-        measured = _measured(g_loss, g_div)
+        measured = self._lengths(g_loss, g_div)
 
         with member.perturbed(epsilon):
             del epsilon, g_loss, g_div
@@ -138,6 +138,9 @@ class DASH(Method):
         member.step()  # θ again, then the optimizer
         return totals.measured(**measured, loss_rise=totals["perturbed_loss"] - totals["loss"])
 
+    def _views(self, gamma: float) -> tuple[View, ...]:
+        return (self._view, "probs") if gamma and self._view != "probs" else (self._view,)
+
     def _diversity(self, logits: Tensor, peers: Peers, micro: MicroBatch) -> Tensor:
         excluded = micro.true_classes if self.classes == "non_target" else None
         if self.peers == "mean_logits":
@@ -146,12 +149,13 @@ class DASH(Method):
         own = torch.softmax(logits, -1).clamp_min(tiny).log()  # as the peers' are made: equal members stay equal
         return diversity(own, peers.mean_probs.clamp_min(tiny).log(), excluded, self.temperature)
 
+    def _lengths(self, g_loss: ParameterVector, g_div: ParameterVector) -> Measured:
+        if self.ascent == "joint":
+            return {"g_joint_norm": g_loss.norm()}
+        if not g_div.tensors or self.direction == "random":
+            return {"g_loss_norm": g_loss.norm()}
+        return {"g_loss_norm": g_loss.norm(), "g_div_norm": g_div.norm(), "ascent_cosine": cosine(g_loss, g_div)}
+
     @staticmethod
     def _ensemble_loss(logits: Tensor, peers: Peers, micro: MicroBatch) -> Tensor:
         return ensemble_loss(logits, peers.mean_probs, peers.count, micro.target)
-
-
-def _measured(g_loss: ParameterVector, g_div: ParameterVector) -> Measured:
-    if not g_div.tensors:
-        return {"g_loss_norm": g_loss.norm()}
-    return {"g_loss_norm": g_loss.norm(), "g_div_norm": g_div.norm(), "ascent_cosine": cosine(g_loss, g_div)}

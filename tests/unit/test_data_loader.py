@@ -8,16 +8,14 @@ import random
 import signal
 from contextlib import closing
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch.utils.data._utils.pin_memory import pin_memory
 
-from dist_dash.data import Augment, ImageFolder
+from dist_dash.data import Augment
 from dist_dash.data.batch import HostBatch, sample_hash
 from dist_dash.data.dataset import DataSet, Sharding
 from dist_dash.data.loader import EvalLoader, TrainLoader
@@ -231,13 +229,13 @@ def test_every_tensor_is_pinned(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_evaluation_covers_the_split_once_in_equal_shapes(workers: int) -> None:
     split: Split = data_set(n=21).test
     seen = []
-    for replica in range(3):
-        loader = EvalLoader(split, batch_size=4, sharding=Sharding(3, replica), workers=workers)
+    for replica in range(4):  # 6 batches for 4 ranks: the last two ranks end with nothing but padding
+        loader = EvalLoader(split, batch_size=4, sharding=Sharding(4, replica), workers=workers)
         batches = list(loader)
         assert len(batches) == len(loader) == 2
         for number, batch in enumerate(batches):
             assert batch.x.shape == (4, 3, 6, 6)
-            start = (number * 3 + replica) * 4
+            start = (number * 4 + replica) * 4
             real = max(0, min(4, 21 - start))
             assert batch.valid.tolist() == [True] * real + [False] * (4 - real)
             assert batch.ids.tolist() == [*range(start, start + real), *[0] * (4 - real)]
@@ -248,97 +246,24 @@ def test_evaluation_covers_the_split_once_in_equal_shapes(workers: int) -> None:
     assert sorted(seen) == list(range(21))
 
 
-# --- unreadable samples
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    rng = np.random.default_rng(0)
-    for split in ("train", "val"):
-        for name in "ab":
-            (tmp_path / split / name).mkdir(parents=True)
-            for i in range(4):
-                pixels = rng.integers(0, 256, (9, 9, 3), dtype=np.uint8)
-                Image.fromarray(pixels).save(tmp_path / split / name / f"{i}.png")
-    return tmp_path
-
-
-def folder_data(folder: Path) -> DataSet:
-    return DataSet(ImageFolder(str(folder), image_size=6, resize=8).load(), Augment(flip=True), seed=0)
-
-
-def damage(folder: Path, *names: str) -> list[str]:
-    for name in names:
-        (folder / name).write_bytes(b"\x89PNG\r\n\x1a\n damaged")
-    return [str(folder / name) for name in names]
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_an_unreadable_sample_is_an_error_in_one_line(folder: Path, workers: int) -> None:
-    (path,) = damage(folder, "train/a/2.png")
-    damage(folder, "val/b/1.png")
-    data = folder_data(folder)
-    with pytest.raises(BadInput) as caught:
-        take(TrainLoader(data, batch_size=4, workers=workers), 2)
-    assert path in str(caught.value)
-    assert "loader.on_bad_sample: skip" in str(caught.value)
-    assert "\n" not in str(caught.value)
-    assert multiprocessing.active_children() == []
-    with pytest.raises(BadInput, match=r"val/b/1\.png"):
-        list(EvalLoader(data.test, batch_size=4, workers=workers))
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_skipping_puts_the_next_readable_sample_in_its_place(folder: Path, workers: int) -> None:
-    bad = damage(folder, "train/a/2.png", "train/a/3.png", "train/b/3.png")
-    stand_in = {2: 4, 3: 4, 7: 0}
-    data = folder_data(folder)
-    named = []
-    for batch in take(TrainLoader(data, batch_size=4, workers=workers, on_bad_sample="skip", mixup=0.5), 2):
-        planned = order(0, 0, 8)[batch.step * 4 : batch.step * 4 + 4]
-        assert batch.ids[0].tolist() == [stand_in.get(i, i) for i in planned.tolist()]
-        np.testing.assert_array_equal(batch.labels[0], data.labels[batch.ids[0]])
-        for row in range(4):
-            pixels = np.empty((3, 6, 6), np.uint8)
-            data.read_train(0, int(batch.ids[0, row]), pixels)
-            np.testing.assert_array_equal(batch.x[0, row], pixels)
-        named += batch.bad
-    # Sample 3 is met in its own place and again as the stand-in of 2.
-    assert sorted(named) == sorted([*bad, bad[1]])
-
-
-def test_skipping_in_evaluation_marks_the_sample(folder: Path) -> None:
-    bad = damage(folder, "val/b/1.png")
-    batches = list(EvalLoader(folder_data(folder).test, batch_size=8, on_bad_sample="skip"))
-    assert batches[0].valid.tolist() == [i != 5 for i in range(8)]
-    assert batches[0].bad == bad
-    assert batches[0].ids.tolist() == list(range(8))
-
-
-def test_nothing_readable_ends_in_one_line(folder: Path) -> None:
-    damage(folder, *(f"train/{name}/{i}.png" for name in "ab" for i in range(4)))
-    with pytest.raises(BadInput, match="no sample can be read"):
-        take(TrainLoader(folder_data(folder), batch_size=4, on_bad_sample="skip"), 1)
-
-
 # --- what is refused, and the hash
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"batch_size": 0}, "batch_size: 0"),
+        ({"batch_size": 0}, "loader.batch_size: 0"),
         (
             {"batch_size": 51},
-            "batch_size: 51 × accumulation 1 × replicas 1 = 51 is larger than the training split of 50",
+            "loader.batch_size: 51 × accumulation 1 × replicas 1 = 51 is larger than the training split of 50",
         ),
         ({"batch_size": 9, "accumulation": 3, "sharding": Sharding(2, 0)}, "= 54"),
-        ({"batch_size": 4, "accumulation": 0}, "accumulation: 0"),
+        ({"batch_size": 4, "accumulation": 0}, "loader.accumulation: 0"),
         ({"batch_size": 4, "workers": -1}, "loader.workers: -1"),
         ({"batch_size": 4, "on_bad_sample": "ignore"}, "loader.on_bad_sample: 'ignore'"),
-        ({"batch_size": 4, "mixup": -0.1}, "loss.mixup: -0.1"),
-        ({"batch_size": 4, "mixup": float("nan")}, "loss.mixup: nan"),
-        ({"batch_size": 5, "mixup": 0.1}, "batch_size: 5"),
+        ({"batch_size": 4, "mixup": -0.1}, "labels.mixup: -0.1"),
+        ({"batch_size": 4, "mixup": float("nan")}, "labels.mixup: nan"),
+        ({"batch_size": 5, "mixup": 0.1}, "loader.batch_size: 5"),
     ],
 )
 def test_bad_loaders(arguments: dict[str, Any], said: str) -> None:
@@ -351,7 +276,7 @@ def test_bad_loaders(arguments: dict[str, Any], said: str) -> None:
 def test_the_hash_sees_ids_and_order() -> None:
     ids = torch.arange(64).reshape(2, 32)
     found = sample_hash(ids)
-    assert 0 <= found < 2**63
+    assert all(0 <= sample_hash(torch.tensor([i])) < 2**63 for i in range(100))
     assert found == sample_hash(ids.clone()) == sample_hash(ids.t().contiguous().t())
     assert int(torch.tensor(found)) == found
     assert len({sample_hash(torch.randperm(10)) for _ in range(500)}) > 490

@@ -1,0 +1,91 @@
+"""The commands. No logic: each hands over to the module that owns it, imported only when it is needed."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from dist_dash import __version__
+from dist_dash.errors import BadInput, RunFailed
+
+COMMANDS = {
+    "train": "train an ensemble: --config R.yaml [--run RUN] [--members M] [--any.field value]",
+    "evaluate": "recompute the table from an exported ensemble, or from predictions",
+    "predict": "predict the samples of an .npz file with an exported ensemble",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit status: 0 finished, 75 to be continued, 2 bad input, 1 failed."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    parser = argparse.ArgumentParser(
+        prog="dist-dash",
+        description="Train ensembles of flat, diverse networks side by side, one member per rank (DASH).",
+        epilog="`dist-dash COMMAND --help` shows a command's options. Ranks are started by torchrun, or by `train` itself.",
+    )
+    parser.add_argument("--version", action="version", version=f"dist-dash {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, text in COMMANDS.items():
+        commands.add_parser(name, help=text, add_help=False)
+    command = parser.parse_args(given[:1]).command
+    try:
+        return {"train": _train, "evaluate": _evaluate, "predict": _predict}[command](given[1:])
+    except BadInput as error:
+        return _complain(error, 2)
+    except (RunFailed, OSError) as error:
+        return _complain(error, 1)
+
+
+def _train(arguments: Sequence[str]) -> int:
+    from dist_dash.layout import launched, layout_from_environment
+    from dist_dash.parsing import parse_command
+    from dist_dash.preemption import StopRequest
+
+    stop = StopRequest()
+    if not launched():
+        from dist_dash.launcher import default_members, launch_local
+        from dist_dash.run_folder import RunFolder
+
+        command = parse_command(arguments)
+        members, folder = command.recipe.members or default_members(), RunFolder(command.run)
+        folder.check_usable()
+        return launch_local(arguments, members, command.replicas, folder)
+    first = os.environ["RANK"] == "0"
+    with stop.listening(lambda text: print(text, file=sys.stderr, flush=True) if first else None):
+        from dist_dash.train import train
+
+        command = parse_command(arguments)
+        return train(command, layout_from_environment(command.recipe.members), stop)
+
+
+def _evaluate(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="dist-dash evaluate")
+    parser.add_argument("run", nargs="?", help="a finished run")
+    parser.add_argument("--predictions", help="instead: an .npz file with log_probs [members, N, C] and labels [N]")
+    parser.add_argument("--json", action="store_true", help="print evaluation.json instead of the table")
+    options = parser.parse_args(arguments)
+    from dist_dash.commands import evaluate_command
+
+    return evaluate_command(options.run, options.predictions, options.json)
+
+
+def _predict(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="dist-dash predict")
+    parser.add_argument("run", help="a finished run, or its ensemble folder")
+    parser.add_argument("input", help="an .npz file with x [N, …] as stored in the training data, optionally y [N]")
+    parser.add_argument("--output", required=True, help="the .npz file to write: probs, log_probs (and labels)")
+    parser.add_argument("--batch-size", type=int, default=512)
+    options = parser.parse_args(arguments)
+    from dist_dash.commands import predict_command
+
+    return predict_command(options.run, options.input, options.output, options.batch_size)
+
+
+def _complain(error: BaseException, status: int) -> int:
+    # When every rank fails alike, one of them says so.
+    if os.environ.get("RANK", "0") == "0" or status == 1:
+        rank = f"rank {os.environ['RANK']}: " if os.environ.get("RANK", "0") != "0" else ""
+        print(f"dist-dash: {rank}{' '.join(str(error).split())}", file=sys.stderr, flush=True)
+    return status

@@ -1,0 +1,167 @@
+"""What is written down while training: `metrics.jsonl` always, a progress bar or plain lines, TensorBoard on request."""
+
+from __future__ import annotations
+
+import json
+import math
+import resource
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
+
+from dist_dash.errors import BadInput
+from dist_dash.exchange import Exchange
+
+TIMING = ("seconds", "wait", "transfer", "peak_memory_mib")
+
+
+class Window:
+    """The mean of what a method measured over the updates since the last line, kept on the device until it is due."""
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange, self._names, self._steps = exchange, list[str](), 0
+        self._sums: Tensor | None = None
+
+    def add(self, measured: dict[str, Tensor]) -> None:
+        """Add one update's values; never waits for the device."""
+        self._names = list(measured)
+        values = torch.stack([value.detach().double() for value in measured.values()])
+        self._sums = values if self._sums is None else self._sums + values
+        self._steps += 1
+
+    def close(self) -> dict[str, list[float]]:
+        """Per measured name and per timing, one value a member (mean over its replicas); starts a new window."""
+        assert self._sums is not None
+        clock, layout = self._exchange.clock.read(), self._exchange.layout
+        seconds = [clock.get(name, 0.0) / self._steps for name in ("total", "wait", "transfer")]
+        row = torch.cat(
+            [self._sums.cpu() / self._steps, torch.tensor([*seconds, _peak_memory_mib()], dtype=torch.float64)]
+        )
+        rows = torch.stack(self._exchange.collect(row)).reshape(layout.members, layout.replicas, -1).mean(1)
+        self._sums, self._steps = None, 0
+        return {name: rows[:, i].tolist() for i, name in enumerate([*self._names, *TIMING])}
+
+    def state(self) -> dict[str, Any]:
+        """What a resume needs to write the same next line."""
+        return {"names": self._names, "steps": self._steps, "sums": self._sums}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Take back what `state` gave."""
+        self._names, self._steps = state["names"], state["steps"]
+        self._sums = None if state["sums"] is None else state["sums"].to(self._exchange.layout.device)
+
+    def __bool__(self) -> bool:
+        return self._steps > 0
+
+
+class Recorder:
+    """Rank 0's record of a run; on the other ranks it writes nothing.
+
+    Args:
+        active: whether this is rank 0.
+        metrics: the `metrics.jsonl` to append to.
+        total_steps: for the progress display.
+        progress: whether to show it.
+        tensorboard: folder for TensorBoard files; None for none.
+    """
+
+    def __init__(self, active: bool, metrics: Path, total_steps: int, progress: bool, tensorboard: Path | None) -> None:
+        self._active, self._metrics = active, metrics
+        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._bar: Progress | None = None
+        self._show = active and progress
+        self._total = total_steps
+        self._writer = _tensorboard(tensorboard) if active and tensorboard else None
+        if self._show and sys.stderr.isatty():
+            columns = [
+                TextColumn("step"),
+                MofNCompleteColumn(),
+                BarColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.description}"),
+            ]
+            self._bar = Progress(*columns, console=self._console, transient=True)
+            self._task = self._bar.add_task("", total=total_steps)
+            self._bar.start()
+
+    def say(self, text: str) -> None:
+        """A line for the user, on stderr."""
+        if self._active:
+            self._console.print(text, markup=False)
+
+    def position(self) -> int:
+        """Bytes of `metrics.jsonl` so far: a checkpoint remembers them."""
+        return self._metrics.stat().st_size if self._active and self._metrics.exists() else 0
+
+    def rewind(self, position: int) -> None:
+        """Drop the lines after `position`: a resumed run writes them again."""
+        if self._active and self._metrics.exists():
+            with self._metrics.open("r+b") as file:
+                file.truncate(position)
+
+    def write(self, kind: str, step: int, epoch: float, **values: Any) -> None:
+        """Append one line: `{"kind", "step", "epoch", …}`; numbers that JSON lacks (NaN, ∞) become null."""
+        if not self._active:
+            return
+        line = {"kind": kind, "step": step, "epoch": round(epoch, 6), **values}
+        with self._metrics.open("a") as file:
+            file.write(json.dumps(_finite(line), allow_nan=False) + "\n")
+        if self._writer is not None:
+            for name, value in values.items():
+                for member, number in enumerate(value if isinstance(value, list) else [value]):
+                    if isinstance(number, float | int):
+                        self._writer.add_scalar(f"{kind}/{name}/{member:02d}", number, step)
+
+    def write_training(
+        self, step: int, epoch: float, window: dict[str, list[float]], rate: float, samples: int
+    ) -> None:
+        """Append a `train` line and show it; timings are kept apart, because they alone differ between equal runs."""
+        timing: dict[str, list[float]] = {name: window.pop(name) for name in TIMING}
+        split = zip(timing["seconds"], timing["wait"], timing["transfer"], strict=True)
+        timing["compute"] = [total - wait - transfer for total, wait, transfer in split]
+        timing["samples_per_second"] = [samples / seconds for seconds in timing["seconds"]]
+        self.write("train", step, epoch, **window, learning_rate=[rate] * len(timing["wait"]), timing=timing)
+        if self._show:
+            text = f"epoch {epoch:.2f}  loss {_numbers(window['loss'])}  accuracy {_numbers(window['accuracy'])}"
+            if self._bar is not None:
+                self._bar.update(self._task, completed=step, description=text)
+            else:
+                self.say(f"step {step}/{self._total}  {text}")
+
+    def close(self) -> None:
+        """End the display and the files."""
+        if self._bar is not None:
+            self._bar.stop()
+        if self._writer is not None:
+            self._writer.close()
+
+
+def _numbers(values: list[float]) -> str:
+    return " ".join(f"{v:.3f}" for v in values[:8]) + (" …" if len(values) > 8 else "")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _peak_memory_mib() -> float:
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def _tensorboard(folder: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise BadInput("record.tensorboard: the package is missing; pip install 'dist-dash[report]'") from error
+    return SummaryWriter(str(folder))

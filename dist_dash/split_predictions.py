@@ -1,0 +1,56 @@
+"""Every member's predictions of a whole split, computed by all ranks and brought to rank 0."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dist_dash.data.batch import EvalBatch
+from dist_dash.engine import Engine
+from dist_dash.exchange import Exchange
+from dist_dash.preemption import Stopped
+
+Found = tuple[NDArray[np.float32], NDArray[np.int64]]
+
+
+def predict_split(
+    engine: Engine, batches: Iterable[EvalBatch], samples: int, exchange: Exchange, stop_now: Callable[[], bool]
+) -> Found | None:
+    """Log-probabilities `[members, samples, C]` and labels `[samples]` on rank 0; None on the others.
+
+    Samples that could not be read are left out.
+
+    Raises:
+        Stopped: all ranks agreed to stop; nothing has changed.
+    """
+    layout, device = exchange.layout, exchange.layout.device
+    log_probs: NDArray[np.float32] | None = None
+    labels = np.full(samples, -1, np.int64)
+    engine.module.eval()
+    try:
+        for batch in batches:
+            if stop_now():
+                raise Stopped
+            with torch.inference_mode():
+                logits = engine.forward(batch.x.to(device, non_blocking=True))
+                found = torch.log_softmax(logits, -1).float().cpu()
+            places = torch.stack([torch.where(batch.valid, batch.ids, -1), batch.labels])
+            everyones, where = exchange.bring_to_first(found.clone()), exchange.bring_to_first(places)
+            if everyones is None or where is None:
+                continue
+            if log_probs is None:
+                log_probs = np.zeros((layout.members, samples, found.shape[1]), np.float32)
+            for rank in range(layout.world):
+                ids, known = where[rank].numpy()
+                valid = ids >= 0
+                log_probs[rank // layout.replicas, ids[valid]] = everyones[rank].numpy()[valid]
+                labels[ids[valid]] = known[valid]
+    finally:
+        engine.module.train()
+    if log_probs is None:
+        return None
+    read = labels >= 0
+    return log_probs[:, read], labels[read]

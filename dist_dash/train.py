@@ -1,0 +1,335 @@
+"""One run, start to end: build, resume, loop, evaluate, export."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from dist_dash.agreement import Agreement
+from dist_dash.batch import Batch, micro_batch
+from dist_dash.checkpoint import Checkpoints
+from dist_dash.data.batch import HostBatch, sample_hash
+from dist_dash.data.dataset import DataSet, Sharding
+from dist_dash.data.loader import EvalLoader, TrainLoader
+from dist_dash.ensemble import save_member, save_spec
+from dist_dash.environment import describe_environment
+from dist_dash.errors import BadInput, require
+from dist_dash.evaluation.summary import evaluate, table
+from dist_dash.exchange import Exchange
+from dist_dash.identity import check_members
+from dist_dash.layout import Layout
+from dist_dash.member import Member
+from dist_dash.models import load_pretrained
+from dist_dash.network import seeded_network
+from dist_dash.parsing import Command
+from dist_dash.predictions import save_predictions
+from dist_dash.preemption import Stopped, StopRequest
+from dist_dash.record import Recorder, Window
+from dist_dash.run_folder import RunFolder, write_atomically
+from dist_dash.seeds import derived_seed
+from dist_dash.split_predictions import predict_split
+
+FINISHED, TO_BE_CONTINUED = 0, 75
+
+
+def train(command: Command, layout: Layout, stop: StopRequest) -> int:
+    """Train on this rank until the run is finished or all ranks agree to stop.
+
+    Returns:
+        The exit status: 0 finished, 75 stopped on purpose (run the same command to continue).
+
+    Raises:
+        BadInput: what was asked for cannot be done; nothing was started.
+        RunFailed: the run broke; the last complete checkpoint set is intact.
+    """
+    recipe, folder = command.recipe, RunFolder(command.run)
+    recipe.method.check(layout.members, 10**9, False)
+    with Exchange(layout, recipe.exchange, recipe.checks.deadline) as exchange, contextlib.ExitStack() as stack:
+        with exchange.together("run folder"):
+            if layout.rank == 0:
+                folder.acquire(layout.job)
+                stack.callback(folder.release)
+        if exchange.collect(folder.done.exists())[0] and not command.fresh:
+            if layout.rank == 0:
+                Console(stderr=True).print(f"{folder.path} is finished already; --fresh starts over", markup=False)
+            return FINISHED
+        run = Run(command, folder, exchange, stop)
+        stack.callback(run.recorder.close)
+        try:
+            run.resume_or_start()
+            run.loop()
+            run.finish()
+            return FINISHED
+        except Stopped:
+            run.save()
+            run.leave(folder.to_continue, f"stopped at step {run.step}; run the same command to continue")
+            return TO_BE_CONTINUED
+
+
+class Run:
+    """Everything that one rank needs to train its member.
+
+    Args:
+        command: what to do.
+        folder: the run's; rank 0 owns it.
+        exchange: joined.
+        stop: this rank's stop request.
+    """
+
+    def __init__(self, command: Command, folder: RunFolder, exchange: Exchange, stop: StopRequest) -> None:
+        self.command, self.recipe, self.folder, self.exchange = command, command.recipe, folder, exchange
+        self.layout, recipe = exchange.layout, command.recipe
+        torch.use_deterministic_algorithms(recipe.deterministic, warn_only=True)
+        torch.manual_seed(derived_seed("rank", recipe.seed, self.layout.rank))
+        self.step, self.evaluated = 0, True
+        with exchange.together("data"):
+            self.data = self._load_data()
+            self.loader = self._train_loader()
+        self.steps_per_epoch = self.loader.steps_per_epoch
+        self.total_steps = recipe.max_steps or recipe.epochs * self.steps_per_epoch
+        with exchange.together("model"):
+            self.member = self._build_member()
+        self.window = Window(exchange)
+        self.recorder = self._open_record()
+        self.checkpoints = Checkpoints(
+            folder, exchange, command.resolved, recipe.checkpoints.keep, self.recorder.say
+        )
+        same_samples = recipe.loader.order == "shared"
+        self.agreement = Agreement(exchange, stop, recipe.checks.max_skipped, same_samples)
+
+    # -- the loop ----------------------------------------------------------------------------------------------------
+
+    def loop(self) -> None:
+        """Update until all steps are done.
+
+        Raises:
+            Stopped: all ranks agreed to stop after the present step.
+        """
+        record, save = self.recipe.record, self.recipe.checkpoints
+        batches = self.loader(*divmod(self.step, self.steps_per_epoch))
+        with contextlib.closing(batches):
+            while self.step < self.total_steps:
+                stop = self.update(next(batches))
+                end_of_epoch = self.step % self.steps_per_epoch == 0
+                epochs_done = self.step // self.steps_per_epoch
+                if self.step % record.every == 0 or self.step == self.total_steps:
+                    self.write_window()
+                self.evaluated = not (end_of_epoch and record.evaluate_every and epochs_done % record.evaluate_every == 0)
+                if stop:
+                    raise Stopped
+                self.evaluate_if_due()
+                due = end_of_epoch and save.every_epochs and epochs_done % save.every_epochs == 0
+                if due or (save.every_steps and self.step % save.every_steps == 0):
+                    self.save()
+
+    def update(self, host: HostBatch) -> bool:
+        """One update of this rank's member; whether all ranks stop after it."""
+        recipe, exchange = self.recipe, self.exchange
+        exchange.step = self.step
+        compared = self.step % recipe.checks.samples_every == 0
+        settle = self.agreement.start(self.member.skipped_in_a_row, sample_hash(host.ids) if compared else None)
+        factor = recipe.schedule.factor(self.step, self.steps_per_epoch, self.total_steps)
+        self.member.engine.scale_learning_rate(factor)
+        measured = recipe.method.update(self.member, self._on_device(host), exchange)
+        self.window.add(measured)
+        for name in host.bad:
+            self.recorder.say(f"unreadable sample passed over: {name}")
+        self.step += 1
+        return settle()
+
+    def evaluate_if_due(self) -> None:
+        """Evaluate at the end of an epoch, on the validation split where there is one.
+
+        Raises:
+            Stopped: all ranks agreed to stop; the evaluation is done after the resume.
+        """
+        if not self.evaluated:
+            with self.exchange.clock.excluded():
+                found = self._evaluation("validation" if self.data.validation is not None else "test")
+            self.evaluated = True
+            if found is not None:
+                shown = {k: found["result"][k] for k in ("split", "ensemble", "members", "diversity")}
+                shown["diversity"].pop("pairwise")
+                self.recorder.write("eval", self.step, self.step / self.steps_per_epoch, **shown)
+
+    def write_window(self) -> None:
+        """Write the mean of what was measured since the last line."""
+        values = self.window.close()
+        rate = self.member.engine.optimizer.param_groups[0]["lr"]
+        loader = self.recipe.loader
+        samples = loader.batch_size * loader.accumulation * self.layout.replicas
+        self.recorder.write_training(self.step, self.step / self.steps_per_epoch, values, rate, samples)
+
+    # -- start, save, end --------------------------------------------------------------------------------------------
+
+    def resume_or_start(self) -> None:
+        """Go on from the newest complete checkpoint set, or start: weights as built, files as new."""
+        folder, found = self.folder, None if self.command.fresh else self.checkpoints.load()
+        if found is not None:
+            self.step, states, shared = found
+            own = states[self.layout.replica]
+            with self.exchange.together("checkpoint"):
+                self.member.engine.load_state([state["engine"] for state in states], self.layout.replica)
+                self.member.after_resume(own["skipped_in_a_row"])
+                self.recipe.method.load_state_dict(own["method"])
+                self.window.load_state(own["window"])
+            self.evaluated = own["evaluated"]
+            self.recorder.rewind(shared["metrics_bytes"])
+            self.recorder.say(f"continuing {folder.path} at step {self.step} of {self.total_steps}")
+        else:
+            with self.exchange.together("run folder"):
+                if self.layout.rank == 0:
+                    folder.clear()
+                    folder.checkpoints.mkdir(exist_ok=True)
+        with self.exchange.together("run folder"):
+            if self.layout.rank == 0:
+                write_atomically(folder.recipe, self.command.as_yaml())
+                write_atomically(folder.environment, json.dumps(describe_environment(self.layout), indent=1))
+                folder.mark(None)
+        check_members(self.exchange, self.member.engine.module, must_differ=self.recipe.init == "own")
+        if found is None and self.recipe.checkpoints.at_start:
+            self.save()
+        self.evaluate_if_due()
+        self.exchange.clock.read()
+
+    def save(self) -> None:
+        """Write a complete checkpoint set of the present step."""
+        with self.exchange.clock.excluded():
+            state = {
+                "engine": self.member.engine.state(),
+                "method": self.recipe.method.state_dict(),
+                "window": self.window.state(),
+                "evaluated": self.evaluated,
+                "skipped_in_a_row": self.member.skipped_in_a_row,
+            }
+            self.checkpoints.save(self.step, state, {"metrics_bytes": self.recorder.position()})
+
+    def finish(self) -> None:
+        """Evaluate on the test split, export the ensemble, print the table, mark the run as done."""
+        found = self._evaluation("test")
+        network, ensemble = self.member.engine.module, self.folder.ensemble
+        with self.exchange.together("export"):
+            if self.layout.rank == 0:
+                self.folder.check_owner()
+                ensemble.mkdir(exist_ok=True)
+        with self.exchange.together("export"):
+            if self.layout.replica == 0:
+                save_member(ensemble / f"member_{self.layout.member:02d}.safetensors", network)
+        with self.exchange.together("export"):
+            if found is not None:
+                self._export_rest(found)
+        self.leave(self.folder.done, f"finished; everything is in {self.folder.path}")
+
+    def leave(self, marker: Any, text: str) -> None:
+        """Mark how the run ended, and say so."""
+        if self.layout.rank == 0:
+            self.folder.mark(marker)
+        self.recorder.say(text)
+
+    def _export_rest(self, found: dict[str, Any]) -> None:
+        data, folder = self.data, self.folder
+        specs = self.command.resolved["models"] or [self.command.resolved["model"]] * self.layout.members
+        files = [{"file": f"member_{i:02d}.safetensors", "architecture": spec} for i, spec in enumerate(specs)]
+        numbers = {"mean": list(data.mean), "std": list(data.std), "uint8": data.uint8}
+        names = {"classes": data.classes, "class_names": data.class_names, "shape": list(data.shape)}
+        save_spec(folder.ensemble, files, **names, **numbers)
+        save_predictions(folder.predictions, found["log_probs"], found["labels"])
+        write_atomically(folder.evaluation, json.dumps(found["result"], indent=1))
+        self.recorder.close()
+        Console().print(table(found["result"]))
+
+    # -- building ----------------------------------------------------------------------------------------------------
+
+    def _load_data(self) -> DataSet:
+        recipe, labels = self.recipe, self.recipe.labels
+        own = derived_seed("order", recipe.seed, self.layout.member) if recipe.loader.order == "own" else None
+        data = DataSet(
+            recipe.data.load(),
+            recipe.augment,
+            seed=recipe.seed,
+            label_noise=labels.noise,
+            validation=labels.validation,
+            order_seed=own,
+        )
+        recipe.method.check(self.layout.members, data.classes, labels.mixup > 0)
+        if self.layout.members == 1 and recipe.method.exchanges and self.layout.rank == 0:
+            Console(stderr=True).print("one member has no peers: DASH is SAM with rho_loss here", markup=False)
+        return data
+
+    def _train_loader(self) -> TrainLoader:
+        loader = self.recipe.loader
+        return TrainLoader(
+            self.data,
+            batch_size=loader.batch_size,
+            accumulation=loader.accumulation,
+            sharding=self._sharding,
+            workers=loader.workers,
+            mixup=self.recipe.labels.mixup,
+            pin_memory=self.layout.device.type == "cuda",
+            on_bad_sample=loader.on_bad_sample,
+        )
+
+    @property
+    def _sharding(self) -> Sharding:
+        return Sharding(self.layout.replicas, self.layout.replica)
+
+    def _build_member(self) -> Member:
+        recipe, data, member = self.recipe, self.data, self.layout.member
+        architectures = recipe.models or [recipe.model] * self.layout.members
+        given = len(architectures)
+        require(given == self.layout.members, "models", given, f"one per member ({self.layout.members} members)")
+        seed = derived_seed("weights", recipe.seed, 0 if recipe.init == "shared" else member)
+        statistics = data.mean, data.std, data.uint8
+        network = seeded_network(seed, architectures[member], data.shape, data.classes, *statistics)
+        if recipe.init.endswith(".safetensors"):
+            fresh = load_pretrained(network.net, recipe.init)  # type: ignore[arg-type]
+            if fresh and self.layout.rank == 0:
+                Console(stderr=True).print(f"init: {', '.join(fresh)} not taken over; they start anew", markup=False)
+        _check_logits(network, data)
+        recipe.engine.attach(network, recipe.optimizer, self.exchange)
+        return Member(recipe.engine, member, recipe.loader.accumulation, recipe.seed)
+
+    def _open_record(self) -> Recorder:
+        record, folder = self.recipe.record, self.folder
+        board = folder.tensorboard if record.tensorboard else None
+        return Recorder(self.layout.rank == 0, folder.metrics, self.total_steps, record.progress, board)
+
+    def _on_device(self, host: HostBatch) -> Batch:
+        device, dtype = self.layout.device, self.recipe.engine.dtype
+        smoothing, mix = self.recipe.labels.smoothing, host.mix
+        micro_batches = [
+            micro_batch(x, target, ids, None if mix is None else mix[i], smoothing, device, dtype)
+            for i, (x, target, ids) in enumerate(zip(host.x, host.target, host.ids, strict=True))
+        ]
+        return Batch(micro_batches, self.step)
+
+    def _evaluation(self, name: str) -> dict[str, Any] | None:
+        split, loader = self.data.evaluation_split(name), self.recipe.loader
+        batches = EvalLoader(
+            split,
+            batch_size=loader.batch_size,
+            sharding=self._sharding,
+            workers=loader.workers,
+            pin_memory=self.layout.device.type == "cuda",
+            on_bad_sample=loader.on_bad_sample,
+        )
+        stop_now: Callable[[], bool] = self.agreement.stop_now
+        found = predict_split(self.member.engine, batches, len(split), self.exchange, stop_now)
+        if found is None:
+            return None
+        log_probs, labels = found
+        return {"log_probs": log_probs, "labels": labels, "result": evaluate(log_probs, labels, name, self.recipe.seed)}
+
+
+def _check_logits(network: torch.nn.Module, data: DataSet) -> None:
+    network.eval()
+    with torch.no_grad():
+        shape = tuple(network(torch.zeros(2, *data.shape)).shape)
+    network.train()
+    if shape != (2, data.classes):
+        raise BadInput(f"model: gives logits of shape {shape} for 2 samples; it must be (2, {data.classes})")

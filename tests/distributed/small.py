@@ -1,0 +1,87 @@
+"""A small ensemble problem for real ranks and for the oracle: networks, batches, and the loop over steps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dist_dash.batch import Batch, micro_batch
+from dist_dash.deepspeed_engine import DeepSpeed
+from dist_dash.engine import Engine, Torch
+from dist_dash.exchange import Exchange
+from dist_dash.layout import layout_from_environment
+from dist_dash.member import Member
+from dist_dash.methods import Method
+
+CLASSES, FEATURES, MICRO = 4, 6, 8
+Batches = list[list[list[tuple[Tensor, Tensor]]]]
+
+
+def network(member: int, batch_norm: bool, dtype: torch.dtype) -> nn.Sequential:
+    torch.manual_seed(100 + member)
+    middle = [nn.BatchNorm1d(10)] if batch_norm else []
+    return nn.Sequential(nn.Linear(FEATURES, 10), *middle, nn.Tanh(), nn.Linear(10, CLASSES)).to(dtype)
+
+
+def batches(steps: int, replicas: int, accumulation: int, dtype: torch.dtype, mixed: bool = False) -> Batches:
+    """`[step][replica][micro]` of inputs and class probabilities."""
+    draw = torch.Generator().manual_seed(7)
+
+    def one() -> tuple[Tensor, Tensor]:
+        x = torch.randn(MICRO, FEATURES, generator=draw, dtype=torch.float64)
+        y = torch.randint(CLASSES, (MICRO,), generator=draw)
+        target = nn.functional.one_hot(y, CLASSES).double()
+        if mixed:
+            target = 0.7 * target + 0.3 * target.roll(1, 0)
+        return x.to(dtype), target.to(dtype)
+
+    return [[[one() for _ in range(accumulation)] for _ in range(replicas)] for _ in range(steps)]
+
+
+def engine_named(name: str, clip: float, dtype: torch.dtype) -> Engine:
+    if name == "torch":
+        return Torch("fp64" if dtype == torch.float64 else "fp32", clip)
+    return DeepSpeed("fp32", clip, zero=int(name.removeprefix("zero")))  # type: ignore[arg-type]
+
+
+def run_member(
+    method: Method,
+    members: int,
+    all_batches: Batches,
+    *,
+    engine: str = "torch",
+    batch_norm: bool = False,
+    clip: float = 0.0,
+    smoothing: float = 0.0,
+    optimizer: dict[str, float] | None = None,
+    mode: str = "gather",
+    seed: int = 0,
+    dtype: torch.dtype = torch.float64,
+) -> dict[str, Any]:
+    """Train this rank's member on its replica's share; returns its weights, buffers and what was measured."""
+    layout = layout_from_environment(members)
+    settings = optimizer or {"lr": 0.1, "momentum": 0.9, "weight_decay": 1e-3}
+    with Exchange(layout, mode, deadline=60) as exchange:  # type: ignore[arg-type]
+        owner = engine_named(engine, clip, dtype)
+        owner.attach(network(layout.member, batch_norm, dtype), lambda p: torch.optim.SGD(p, **settings), exchange)
+        member = Member(owner, layout.member, len(all_batches[0][0]), seed)
+        measured = []
+        for step, replicas in enumerate(all_batches):
+            micro = [
+                micro_batch(x, target, torch.arange(len(x)), None, smoothing, layout.device, dtype)
+                for x, target in replicas[layout.replica]
+            ]
+            found = method.update(member, Batch(micro, step), exchange)
+            measured.append({name: float(value) for name, value in found.items()})
+        weights = {name: tensor.detach().clone().numpy() for name, tensor in owner.module.state_dict().items()}
+    return {"member": layout.member, "replica": layout.replica, "weights": weights, "measured": measured}
+
+
+def random_direction(seed: int, step: int, member: int, like: list[Tensor]) -> list[Tensor]:
+    """The control's direction, as the member itself draws it."""
+    from dist_dash.seeds import derived_seed
+
+    generator = torch.Generator().manual_seed(derived_seed("direction", seed, member, step))
+    return [torch.empty_like(p).normal_(generator=generator) for p in like]

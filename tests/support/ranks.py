@@ -1,0 +1,129 @@
+"""Real processes as ranks: forked from a server that has torch imported, on loopback, with a deadline, and no leftovers."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import socket
+import tempfile
+import time
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["tests.support.preload"])
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _enter(
+    function: Callable[..., Any],
+    arguments: tuple[Any, ...],
+    environment: dict[str, str],
+    log: str,
+    answer: Connection,
+) -> None:
+    os.environ.update(environment)
+    # A process group of its own: a failing test's ranks can be ended together with their data workers.
+    os.setsid()
+    with open(log, "w") as file:  # noqa: PTH123
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    try:
+        answer.send(("value", function(*arguments)))
+    except SystemExit as error:
+        answer.send(("exit", error.code))
+    except BaseException as error:
+        traceback.print_exc()
+        answer.send(("error", f"{type(error).__name__}: {error}"))
+    finally:
+        answer.close()
+
+
+class Ranks:
+    """`world` ranks that run `function(*arguments)`, with torchrun's variables set.
+
+    `results()` waits for all of them; each result is ("value", returned), ("exit", status), ("error", text) or
+    ("killed", signal number).
+    """
+
+    def __init__(
+        self, world: int, function: Callable[..., Any], *arguments: Any, environment: dict[str, str] | None = None
+    ) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="ranks-")
+        port = str(free_port())
+        self.processes, self._answers, self.logs = [], [], []
+        for rank in range(world):
+            variables = {
+                "RANK": str(rank),
+                "WORLD_SIZE": str(world),
+                "LOCAL_RANK": str(rank),
+                "LOCAL_WORLD_SIZE": str(world),
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": port,
+                "GLOO_SOCKET_IFNAME": "lo",
+                "OMP_NUM_THREADS": "1",
+                **(environment or {}),
+            }
+            receive, send = CONTEXT.Pipe(duplex=False)
+            log = str(Path(self._folder.name) / f"rank_{rank}.log")
+            process = CONTEXT.Process(target=_enter, args=(function, arguments, variables, log, send))
+            process.start()
+            send.close()
+            self.processes.append(process)
+            self._answers.append(receive)
+            self.logs.append(Path(log))
+
+    def output(self, rank: int = 0) -> str:
+        return self.logs[rank].read_text() if self.logs[rank].exists() else ""
+
+    def signal(self, number: int, ranks: list[int] | None = None) -> None:
+        for rank in range(len(self.processes)) if ranks is None else ranks:
+            pid = self.processes[rank].pid
+            if pid is not None and self.processes[rank].is_alive():
+                os.kill(pid, number)
+
+    def results(self, deadline: float = 120) -> list[tuple[str, Any]]:
+        end = time.monotonic() + deadline
+        found: list[tuple[str, Any]] = []
+        try:
+            for rank, (process, answer) in enumerate(zip(self.processes, self._answers, strict=True)):
+                if not answer.poll(max(0, end - time.monotonic())):
+                    raise TimeoutError(f"rank {rank} is not done after {deadline} s; its output:\n{self.output(rank)}")
+                try:
+                    found.append(answer.recv())
+                except EOFError:
+                    process.join(10)
+                    found.append(("killed", -(process.exitcode or 0)))
+            return found
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        for process, answer in zip(self.processes, self._answers, strict=True):
+            process.join(5)
+            if process.is_alive() and process.pid is not None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.join(10)
+            answer.close()
+
+
+def on_ranks(
+    world: int, function: Callable[..., Any], *arguments: Any, deadline: float = 120, **options: Any
+) -> list[Any]:
+    """What `function(*arguments)` returns on each of `world` ranks; fails with the ranks' own errors."""
+    ranks = Ranks(world, function, *arguments, **options)
+    results = ranks.results(deadline)
+    for rank, (kind, value) in enumerate(results):
+        if kind != "value":
+            outputs = "\n".join(f"--- rank {r} ---\n{ranks.output(r)}" for r in range(world))
+            raise AssertionError(f"rank {rank}: {kind} {value}\n{outputs}")
+    return [value for _, value in results]
