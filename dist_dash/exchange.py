@@ -180,6 +180,8 @@ class Exchange:
                     )
         except RuntimeError:
             return "the process that hosts the rendezvous (rank 0, or the launcher) has ended"
+        if self.layout.rank == 0:
+            time.sleep(2.0)  # this process may host the store, and the others are reading it
         return "missing: " + ", ".join(behind) if behind else "a peer ended or a connection broke during it"
 
 

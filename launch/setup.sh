@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# Makes .venv beside this folder's parent and installs the project into it; does nothing where that is done already.
+# Usage: bash launch/setup.sh [EXTRA]      e.g. `bash launch/setup.sh dev`
+set -euo pipefail
+cd "$(dirname "$0")/.."
+extra="${1:-}"
+
+python="${PYTHON:-python3}"
+if ! "$python" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null; then
+    echo "setup: $python is missing or not Python 3.10 to 3.12; set PYTHON=/path/to/one" >&2
+    exit 2
+fi
+
+# Only what was installed from exactly these two files counts as done.
+stamp=".venv/.installed-${extra:-base}-$(cat pyproject.toml constraints.txt | sha256sum | cut -c1-16)"
+[ -e "$stamp" ] && exit 0
+
+echo "setup: installing into .venv (once; a few minutes)" >&2
+if ! "$python" -m venv .venv 2>/dev/null; then
+    echo "setup: $python cannot make virtual environments; on Debian or Ubuntu: apt-get install python3-venv" >&2
+    exit 2
+fi
+.venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".${extra:+[$extra]}"
+touch "$stamp"
