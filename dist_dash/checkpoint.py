@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import pickle
 import random
 import shutil
 from collections.abc import Callable
@@ -113,7 +114,7 @@ class Checkpoints:
                 states = [self._read(step, manifest, replica) for replica in range(self._layout.replicas)]
             except BadInput as error:
                 problem = ("input", str(error))
-            except (OSError, ValueError, KeyError, RuntimeError) as error:
+            except (OSError, ValueError, KeyError, RuntimeError, pickle.UnpicklingError) as error:
                 problem = ("torn", str(error).splitlines()[0] if str(error) else type(error).__name__)
             problems = [p for p in self._exchange.collect(problem) if p is not None]
             if any(kind == "input" for kind, _ in problems):

@@ -20,6 +20,7 @@ COMMANDS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit status: 0 finished, 75 to be continued, 2 bad input, 1 failed."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    given = given[1:] if given[:1] == ["--"] else given  # what keeps torchrun's hands off our --run
     parser = argparse.ArgumentParser(
         prog="dist-dash",
         description="Train ensembles of flat, diverse networks side by side, one member per rank (DASH).",

@@ -48,7 +48,9 @@ def predict_command(run: str, source: str, output: str, batch_size: int) -> int:
 def _of_predictions(path: Path) -> dict[str, Any]:
     arrays = load_arrays(path, "predictions")
     if not {"log_probs", "labels"} <= set(arrays):
-        raise BadInput(f"predictions: {path} holds {sorted(arrays)}; it must hold log_probs [members, N, C] and labels [N]")
+        raise BadInput(
+            f"predictions: {path} holds {sorted(arrays)}; it must hold log_probs [members, N, C] and labels [N]"
+        )
     return evaluate(arrays["log_probs"], arrays["labels"], "given", None)
 
 

@@ -16,6 +16,8 @@ from dist_dash.engine import Engine, MakeOptimizer, Precision
 from dist_dash.errors import BadInput, RunFailed, require
 from dist_dash.exchange import Exchange
 
+BUCKET = 200_000_000  # elements
+
 
 class DeepSpeed(Engine):
     """DeepSpeed with ZeRO 0, 1 or 2 over the replicas of each member.
@@ -62,7 +64,13 @@ class DeepSpeed(Engine):
                     "gradient_clipping": self.clip,
                     "steps_per_print": 2**62,
                     "zero_allow_untested_optimizer": True,
-                    "zero_optimization": {"stage": self.zero, "overlap_comm": False},
+                    "zero_optimization": {
+                        "stage": self.zero,
+                        "overlap_comm": False,
+                        # ZeRO allocates its bucket anew at every step: the default of 2 GB takes seconds on a CPU.
+                        "reduce_bucket_size": min(BUCKET, sum(p.numel() for p in self.parameters)),
+                        "allgather_bucket_size": min(BUCKET, sum(p.numel() for p in self.parameters)),
+                    },
                 },
             )
         group = dist.get_process_group_ranks(self._engine.data_parallel_group)
@@ -84,8 +92,12 @@ class DeepSpeed(Engine):
     def state(self) -> dict[str, Any]:
         """Weights of the first replica; the optimizer's state of each replica where ZeRO shards it."""
         module = {} if self.exchange.layout.replica else self.module.state_dict()
-        optimizer = {} if self.exchange.layout.replica and not self.zero else self._engine.optimizer.state_dict()
-        return {"module": module, "optimizer": optimizer}
+        if self.zero:
+            # Its objects (loss scaler, slice addresses) are made anew; a checkpoint holds tensors and numbers only.
+            shard = self._engine.optimizer.state_dict()
+            kept = {k: v for k, v in shard.items() if k not in ("loss_scaler", "param_slice_mappings")}
+            return {"module": module, "optimizer": {**kept, "zero_stage": int(kept["zero_stage"])}}
+        return {"module": module, "optimizer": {} if self.exchange.layout.replica else self.optimizer.state_dict()}
 
     def load_state(self, states: list[dict[str, Any]], replica: int) -> None:
         """Take back the weights and, of the optimizer, this replica's shard."""
@@ -94,7 +106,7 @@ class DeepSpeed(Engine):
             shards = [state["optimizer"] for state in states]
             self._engine.optimizer.load_state_dict(shards, load_optimizer_states=True, load_from_fp32_weights=True)
         else:
-            self._engine.optimizer.load_state_dict(states[0]["optimizer"])
+            self.optimizer.load_state_dict(states[0]["optimizer"])
 
 
 class OneMember:

@@ -48,7 +48,9 @@ def _commit() -> dict[str, Any] | None:
     here = ["git", "-C", str(Path(__file__).parent)]
     try:
         head = subprocess.run([*here, "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=10)
-        status = subprocess.run([*here, "status", "--porcelain"], capture_output=True, text=True, check=True, timeout=10)
+        status = subprocess.run(
+            [*here, "status", "--porcelain"], capture_output=True, text=True, check=True, timeout=10
+        )
     except (OSError, subprocess.SubprocessError):
         return None
     return {"hash": head.stdout.strip(), "changed": bool(status.stdout.strip())}

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
+import inspect
+import pydoc
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import jsonargparse
 import yaml
@@ -15,14 +18,21 @@ import yaml
 from dist_dash.data import Source
 from dist_dash.deepspeed_engine import DeepSpeed
 from dist_dash.engine import Engine, Torch
-from dist_dash.errors import BadInput
+from dist_dash.errors import BadInput, require
 from dist_dash.methods import DASH, Method
 from dist_dash.models import Architecture
 from dist_dash.recipe import Recipe
-from dist_dash.schedules import Cosine
+from dist_dash.schedules import Cosine, Schedule
 
 ENGINES = (DeepSpeed, Torch)
-BASES = {"data": Source, "model": Architecture, "models": Architecture, "engine": Engine, "method": Method}
+BASES = {
+    "data": Source,
+    "model": Architecture,
+    "models": Architecture,
+    "engine": Engine,
+    "method": Method,
+    "schedule": Schedule,
+}
 
 
 @dataclass
@@ -73,11 +83,12 @@ def parse_command(arguments: Sequence[str]) -> Command:
     try:
         config = parser.parse_args(list(arguments))
         resolved = yaml.safe_load(parser.dump(config, skip_none=False))
+        _check_values("", resolved, Recipe)
         objects = vars(parser.instantiate(config))
     except BadInput:
         raise
     except (jsonargparse.ArgumentError, ValueError, TypeError, OSError, yaml.YAMLError) as error:
-        raise BadInput(_one_line(error, parser)) from error
+        raise BadInput(_one_line(error, parser, arguments)) from error
     own = {name: objects.pop(name) for name in ("config", "run", "fresh", "replicas")}
     for name in own:
         resolved.pop(name, None)
@@ -94,53 +105,159 @@ def _path(cls: type) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
-def _one_line(error: BaseException, parser: jsonargparse.ArgumentParser) -> str:
+# -- what jsonargparse lets pass in YAML: null, and a plain value in the place of a group of fields --------------------
+
+
+def _check_values(field: str, value: Any, kind: Any) -> None:
+    if dataclasses.is_dataclass(kind):
+        names = ", ".join(f.name for f in dataclasses.fields(kind))
+        require(isinstance(value, dict), field, value, f"a group of fields ({names})")
+        for name, inner in get_type_hints(kind).items():
+            _check_values(f"{field}.{name}".lstrip("."), value[name], inner)
+    elif value is None and "None" not in str(kind) and kind not in (Any, inspect.Parameter.empty):
+        raise BadInput(f"{field}: null is not allowed; it must be {_allowed_class(field) or _readable(kind)}")
+    elif isinstance(value, dict) and "class_path" in value:
+        kinds = _arguments_of(value["class_path"])
+        for name, argument in (value.get("init_args") or {}).items():
+            _check_values(f"{field}.{name}", argument, kinds.get(name, Any))
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            _check_values(f"{field}[{index}]", item, Any)
+
+
+# -- jsonargparse's words in one line: field, value, what is allowed ---------------------------------------------------
+
+
+def _one_line(error: BaseException, parser: jsonargparse.ArgumentParser, arguments: Sequence[str]) -> str:
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, BadInput):  # a constructor's own words are the best
             return str(cause)
         cause = cause.__cause__ or cause.__context__
     text = str(error).strip()
-    if match := re.match(r"unrecognized arguments: --?([\w.]+)", text, re.IGNORECASE):
-        return _unknown(match[1], [a.dest for a in parser._actions])
     keys = re.findall(r'Parser key "([^"]+)"', text)
     field = ".".join(k for i, k in enumerate(keys) if i == 0 or k != keys[i - 1])
-    rest = re.sub(r'Parser key "[^"]+":', "", text)
-    if match := re.search(r"Problem with given class_path '([\w.]+)':\s*Option '([^']+)' is not accepted", rest):
-        return _unknown(f"{field}.{match[2]}", [f"{field}.{n}" for n in _arguments_of(match[1])])
-    if match := re.search(r"Expected a dot import path string: (\S+)", rest):
-        known = sorted(c.__name__ for c in _subclasses(BASES[field])) if field in BASES else []
-        allowed = f"; it must be one of {', '.join(known)}, or a class path" if known else "; it must name a class"
-        return f"{field}: {match[1]!r} is not known{allowed}"
-    rest = re.sub(r"Problem with given class_path '[\w.]+':", "", rest)
-    if match := re.search(r"Expected an? (.+?)\. Got value: (.*)", rest, re.DOTALL):
+    text = re.sub(r'Parser key "[^"]+":', "", text)
+    found = (
+        _about_config(field, text, arguments)
+        or _about_names(field, text, [a.dest for a in parser._actions])
+        or _about_classes(field, text)
+        or _about_values(field, text)
+        or f"{field}: {text}"
+    )
+    return " ".join(found.split()).removeprefix(": ")
+
+
+def _about_config(field: str, text: str, arguments: Sequence[str]) -> str | None:
+    if match := re.search(r"(File does not exist|Path is not .*?): '?(.*?)'?$", text):
+        return f"{field}: {match[2]!r} is not allowed ({match[1].lower()}); it must be a recipe, a YAML file"
+    if not re.match(r"Problems parsing config|Unexpected config|'\S+' codec can't decode", text):
+        return None
+    given = [
+        a.partition("=")[2] or following
+        for a, following in zip(arguments, [*arguments[1:], ""], strict=True)
+        if a.partition("=")[0] == "--config"
+    ]
+    for path in given:
+        try:
+            usable = isinstance(yaml.safe_load(Path(path).read_text()), dict)
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            return f"config: {path!r} is no YAML file ({error})"
+        if not usable:
+            return f"config: {path!r} holds no fields; it must be a recipe, lines of `field: value`"
+    return None
+
+
+def _about_names(field: str, text: str, known: list[str]) -> str | None:
+    """A name that is not there, or one that is missing."""
+    if match := re.match(r"unrecognized arguments: (?:--?([\w.]+)|(\S+))", text, re.IGNORECASE):
+        return _unknown(match[1], known) if match[1] else f"{match[2]!r} belongs to no option; it must be --field value"
+    if match := re.search(r"Group '([^']+)' does not accept option '([^']+)'", text):
+        return _unknown(f"{match[1]}.{match[2]}", known)
+    if match := re.search(r"Option '([^']+)' is not accepted", text):
+        owner = re.search(r"class_path(?: |=)'([\w.]+)'", text)
+        return _unknown(f"{field}.{match[1]}", [f"{field}.{n}" for n in _arguments_of(owner[1])] if owner else known)
+    if match := re.search(r"the following arguments are required: (.*)", text):
+        missing = ", ".join(f"{field}.{name}".lstrip(".") for name in match[1].split(", "))
+        return f"{missing}: missing; give it in the recipe or as --field value"
+    if match := re.match(r"argument --([\w.]+): (.*)", text):
+        return f"{match[1]}: {match[2]}"
+    return None
+
+
+def _about_classes(field: str, text: str) -> str | None:
+    if not (allowed := _allowed_class(field)):
+        return None
+    wrong = (
+        r"Expected a dot import path string: (\S+)",
+        r"Import path (\S+) does not correspond to a subclass",
+        r"Expected '(\S+)' to be a subclass",
+        r"Not a valid subclass of \w+\. Got value: (.*)",
+        r"Expected an instantiatable class, but (\S+) is abstract",
+        r"but got (.*?)\. Got value",
+    )
+    for pattern in wrong:
+        if match := re.search(pattern, text):
+            return f"{field}: {match[1]!r} is not allowed; it must be {allowed}"
+    if match := re.search(r"(?:No module named|has no attribute) '[^']*'", text):
+        owner = re.search(r"class_path(?: |=)'([\w.]+)'", text)
+        return f"{field}: {owner[1] if owner else ''!r} cannot be imported ({match[0]}); it must be {allowed}"
+    return None
+
+
+def _about_values(field: str, text: str) -> str | None:
+    if match := re.search(r"Expected an? (.+?)\. Got value: (.*)", text):
         return f"{field}: {match[2].strip()!r} is not allowed; it must be {_readable(match[1])}"
-    return " ".join(f"{field}: {rest}".split()).removeprefix(": ")
+    if match := re.search(r"Subtypes: \[(.*)\]\n.*Given value: (.*?)(?:\. Got value:.*)?$", text, re.DOTALL):
+        return f"{field}: {match[2].strip()!r} is not allowed; it must be {_readable(match[1])}"
+    if match := re.search(r"Unable to load config '(.*)'", text):
+        return (
+            f"{field}: {match[1]!r} is not allowed; it must be a group of fields, or give one as --{field}.name value"
+        )
+    return None
 
 
-def _unknown(field: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(field, known, n=3)
-    hint = f"did you mean {' or '.join(close)}?" if close else "`dist-dash train --print_config` shows all fields"
-    if not close and "." in field:
-        siblings = sorted(name.rpartition(".")[2] for name in known if name.startswith(field.rpartition(".")[0] + "."))
-        hint = f"known here: {', '.join(siblings)}" if siblings else hint
-    return f"{field}: no such field; {hint}"
+def _unknown(field: str, known: Sequence[str]) -> str:
+    group, _, name = field.rpartition(".")
+    siblings = {k.rpartition(".")[2]: k for k in known if k.rpartition(".")[0] == group}
+    close = [siblings[n] for n in difflib.get_close_matches(name, siblings, n=3)]
+    close = close or [k for k in known if k.endswith(f".{name}")]
+    hint = "`dist-dash train --print_config` shows all fields"
+    if close:
+        hint = f"did you mean {' or '.join(close)}?"
+    elif group and siblings:
+        hint = f"known here: {', '.join(sorted(siblings))}"
+    return f"{field.lstrip('.')}: no such field; {hint}"
 
 
-def _arguments_of(class_path: str) -> list[str]:
-    import inspect
+def _arguments_of(class_path: str) -> dict[str, Any]:
+    """The type of each constructor argument."""
+    cls = pydoc.locate(class_path)
+    parameters = inspect.signature(cls).parameters if callable(cls) else {}
+    return {name: parameter.annotation for name, parameter in parameters.items() if name != "params"}
 
-    return list(inspect.signature(jsonargparse._util.import_object(class_path)).parameters)
+
+def _allowed_class(field: str) -> str | None:
+    """What may be named in `field`; None where it does not take a class."""
+    field = field.partition("[")[0]
+    if field == "optimizer":
+        return "a class of torch.optim, such as SGD or AdamW"
+    names = sorted(c.__name__ for c in _subclasses(BASES[field])) if field in BASES else []
+    return f"one of {', '.join(names)}, or a class path" if names else None
 
 
 def _subclasses(base: type) -> list[type]:
-    import inspect
-
-    found = [s for sub in base.__subclasses__() for s in [sub, *_subclasses(sub)]]
+    below: list[type] = base.__subclasses__()
+    found = [cls for sub in below for cls in [sub, *_subclasses(sub)]]
     return [cls for cls in found if not inspect.isabstract(cls) and not cls.__name__.startswith("_")]
 
 
-def _readable(expected: str) -> str:
-    expected = re.sub(r"typing\.Literal\[(.*)\]", lambda m: "one of " + m[1].replace("'", ""), expected)
-    names = {"<class 'int'>": "a whole number", "<class 'float'>": "a number", "<class 'bool'>": "true or false"}
-    return names.get(expected, expected)
+def _readable(kind: Any) -> str:
+    text = str(kind)
+    if "Literal[" in text:
+        return "one of " + ", ".join(re.findall(r"[^\s,'\"]+", text.partition("Literal[")[2].partition("]")[0]))
+    if re.search(r"\blist\[", text):
+        return "a list" + (" or null" if "None" in text else "")
+    names = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text", "None": "null"}
+    known = [names[word] for word in re.findall(r"\b(int|float|bool|str|None)(?:Type)?\b", text)]
+    return " or ".join(dict.fromkeys(known)) or text

@@ -96,9 +96,7 @@ class Run:
             self.member = self._build_member()
         self.window = Window(exchange)
         self.recorder = self._open_record()
-        self.checkpoints = Checkpoints(
-            folder, exchange, command.resolved, recipe.checkpoints.keep, self.recorder.say
-        )
+        self.checkpoints = Checkpoints(folder, exchange, command.resolved, recipe.checkpoints.keep, self.recorder.say)
         same_samples = recipe.loader.order == "shared"
         self.agreement = Agreement(exchange, stop, recipe.checks.max_skipped, same_samples)
 
@@ -119,7 +117,9 @@ class Run:
                 epochs_done = self.step // self.steps_per_epoch
                 if self.step % record.every == 0 or self.step == self.total_steps:
                     self.write_window()
-                self.evaluated = not (end_of_epoch and record.evaluate_every and epochs_done % record.evaluate_every == 0)
+                self.evaluated = not (
+                    end_of_epoch and record.evaluate_every and epochs_done % record.evaluate_every == 0
+                )
                 if stop:
                     raise Stopped
                 self.evaluate_if_due()

@@ -12,6 +12,7 @@ fresh=()
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 # One machine: the ranks need not be reachable from others.
 export GLOO_SOCKET_IFNAME="${GLOO_SOCKET_IFNAME:-lo}"
+# The `--` keeps torchrun from taking --run for its own --run-path.
 exec .venv/bin/torchrun --standalone --local-addr 127.0.0.1 --nproc-per-node 3 \
     --signals-to-handle SIGTERM,SIGINT,SIGUSR2 --shutdown-timeout 120 \
-    -m dist_dash train --config launch/recipes/digits_dash.yaml --run "$run" "${fresh[@]}" "$@"
+    -m dist_dash -- train --config launch/recipes/digits_dash.yaml --run "$run" "${fresh[@]}" "$@"

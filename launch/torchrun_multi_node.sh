@@ -28,10 +28,11 @@ export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
 started=$(mktemp)
 trap 'rm -f "$started"' EXIT
+# The `--` keeps torchrun from taking --run for its own --run-path.
 torchrun --nnodes "$NODES" --nproc-per-node "$ranks" \
     --rdzv-backend c10d --rdzv-endpoint "$HEAD" --rdzv-id "${JOB:-dist-dash}" ${ADDRESS:+--local-addr "$ADDRESS"} \
     --signals-to-handle SIGTERM,SIGINT,SIGUSR2 --shutdown-timeout "${GRACE:-300}" \
-    -m dist_dash train "$@" &
+    -m dist_dash -- train "$@" &
 agent=$!
 # bash would wait for the agent before it reacted; so it hands the signals on.
 for signal in TERM INT USR2; do trap "kill -$signal $agent 2>/dev/null" "$signal"; done

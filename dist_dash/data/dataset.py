@@ -76,7 +76,9 @@ class DataSet:
     @staticmethod
     def _cut(splits: Splits, fraction: float, seed: int) -> tuple[np.ndarray, Split | None]:
         if splits.validation is not None:
-            require(fraction == 0, "labels.validation", fraction, "0, because the data bring their own validation split")
+            require(
+                fraction == 0, "labels.validation", fraction, "0, because the data bring their own validation split"
+            )
             return np.arange(len(splits.train)), splits.validation
         kept, held_out = split_validation(splits.train.labels, fraction, seed)
         return kept, SubsetSplit(splits.train, held_out) if len(held_out) else None

@@ -59,7 +59,12 @@ class TrainLoader:
         require(accumulation >= 1, "loader.accumulation", accumulation, "an integer ≥ 1")
         require_non_negative("labels.mixup", mixup)
         if mixup > 0:
-            require(batch_size % 2 == 0, "loader.batch_size", batch_size, "even, because labels.mixup mixes pairs of samples")
+            require(
+                batch_size % 2 == 0,
+                "loader.batch_size",
+                batch_size,
+                "even, because labels.mixup mixes pairs of samples",
+            )
         self.data = data
         self.batch_size = batch_size
         self.accumulation = accumulation

@@ -122,7 +122,9 @@ def test_accumulation_clipping_smoothing_and_mixing(fields: dict[str, Any]) -> N
 @pytest.mark.parametrize("sync", ["mean", "local"])
 @pytest.mark.parametrize("fields", [{}, {"gamma": 0.5}, {"direction": "random"}], ids=str)
 def test_replicas(sync: str, fields: dict[str, Any]) -> None:
-    compare("DASH", {**fields, "ascent_sync": sync}, 2, replicas=2, accumulation=2, batch_norm=sync == "local", clip=0.5)
+    compare(
+        "DASH", {**fields, "ascent_sync": sync}, 2, replicas=2, accumulation=2, batch_norm=sync == "local", clip=0.5
+    )
 
 
 def test_replicas_of_sam() -> None:

@@ -1,0 +1,63 @@
+"""Parts of a recipe that are slow at a chosen place, so that a test can strike there. Named by class path in a recipe."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dist_dash.data import Digits
+from dist_dash.data.source import SubsetSplit, Splits
+from dist_dash.engine import Torch
+
+
+class SlowSplit(SubsetSplit):
+    """A split whose samples take 10 ms each; leaves a file when the first one is read."""
+
+    sign = Path()
+
+    def evaluation(self, index: int) -> np.ndarray:
+        self.sign.touch()
+        time.sleep(0.01)
+        return super().evaluation(index)
+
+
+class SlowEvaluation(Digits):
+    """Digits whose evaluation takes a second.
+
+    Args:
+        sign: file that appears when an evaluation has begun.
+    """
+
+    def __init__(self, sign: str) -> None:
+        super().__init__()
+        self.sign = sign
+
+    def load(self) -> Splits:
+        splits = super().load()
+        slow = SlowSplit(splits.test, np.arange(100))
+        slow.sign = Path(self.sign)
+        splits.test = slow
+        return splits
+
+
+class SlowSave(Torch):
+    """An engine whose second rank takes two seconds to hand its state to a checkpoint, from the third one on.
+
+    Args:
+        sign: file that appears when that has begun.
+    """
+
+    def __init__(self, sign: str) -> None:
+        super().__init__()
+        self.sign, self.saves = sign, 0
+
+    def state(self) -> dict[str, Any]:
+        self.saves += 1
+        if os.environ["RANK"] == "1" and self.saves >= 3 and not Path(self.sign).exists():
+            Path(self.sign).touch()
+            time.sleep(2)
+        return super().state()

@@ -1,0 +1,34 @@
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import settings
+from torch import nn
+
+from dist_dash.engine import Precision, Torch
+from dist_dash.layout import Layout
+from dist_dash.member import Member
+
+# The same examples in every run: a failure is a change in the code, not a draw of the dice.
+settings.register_profile("dist_dash", deadline=None, derandomize=True, database=None, max_examples=60)
+settings.load_profile("dist_dash")
+
+
+class NoPeers:
+    """What a member needs of an exchange when it is alone in one process."""
+
+    def __init__(self) -> None:
+        self.layout = Layout(rank=0, world=1, members=1)
+
+    def mean_over_replicas_(self, tensors: list[torch.Tensor]) -> None:
+        pass
+
+
+@pytest.fixture(scope="session")
+def lone_member() -> Callable[..., Member]:
+    def make(network: nn.Module, precision: Precision = "fp32", clip: float = 0.0, accumulation: int = 1) -> Member:
+        engine = Torch(precision, clip)
+        engine.attach(network, lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9), NoPeers())
+        return Member(engine, index=0, accumulation=accumulation)
+
+    return make
