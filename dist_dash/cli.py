@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="dist-dash",
         description="Train ensembles of flat, diverse networks side by side, one member per rank (DASH).",
-        epilog="`dist-dash COMMAND --help` shows a command's options. Ranks are started by torchrun, or by `train` itself.",
+        epilog="`dist-dash COMMAND --help` shows a command's options; torchrun, or `train` itself, starts the ranks.",
     )
     parser.add_argument("--version", action="version", version=f"dist-dash {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)

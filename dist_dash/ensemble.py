@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,7 +48,7 @@ class Ensemble:
     """
 
     def __init__(
-        self, networks: list[nn.Module], shape: tuple[int, ...], classes: int, class_names: list[str] | None = None
+        self, networks: Sequence[nn.Module], shape: tuple[int, ...], classes: int, class_names: list[str] | None = None
     ) -> None:
         self.networks = [network.eval() for network in networks]
         self.shape, self.classes, self.class_names = shape, classes, class_names

@@ -15,7 +15,7 @@ def weights_digest(module: nn.Module) -> str:
     """Digest of every parameter and buffer of a network, to the bit."""
     digest = hashlib.blake2b(digest_size=16)
     for tensor in [*module.parameters(), *module.buffers()]:
-        digest.update(tensor.detach().contiguous().cpu().reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensor.detach().contiguous().cpu().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

@@ -49,6 +49,8 @@ class Member:
 
     def mean_over_replicas(self, vector: ParameterVector) -> ParameterVector:
         """The vector averaged over this member's replicas: with it, r replicas ascend like one large batch."""
+        if not vector.tensors:
+            return vector
         mean = ParameterVector(vector.materialised())
         self.engine.exchange.mean_over_replicas_(mean.tensors)
         return mean

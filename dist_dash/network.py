@@ -28,7 +28,7 @@ def build_network(
 
 
 def seeded_network(seed: int, *arguments: object) -> nn.Sequential:
-    """`build_network(*arguments)` with initial weights that are a function of `seed` alone; other draws go on as before."""
+    """`build_network(*arguments)`, its initial weights a function of `seed` alone; other draws go on as before."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return build_network(*arguments)  # type: ignore[arg-type]

@@ -162,9 +162,10 @@ def _about_config(field: str, text: str, arguments: Sequence[str]) -> str | None
         try:
             usable = isinstance(yaml.safe_load(Path(path).read_text()), dict)
         except (OSError, ValueError, yaml.YAMLError) as error:
-            return f"config: {path!r} is no YAML file ({error})"
+            problem = re.sub(r"\s*in \"<\w+ string>\",", ",", str(error).partition(":\n")[0])
+            return f"config: {path!r} is not allowed ({problem}); it must be a recipe, a YAML file"
         if not usable:
-            return f"config: {path!r} holds no fields; it must be a recipe, lines of `field: value`"
+            return f"config: {path!r} is not allowed (it holds no fields); it must be a recipe, a YAML file"
     return None
 
 
@@ -199,9 +200,12 @@ def _about_classes(field: str, text: str) -> str | None:
     for pattern in wrong:
         if match := re.search(pattern, text):
             return f"{field}: {match[1]!r} is not allowed; it must be {allowed}"
+    owner = re.search(r"class_path(?: |=)'([\w.]+)'|Got value: ([\w.]+)$", text)
+    value = (owner[1] or owner[2]) if owner else ""
     if match := re.search(r"(?:No module named|has no attribute) '[^']*'", text):
-        owner = re.search(r"class_path(?: |=)'([\w.]+)'", text)
-        return f"{field}: {owner[1] if owner else ''!r} cannot be imported ({match[0]}); it must be {allowed}"
+        return f"{field}: {value!r} cannot be imported ({match[0]}); it must be {allowed}"
+    if "expects a function or a callable class" in text:
+        return f"{field}: {value!r} is not allowed; it must be {allowed}"
     return None
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -12,7 +12,7 @@ from dist_dash.clock import Clock
 from dist_dash.transport import Transport
 
 View = Literal["logits", "probs"]
-VIEWS: dict[str, Callable[[Tensor], Tensor]] = {"logits": lambda z: z, "probs": lambda z: torch.softmax(z, -1)}
+VIEWS: dict[View, Callable[[Tensor], Tensor]] = {"logits": lambda z: z, "probs": lambda z: torch.softmax(z, -1)}
 
 
 class Peers:
@@ -25,7 +25,7 @@ class Peers:
         count: how many finite others there are, a 0-dimensional tensor.
     """
 
-    def __init__(self, logits: Tensor, means: dict[str, Tensor], count: Tensor) -> None:
+    def __init__(self, logits: Tensor, means: Mapping[View, Tensor], count: Tensor) -> None:
         self._logits, self._means, self.count = logits, means, count
 
     @property

@@ -1,4 +1,4 @@
-"""What is written down while training: `metrics.jsonl` always, a progress bar or plain lines, TensorBoard on request."""
+"""What is written down while training: `metrics.jsonl` always, progress on the terminal, TensorBoard on request."""
 
 from __future__ import annotations
 

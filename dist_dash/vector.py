@@ -69,6 +69,8 @@ class ParameterVector:
 
 def unit(vector: ParameterVector, norm: Tensor | None = None) -> ParameterVector:
     """`v / ‖v‖₂`, and 0 for v = 0 (never NaN): ALGORITHMS, notation. `norm`: ‖v‖₂ where it is already known."""
+    if not vector.tensors:
+        return vector
     length = vector.norm() if norm is None else norm
     return torch.where(length > 0, 1.0 / length, torch.zeros_like(length)) * vector
 

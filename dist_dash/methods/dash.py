@@ -22,6 +22,7 @@ from dist_dash.losses import cross_entropy, diversity, ensemble_loss
 from dist_dash.member import Member
 from dist_dash.methods.method import Measured, Method, Totals
 from dist_dash.methods.radius import check_warmup, warmed_up
+from dist_dash.methods.sam import SAM
 from dist_dash.peers import Peers, View
 from dist_dash.vector import ParameterVector, cosine, unit
 
@@ -75,7 +76,7 @@ class DASH(Method):
         self.rho_loss, self.rho_div, self.temperature, self.peers = rho_loss, rho_div, temperature, peers
         self.ascent, self.weight, self.classes, self.diversity_in = ascent, weight, classes, diversity_in
         self.direction, self.gamma, self.ascent_sync, self.rho_warmup = direction, gamma, ascent_sync, rho_warmup
-        self._view: View = "logits" if peers == "mean_logits" else "probs"
+        self._alone = SAM(rho_loss, ascent_sync=ascent_sync, rho_warmup=rho_warmup)
 
     def check(self, members: int, classes: int, mixed: bool) -> None:
         """Refuse a KL that is identically 0: with fewer than two classes left there is nothing to disagree on."""
@@ -84,62 +85,75 @@ class DASH(Method):
             raise BadInput(f"method.classes: non_target leaves one of {classes} classes without {true}; it must be all")
 
     def update(self, member: Member, batch: Batch, exchange: Exchange) -> Measured:
-        """One update; a member without peers does exactly SAM's with ρ₁."""
-        alone = exchange.members == 1
-        totals, rho_loss = Totals(len(batch)), warmed_up(self.rho_loss, batch.step, self.rho_warmup)
-        steer = self.diversity_in == "ascent" and not alone
-        gamma = 0.0 if alone else self.gamma
-        g_loss, g_div, g_ens = ParameterVector([]), ParameterVector([]), ParameterVector([])
+        """One update; a member without peers does exactly SAM's."""
+        if exchange.members == 1:
+            return self._alone.update(member, batch, exchange)
+        totals = Totals(len(batch))
+        rho_loss, rho_div = (warmed_up(rho, batch.step, self.rho_warmup) for rho in (self.rho_loss, self.rho_div))
 
-        for micro in batch:
-            logits = member.forward(micro.x)  # at θ
-            peers = exchange.gather(logits, self._views(gamma))  # starts; hidden behind the next backward
-            loss = cross_entropy(logits, micro.target)
-            if steer and self.ascent == "joint":
-                l_div = self._diversity(logits, peers.wait(), micro)
-                g_loss += member.gradient(loss + self.weight * l_div, retain_graph=gamma > 0)
-            else:
-                g_loss += member.gradient(loss, retain_graph=steer or gamma > 0)
-                l_div = self._diversity(logits, peers.wait(), micro)
-                if steer and self.direction == "diversity":
-                    g_div += member.gradient(l_div, retain_graph=gamma > 0)
-            if gamma:
-                g_ens += member.gradient(self._ensemble_loss(logits, peers.wait(), micro))
-            totals.add(loss=loss, accuracy=micro.correct(logits), diversity=l_div)
-
-        if self.ascent_sync == "mean":
-            g_loss, g_div, g_ens = (member.mean_over_replicas(g) if g.tensors else g for g in (g_loss, g_div, g_ens))
-        if steer and self.direction == "random":
-            g_div = member.random_direction(batch.step)
-        epsilon = rho_loss * unit(g_loss)
-        if g_div.tensors:
-            epsilon = epsilon + warmed_up(self.rho_div, batch.step, self.rho_warmup) * unit(g_div)
-        measured = self._lengths(g_loss, g_div)
-
-        with member.perturbed(epsilon):
-            del epsilon, g_loss, g_div
-            for micro in batch:
-                logits = member.forward(micro.x)  # at θ + ε
-                loss = cross_entropy(logits, micro.target)
-                totals.add(perturbed_loss=loss)
-                if self.diversity_in == "descent" and not alone:
-                    loss = loss - self.weight * self._diversity(
-                        logits, exchange.gather(logits, (self._view,)).wait(), micro
-                    )
-                member.backward((1 - gamma) * loss)
-        if gamma:
+        g_loss, g_div, g_ens = self._ascend(member, batch, exchange, totals)  # at θ
+        lengths = self._lengths(g_loss, g_div)
+        with member.perturbed(rho_loss * unit(g_loss) + rho_div * unit(g_div)):
+            del g_loss, g_div
+            self._descend(member, batch, exchange, totals)  # at θ + ε
+        if self.gamma:
             norm = exchange.sum_over_members(g_ens.norm().square()).sqrt()  # over all members: θ_ens is one vector
             with member.perturbed(rho_loss * exchange.members**0.5 * unit(g_ens, norm)):
                 del g_ens
-                for micro in batch:
-                    logits = member.forward(micro.x)
-                    l_ens = self._ensemble_loss(logits, exchange.gather(logits, ("probs",)).wait(), micro)
-                    member.backward(gamma * l_ens)
-        member.step()  # θ again, then the optimizer
-        return totals.measured(**measured, loss_rise=totals["perturbed_loss"] - totals["loss"])
+                self._descend_ensemble(member, batch, exchange)  # at θ_ens + ε_ens
+        member.step()  # at θ again
+        return totals.measured(**lengths, loss_rise=totals["perturbed_loss"] - totals["loss"])
 
-    def _views(self, gamma: float) -> tuple[View, ...]:
-        return (self._view, "probs") if gamma and self._view != "probs" else (self._view,)
+    def _ascend(
+        self, member: Member, batch: Batch, exchange: Exchange, totals: Totals
+    ) -> tuple[ParameterVector, ParameterVector, ParameterVector]:
+        """∇L, ∇L_div and ∇L_ens over all micro-batches; empty where an option leaves one out."""
+        g_loss, g_div, g_ens = ParameterVector([]), ParameterVector([]), ParameterVector([])
+        by_diversity = self.diversity_in == "ascent" and self.direction == "diversity"
+        for micro in batch:
+            logits = member.forward(micro.x)
+            peers = exchange.gather(logits, self._views)  # starts; hidden behind the next backward
+            loss = cross_entropy(logits, micro.target)
+            if self.ascent == "separate":
+                g_loss += member.gradient(loss, retain_graph=by_diversity or self.gamma > 0)
+                l_div = self._diversity(logits, peers.wait(), micro)
+                if by_diversity:
+                    g_div += member.gradient(l_div, retain_graph=self.gamma > 0)
+            else:
+                l_div = self._diversity(logits, peers.wait(), micro)
+                g_loss += member.gradient(loss + self.weight * l_div, retain_graph=self.gamma > 0)
+            if self.gamma:
+                g_ens += member.gradient(self._ensemble_loss(logits, peers.wait(), micro))
+            totals.add(loss=loss, accuracy=micro.correct(logits), diversity=l_div)
+        if self.ascent_sync == "mean":
+            g_loss, g_div, g_ens = (member.mean_over_replicas(g) for g in (g_loss, g_div, g_ens))
+        if self.direction == "random":
+            g_div = member.random_direction(batch.step)
+        return g_loss, g_div, g_ens
+
+    def _descend(self, member: Member, batch: Batch, exchange: Exchange, totals: Totals) -> None:
+        """Add (1 − γ) ∇L to the descent gradient."""
+        for micro in batch:
+            logits = member.forward(micro.x)
+            loss = cross_entropy(logits, micro.target)
+            totals.add(perturbed_loss=loss)
+            if self.diversity_in == "descent":
+                peers = exchange.gather(logits, self._views)  # at their own SAM points
+                loss = loss - self.weight * self._diversity(logits, peers.wait(), micro)
+            member.backward((1 - self.gamma) * loss)
+
+    def _descend_ensemble(self, member: Member, batch: Batch, exchange: Exchange) -> None:
+        """Add γ ∇L_ens to the descent gradient."""
+        for micro in batch:
+            logits = member.forward(micro.x)
+            peers = exchange.gather(logits, ("probs",))
+            member.backward(self.gamma * self._ensemble_loss(logits, peers.wait(), micro))
+
+    @property
+    def _views(self) -> tuple[View, ...]:
+        if self.peers == "mean_probs":
+            return ("probs",)
+        return ("logits", "probs") if self.gamma else ("logits",)
 
     def _diversity(self, logits: Tensor, peers: Peers, micro: MicroBatch) -> Tensor:
         excluded = micro.true_classes if self.classes == "non_target" else None
@@ -151,7 +165,7 @@ class DASH(Method):
 
     def _lengths(self, g_loss: ParameterVector, g_div: ParameterVector) -> Measured:
         if self.ascent == "joint":
-            return {"g_joint_norm": g_loss.norm()}
+            return {"g_joint_norm": g_loss.norm()}  # of ∇(L + λ L_div)
         if not g_div.tensors or self.direction == "random":
             return {"g_loss_norm": g_loss.norm()}
         return {"g_loss_norm": g_loss.norm(), "g_div_norm": g_div.norm(), "ascent_cosine": cosine(g_loss, g_div)}

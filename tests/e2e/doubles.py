@@ -1,4 +1,4 @@
-"""Parts of a recipe that are slow at a chosen place, so that a test can strike there. Named by class path in a recipe."""
+"""Parts of a recipe that are slow at a chosen place, so that a test can strike there; named by class path."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from dist_dash.data import Digits
-from dist_dash.data.source import SubsetSplit, Splits
+from dist_dash.data.source import Splits, SubsetSplit
 from dist_dash.engine import Torch
 
 

@@ -9,13 +9,8 @@ os.environ.setdefault("DS_ACCELERATOR", "cpu")
 logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
-    import deepspeed  # noqa: F401
-    import sklearn.datasets  # noqa: F401
     import torch
-    import torch._dynamo  # noqa: F401
+    import torch._dynamo
 
-import dist_dash.cli
-import dist_dash.commands
-import dist_dash.train  # noqa: F401
 
 torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""Real processes as ranks: forked from a server that has torch imported, on loopback, with a deadline, and no leftovers."""
+"""Real processes as ranks: forked where torch is imported already, on loopback, with a deadline, no leftovers."""
 
 from __future__ import annotations
 
