@@ -23,9 +23,9 @@ class Clock:
         self._started = time.perf_counter()
 
     @contextmanager
-    def waiting(self, name: str) -> Iterator[None]:
-        """Count the body's time under `name`."""
-        if self._on_stream:
+    def waiting(self, name: str, on_host: bool = False) -> Iterator[None]:
+        """Count the body's time under `name`; `on_host`: it is the host that waits, whatever the backend."""
+        if self._on_stream and not on_host:
             before, after = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
             before.record()
             yield

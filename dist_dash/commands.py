@@ -40,8 +40,12 @@ def predict_command(run: str, source: str, output: str, batch_size: int) -> int:
     arrays = load_arrays(Path(source), "input")
     if "x" not in arrays:
         raise BadInput(f"input: {source} holds {sorted(arrays)}; it must hold x, the samples [N, …]")
-    prediction = load_ensemble(run).predict(arrays["x"], batch_size)
-    save_predictions(target, prediction.member_log_probs.numpy(), arrays.get("y"))
+    x, y = arrays["x"], arrays.get("y")
+    if x.dtype.kind not in "uif":
+        raise BadInput(f"input: x holds {x.dtype}; it must hold numbers")
+    if y is not None and (y.dtype.kind not in "ui" or y.shape != x.shape[:1]):
+        raise BadInput(f"input: y holds {y.dtype} {y.shape}; it must hold a whole number per sample, {x.shape[:1]}")
+    save_predictions(target, load_ensemble(run).predict(x, batch_size).member_log_probs.numpy(), y)
     return 0
 
 

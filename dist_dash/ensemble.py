@@ -74,14 +74,9 @@ class Ensemble:
             expected = ", ".join(map(str, self.shape))
             raise BadInput(f"x: shape {tuple(samples.shape)} is not allowed; it must be [N, {expected}] with N ≥ 1")
         device = next(self.networks[0].parameters()).device
-        log_probs = torch.stack(
-            [
-                torch.cat(
-                    [torch.log_softmax(net(part.to(device)).double(), -1).cpu() for part in samples.split(batch_size)]
-                )
-                for net in self.networks
-            ]
-        )
+        parts = [part.to(device) for part in samples.split(batch_size)]
+        logits = [torch.cat([network(part).cpu() for part in parts]) for network in self.networks]
+        log_probs = torch.log_softmax(torch.stack(logits).double(), -1)
         probs = log_probs.exp()
         return Prediction(probs.mean(0), probs, log_probs)
 
@@ -97,20 +92,25 @@ def load_ensemble(folder: str | Path, device: str | torch.device = "cpu") -> Ens
     if not (path / "ensemble.json").is_file():
         raise BadInput(f"run: {folder} holds no exported ensemble (no ensemble.json); finish the run first")
     spec = read_json(path / "ensemble.json", "run")
-    if spec.get("format") != FORMAT:
-        raise BadInput(f"run: {path / 'ensemble.json'} has format {spec.get('format')!r}; this version reads {FORMAT}")
-    networks = []
-    for member in spec["members"]:
-        architecture = architecture_from_spec(member["architecture"])
-        statistics = tuple(spec["mean"]), tuple(spec["std"]), spec["uint8"]
-        network = build_network(architecture, tuple(spec["shape"]), spec["classes"], *statistics)
-        try:
-            network.load_state_dict(safetensors.torch.load_file(path / member["file"]))
-        except (OSError, RuntimeError, SafetensorError) as error:
-            problem = str(error).splitlines()[0]
-            raise BadInput(f"run: {path / member['file']} does not hold the member's weights ({problem})") from error
-        networks.append(network.to(device))
-    return Ensemble(networks, tuple(spec["shape"]), spec["classes"], spec["class_names"])
+    if not isinstance(spec, dict) or spec.get("format") != FORMAT:
+        raise BadInput(f"run: {path / 'ensemble.json'} is not an ensemble of format {FORMAT}, which this version reads")
+    try:
+        networks = [_load_member(path, member, spec).to(device) for member in spec["members"]]
+        return Ensemble(networks, tuple(spec["shape"]), spec["classes"], spec["class_names"])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise BadInput(f"run: {path / 'ensemble.json'} is not complete ({type(error).__name__}: {error})") from error
+
+
+def _load_member(path: Path, member: dict[str, Any], spec: dict[str, Any]) -> nn.Module:
+    statistics = tuple(spec["mean"]), tuple(spec["std"]), spec["uint8"]
+    architecture = architecture_from_spec(member["architecture"])
+    network = build_network(architecture, tuple(spec["shape"]), spec["classes"], *statistics)
+    try:
+        network.load_state_dict(safetensors.torch.load_file(path / member["file"]))
+    except (OSError, RuntimeError, SafetensorError) as error:
+        problem = str(error).splitlines()[0]
+        raise BadInput(f"run: {path / member['file']} does not hold the member's weights ({problem})") from error
+    return network
 
 
 def architecture_from_spec(spec: dict[str, Any]) -> Architecture:

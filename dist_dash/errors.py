@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, TypeVar
 
 
 class BadInput(ValueError):
     """What the user gave cannot be used: one line with the field, the value and what is allowed. Exit status 2."""
 
+    everywhere = False
+    """Whether all ranks raise this alike: one of them then says so."""
+
 
 class RunFailed(RuntimeError):
     """The run itself broke (a lost rank, a sick member, a full disk): one line, what and where. Exit status 1."""
+
+    everywhere = False
+    """Whether all ranks raise this alike: one of them then says so."""
+
+
+Problem = TypeVar("Problem", BadInput, RunFailed)
+
+
+def everywhere(error: Problem) -> Problem:
+    """Mark an error as one that all ranks raise alike."""
+    error.everywhere = True
+    return error
 
 
 def require(holds: bool, field: str, value: Any, allowed: str) -> None:

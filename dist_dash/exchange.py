@@ -6,6 +6,7 @@ The number, order and shape of the collectives depend on the step index alone, n
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from dist_dash.clock import Clock
-from dist_dash.errors import BadInput, RunFailed, require_positive
+from dist_dash.errors import BadInput, RunFailed, everywhere, require_positive
 from dist_dash.layout import Layout
 from dist_dash.peers import PendingPeers, View
 from dist_dash.transport import Transport
@@ -45,6 +46,15 @@ class Exchange:
         layout, timeout = self.layout, timedelta(seconds=self.deadline)
         if layout.device.type == "cuda":
             torch.cuda.set_device(layout.device)
+        try:
+            self._join(timeout)
+        except RuntimeError as error:
+            what = f"the {layout.world} ranks did not find each other within {self.deadline:g} s"
+            raise RunFailed(f"{what} ({first_line(error)})") from error
+        return self
+
+    def _join(self, timeout: timedelta) -> None:
+        layout = self.layout
         self._store, _, _ = next(dist.rendezvous("env://", layout.rank, layout.world, timeout=timeout))
         backend = "cpu:gloo,cuda:nccl" if layout.backend == "nccl" else "gloo"
         store = dist.PrefixStore("world", self._store)
@@ -56,13 +66,15 @@ class Exchange:
         self.replica_group = replicas[layout.member]
         self._members = Transport(members[layout.replica], layout.members, layout.backend, self._guarded)
         self._replicas = Transport(self.replica_group, layout.replicas, layout.backend, self._guarded)
-        return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
         # After a failure the peers may be gone, and leaving the groups in order would wait for them.
-        if kind is None:
+        if error is None:
             self._guarded(lambda: dist.barrier(group=self._control))
             dist.destroy_process_group()
+        elif isinstance(error, Exception) and not getattr(error, "everywhere", False):
+            with contextlib.suppress(RuntimeError):
+                self._store.set(f"last_words/{self.layout.rank}", _last_words(error))
 
     # -- predictions, between members ------------------------------------------------------------------------------
 
@@ -150,39 +162,62 @@ class Exchange:
         if not failed:
             return
         rank, kind, text = failed[0]
-        if len(failed) < len(problems):
-            text = f"{text} (rank {rank}, member {rank // self.layout.replicas})"
-        raise (BadInput(text) if kind == "input" else RunFailed(text)) from cause
+        if len(failed) < len(problems) and (rank, kind) != (0, "input"):  # what rank 0 refuses, it checks for all
+            text = f"{text} ({self._name(rank)})"
+        raise everywhere(BadInput(text) if kind == "input" else RunFailed(text)) from cause
 
     # -- deadlines -------------------------------------------------------------------------------------------------
 
     def _guarded(self, call: Callable[[], T]) -> T:
-        """Run a collective; when it fails or exceeds the deadline, say who is missing."""
+        """Run a collective; when it fails or exceeds the deadline, say who is missing, or what a rank ended with."""
         self._calls += 1
         try:
-            self._store.set(f"at/{self.layout.rank}", f"{self._calls} {self.step} {self.layout.host}")
+            self._mark(self._calls)
             return call()
         except RuntimeError as error:
-            raise RunFailed(f"step {self.step}: an exchange did not complete; {self._missing()}") from error
+            raise self._reason() from error
 
-    def _missing(self) -> str:
-        """The ranks that have not reached this rank's collective, by the marks that each leaves in the store."""
-        time.sleep(1.0)  # ranks that fail for the same reason as this one are still on their way to their last mark
-        behind = []
+    def _mark(self, calls: int) -> None:
+        """Leave in the store how far this rank has come."""
+        self._store.set(f"at/{self.layout.rank}", f"{calls} {self.step} {self.layout.host}")
+
+    def _reason(self) -> BadInput | RunFailed:
+        """Why a collective failed, by what each rank has left in the store."""
+        failed = f"step {self.step}: an exchange did not complete"
         try:
-            for rank in range(self.layout.world):
-                calls, step, host = 0, "none", "host unknown"
-                if self._store.check([f"at/{rank}"]):
-                    calls, step, host = self._store.get(f"at/{rank}").decode().split(" ", 2)
-                if int(calls) < self._calls:
-                    behind.append(
-                        f"member {rank // self.layout.replicas} (rank {rank}, {host}, last seen at step {step})"
-                    )
+            self._mark(2**62)  # a rank that looks for the missing is not missing
+            time.sleep(1.0)  # ranks that fail for the same reason as this one are still on their way to their last mark
+            words = {rank: self._left("last_words", rank) for rank in range(self.layout.world)}
+            marks = {rank: self._left("at", rank) or "0 none host unknown" for rank in words}
         except RuntimeError:
-            return "the process that hosts the rendezvous (rank 0, or the launcher) has ended"
+            return RunFailed(f"{failed}; the process that hosts the rendezvous (rank 0, or the launcher) has ended")
         if self.layout.rank == 0:
             time.sleep(2.0)  # this process may host the store, and the others are reading it
-        return "missing: " + ", ".join(behind) if behind else "a peer ended or a connection broke during it"
+        for rank, text in words.items():
+            if text is not None:
+                kind, text = text.split(" ", 1)
+                return (BadInput if kind == "input" else RunFailed)(f"{text} ({self._name(rank)})")
+        behind = []
+        for rank, mark in marks.items():
+            calls, step, host = mark.split(" ", 2)
+            if int(calls) < self._calls:
+                behind.append(f"member {rank // self.layout.replicas} (rank {rank}, {host}, last seen at step {step})")
+        missing = "missing: " + ", ".join(behind) if behind else "a peer ended or a connection broke during it"
+        return RunFailed(f"{failed}; {missing}")
+
+    def _left(self, what: str, rank: int) -> str | None:
+        return self._store.get(f"{what}/{rank}").decode() if self._store.check([f"{what}/{rank}"]) else None
+
+    def _name(self, rank: int) -> str:
+        return f"rank {rank}, member {rank // self.layout.replicas}"
+
+
+def _last_words(error: Exception) -> str:
+    """What the peers of a rank that ends alone will say of it."""
+    known = isinstance(error, BadInput | RunFailed)
+    return f"{'input' if isinstance(error, BadInput) else 'failure'} " + (
+        first_line(error) if known else f"{type(error).__name__}: {first_line(error)}"
+    )
 
 
 def first_line(error: BaseException) -> str:

@@ -30,6 +30,7 @@ class Member:
         self.engine, self.index, self.accumulation, self.seed = engine, index, accumulation, seed
         self.skipped_in_a_row = 0
         self._before_step = self._buffers_copied()
+        self._spare: list[Tensor] | None = None
 
     @property
     def parameters(self) -> list[torch.nn.Parameter]:
@@ -68,15 +69,18 @@ class Member:
         Batch-norm statistics (all buffers) are restored too: they move in the unperturbed forward only.
         """
         weights = [p.data for p in self.parameters]
-        saved = [w.clone() for w in weights]
+        # Kept for the next step: on a CPU fresh memory costs five times the copy itself.
+        saved, self._spare = self._spare or [torch.empty_like(w) for w in weights], None
+        torch._foreach_copy_(saved, weights)
         buffers = self._buffers_copied()
-        torch._foreach_add_(weights, epsilon.materialised())
-        del epsilon  # one copy of the weights and one gradient is all that SAM may cost
         try:
+            epsilon.add_to(weights)
+            del epsilon  # one copy of the weights and one gradient is all that SAM may cost
             yield
         finally:
             torch._foreach_copy_(weights, saved)
             self._restore_buffers(buffers)
+            self._spare = saved
 
     def backward(self, loss: Tensor) -> None:
         """Add ∇loss / accumulation at the present (perturbed) weights to the descent gradient."""

@@ -97,10 +97,10 @@ class PendingPeers:
         finite[self._own] = False
         count = finite.sum()
         share = (finite.to(stack.dtype) / count.clamp_min(1)).reshape(-1, *[1] * (stack.dim() - 1))
-        present = torch.where(share > 0, stack, self._logits)  # 0 · NaN would be NaN
+        present = torch.where(share > 0, stack, 0.0)  # 0 · NaN would be NaN
         means = {}
         for view in self._views:
-            own = VIEWS[view](self._logits)
+            own = VIEWS[view](self._logits).nan_to_num(posinf=0.0, neginf=0.0)  # a sick member still sees its peers
             # As differences to the member's own: equal members must give exactly its own prediction back.
             means[view] = own + ((VIEWS[view](present) - own) * share).sum(0)
         return Peers(self._logits, means, count)

@@ -14,9 +14,9 @@ from dist_dash.run_folder import replacing
 
 def save_predictions(path: Path, log_probs: NDArray[np.float32], labels: NDArray[np.int64] | None) -> None:
     """Write members' log-probabilities, and the labels where they are known; complete or not at all."""
-    arrays = {"log_probs": log_probs.astype(np.float32), "probs": np.exp(log_probs.astype(np.float64)).mean(0)}
+    arrays: dict[str, NDArray] = {"log_probs": log_probs.astype(np.float32), "probs": np.exp(log_probs).mean(0)}
     if labels is not None:
-        arrays = {"log_probs": arrays["log_probs"], "labels": labels.astype(np.int64)}
+        arrays["labels"] = labels.astype(np.int64)
     with replacing(path) as temporary, temporary.open("wb") as file:
         np.savez(file, **arrays)
 
@@ -30,7 +30,7 @@ def load_arrays(path: Path, what: str) -> dict[str, NDArray]:
     try:
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
-    except (OSError, ValueError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, ValueError, TypeError, AttributeError, zipfile.BadZipFile) as error:
         raise BadInput(
             f"{what}: {path} is missing or not an .npz file of plain arrays ({type(error).__name__})"
         ) from error

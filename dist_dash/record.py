@@ -17,7 +17,7 @@ from torch import Tensor
 from dist_dash.errors import BadInput
 from dist_dash.exchange import Exchange
 
-TIMING = ("seconds", "wait", "transfer", "peak_memory_mib")
+TIMING = ("seconds", "wait", "transfer", "data", "peak_memory_mib")
 
 
 class Window:
@@ -38,7 +38,7 @@ class Window:
         """Per measured name and per timing, one value a member (mean over its replicas); starts a new window."""
         assert self._sums is not None
         clock, layout = self._exchange.clock.read(), self._exchange.layout
-        seconds = [clock.get(name, 0.0) / self._steps for name in ("total", "wait", "transfer")]
+        seconds = [clock.get(name, 0.0) / self._steps for name in ("total", *TIMING[1:4])]
         row = torch.cat(
             [self._sums.cpu() / self._steps, torch.tensor([*seconds, _peak_memory_mib()], dtype=torch.float64)]
         )
@@ -122,8 +122,8 @@ class Recorder:
     ) -> None:
         """Append a `train` line and show it; timings are kept apart, because they alone differ between equal runs."""
         timing: dict[str, list[float]] = {name: window.pop(name) for name in TIMING}
-        split = zip(timing["seconds"], timing["wait"], timing["transfer"], strict=True)
-        timing["compute"] = [total - wait - transfer for total, wait, transfer in split]
+        split = zip(*(timing[name] for name in TIMING[:4]), strict=True)
+        timing["compute"] = [total - wait - transfer - data for total, wait, transfer, data in split]
         timing["samples_per_second"] = [samples / seconds for seconds in timing["seconds"]]
         self.write("train", step, epoch, **window, learning_rate=[rate] * len(timing["wait"]), timing=timing)
         if self._show:

@@ -4,28 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from rich.console import Console
 
 from dist_dash.agreement import Agreement
-from dist_dash.batch import Batch, micro_batch
+from dist_dash.build import build_member, evaluation_loader, load_data, on_device, train_loader
 from dist_dash.checkpoint import Checkpoints
 from dist_dash.data.batch import HostBatch, sample_hash
-from dist_dash.data.dataset import DataSet, Sharding
-from dist_dash.data.loader import EvalLoader, TrainLoader
 from dist_dash.ensemble import save_member, save_spec
 from dist_dash.environment import describe_environment
-from dist_dash.errors import BadInput, require
 from dist_dash.evaluation.summary import evaluate, table
 from dist_dash.exchange import Exchange
 from dist_dash.identity import check_members
 from dist_dash.layout import Layout
-from dist_dash.member import Member
-from dist_dash.models import load_pretrained
-from dist_dash.network import seeded_network
 from dist_dash.parsing import Command
 from dist_dash.predictions import save_predictions
 from dist_dash.preemption import Stopped, StopRequest
@@ -48,7 +41,6 @@ def train(command: Command, layout: Layout, stop: StopRequest) -> int:
         RunFailed: the run broke; the last complete checkpoint set is intact.
     """
     recipe, folder = command.recipe, RunFolder(command.run)
-    recipe.method.check(layout.members, 10**9, False)
     with Exchange(layout, recipe.exchange, recipe.checks.deadline) as exchange, contextlib.ExitStack() as stack:
         with exchange.together("run folder"):
             if layout.rank == 0:
@@ -88,12 +80,12 @@ class Run:
         torch.manual_seed(derived_seed("rank", recipe.seed, self.layout.rank))
         self.step, self.evaluated = 0, True
         with exchange.together("data"):
-            self.data = self._load_data()
-            self.loader = self._train_loader()
+            self.data = load_data(recipe, self.layout, self._say_early)
+            self.loader = train_loader(recipe, self.data, self.layout)
         self.steps_per_epoch = self.loader.steps_per_epoch
         self.total_steps = recipe.max_steps or recipe.epochs * self.steps_per_epoch
         with exchange.together("model"):
-            self.member = self._build_member()
+            self.member = build_member(recipe, self.data, exchange, self._say_early)
         self.window = Window(exchange)
         self.recorder = self._open_record()
         self.checkpoints = Checkpoints(folder, exchange, command.resolved, recipe.checkpoints.keep, self.recorder.say)
@@ -112,7 +104,9 @@ class Run:
         batches = self.loader(*divmod(self.step, self.steps_per_epoch))
         with contextlib.closing(batches):
             while self.step < self.total_steps:
-                stop = self.update(next(batches))
+                with self.exchange.clock.waiting("data", on_host=True):
+                    host = next(batches)
+                stop = self.update(host)
                 end_of_epoch = self.step % self.steps_per_epoch == 0
                 epochs_done = self.step // self.steps_per_epoch
                 if self.step % record.every == 0 or self.step == self.total_steps:
@@ -135,7 +129,8 @@ class Run:
         settle = self.agreement.start(self.member.skipped_in_a_row, sample_hash(host.ids) if compared else None)
         factor = recipe.schedule.factor(self.step, self.steps_per_epoch, self.total_steps)
         self.member.engine.scale_learning_rate(factor)
-        measured = recipe.method.update(self.member, self._on_device(host), exchange)
+        batch = on_device(recipe, host, self.layout, self.step)
+        measured = recipe.method.update(self.member, batch, exchange)
         self.window.add(measured)
         for name in host.bad:
             self.recorder.say(f"unreadable sample passed over: {name}")
@@ -243,93 +238,19 @@ class Run:
         self.recorder.close()
         Console().print(table(found["result"]))
 
-    # -- building ----------------------------------------------------------------------------------------------------
-
-    def _load_data(self) -> DataSet:
-        recipe, labels = self.recipe, self.recipe.labels
-        own = derived_seed("order", recipe.seed, self.layout.member) if recipe.loader.order == "own" else None
-        data = DataSet(
-            recipe.data.load(),
-            recipe.augment,
-            seed=recipe.seed,
-            label_noise=labels.noise,
-            validation=labels.validation,
-            order_seed=own,
-        )
-        recipe.method.check(self.layout.members, data.classes, labels.mixup > 0)
-        if self.layout.members == 1 and recipe.method.exchanges and self.layout.rank == 0:
-            Console(stderr=True).print("one member has no peers: DASH is SAM with rho_loss here", markup=False)
-        return data
-
-    def _train_loader(self) -> TrainLoader:
-        loader = self.recipe.loader
-        return TrainLoader(
-            self.data,
-            batch_size=loader.batch_size,
-            accumulation=loader.accumulation,
-            sharding=self._sharding,
-            workers=loader.workers,
-            mixup=self.recipe.labels.mixup,
-            pin_memory=self.layout.device.type == "cuda",
-            on_bad_sample=loader.on_bad_sample,
-        )
-
-    @property
-    def _sharding(self) -> Sharding:
-        return Sharding(self.layout.replicas, self.layout.replica)
-
-    def _build_member(self) -> Member:
-        recipe, data, member = self.recipe, self.data, self.layout.member
-        architectures = recipe.models or [recipe.model] * self.layout.members
-        given = len(architectures)
-        require(given == self.layout.members, "models", given, f"one per member ({self.layout.members} members)")
-        seed = derived_seed("weights", recipe.seed, 0 if recipe.init == "shared" else member)
-        statistics = data.mean, data.std, data.uint8
-        network = seeded_network(seed, architectures[member], data.shape, data.classes, *statistics)
-        if recipe.init.endswith(".safetensors"):
-            fresh = load_pretrained(network.net, recipe.init)  # type: ignore[arg-type]
-            if fresh and self.layout.rank == 0:
-                Console(stderr=True).print(f"init: {', '.join(fresh)} not taken over; they start anew", markup=False)
-        _check_logits(network, data)
-        recipe.engine.attach(network, recipe.optimizer, self.exchange)
-        return Member(recipe.engine, member, recipe.loader.accumulation, recipe.seed)
+    def _say_early(self, text: str) -> None:
+        if self.layout.rank == 0:
+            Console(stderr=True, soft_wrap=True).print(text, markup=False, highlight=False)
 
     def _open_record(self) -> Recorder:
         record, folder = self.recipe.record, self.folder
         board = folder.tensorboard if record.tensorboard else None
         return Recorder(self.layout.rank == 0, folder.metrics, self.total_steps, record.progress, board)
 
-    def _on_device(self, host: HostBatch) -> Batch:
-        device, dtype = self.layout.device, self.recipe.engine.dtype
-        smoothing, mix = self.recipe.labels.smoothing, host.mix
-        micro_batches = [
-            micro_batch(x, target, ids, None if mix is None else mix[i], smoothing, device, dtype)
-            for i, (x, target, ids) in enumerate(zip(host.x, host.target, host.ids, strict=True))
-        ]
-        return Batch(micro_batches, self.step)
-
-    def _evaluation(self, name: str) -> dict[str, Any] | None:
-        split, loader = self.data.evaluation_split(name), self.recipe.loader
-        batches = EvalLoader(
-            split,
-            batch_size=loader.batch_size,
-            sharding=self._sharding,
-            workers=loader.workers,
-            pin_memory=self.layout.device.type == "cuda",
-            on_bad_sample=loader.on_bad_sample,
-        )
-        stop_now: Callable[[], bool] = self.agreement.stop_now
-        found = predict_split(self.member.engine, batches, len(split), self.exchange, stop_now)
-        if found is None:
-            return None
-        log_probs, labels = found
-        return {"log_probs": log_probs, "labels": labels, "result": evaluate(log_probs, labels, name, self.recipe.seed)}
-
-
-def _check_logits(network: torch.nn.Module, data: DataSet) -> None:
-    network.eval()
-    with torch.no_grad():
-        shape = tuple(network(torch.zeros(2, *data.shape)).shape)
-    network.train()
-    if shape != (2, data.classes):
-        raise BadInput(f"model: gives logits of shape {shape} for 2 samples; it must be (2, {data.classes})")
+    def _evaluation(self, split: str) -> dict[str, Any] | None:
+        batches = evaluation_loader(self.recipe, self.data, self.layout, split)
+        stop_now, engine = self.agreement.stop_now, self.member.engine
+        found = predict_split(engine, batches, len(batches.split), self.exchange, stop_now)
+        with self.exchange.together("evaluation"):
+            result = evaluate(*found, split, self.recipe.seed) if found else None
+        return {"log_probs": found[0], "labels": found[1], "result": result} if found else None

@@ -29,8 +29,17 @@ class ParameterVector:
         """`scale · tensors`; the tensors themselves, not a copy, where the scale is the number 1."""
         if isinstance(self.scale, float) and self.scale == 1.0:
             return self.tensors
-        scale = self.scale.to(self.tensors[0].dtype) if isinstance(self.scale, Tensor) else self.scale
-        return list(torch._foreach_mul(self.tensors, scale))
+        return list(torch._foreach_mul(self.tensors, self._scale_as(self.tensors[0])))
+
+    def add_to(self, tensors: list[Tensor]) -> None:
+        """`tensors += self` in place."""
+        if isinstance(self.scale, Tensor) and self.scale.device.type != "cpu":
+            torch._foreach_add_(tensors, self.materialised())  # a number would have to wait for the device
+        else:
+            torch._foreach_add_(tensors, self.tensors, alpha=float(self.scale))  # no new memory: it is slow on a CPU
+
+    def _scale_as(self, tensor: Tensor) -> float | Tensor:
+        return self.scale.to(tensor.dtype) if isinstance(self.scale, Tensor) else self.scale
 
     def __rmul__(self, factor: float | Tensor) -> ParameterVector:
         """`factor · self`, sharing the tensors."""
@@ -40,7 +49,9 @@ class ParameterVector:
         """The sum, in new tensors (or one summand itself where the other is the empty zero)."""
         if not self.tensors or not other.tensors:
             return self if self.tensors else other
-        return ParameterVector(torch._foreach_add(self.materialised(), other.materialised()))
+        total = list(torch._foreach_mul(self.tensors, self._scale_as(self.tensors[0])))
+        other.add_to(total)
+        return ParameterVector(total)
 
     def __sub__(self, other: ParameterVector) -> ParameterVector:
         """The difference, in new tensors."""
@@ -50,7 +61,7 @@ class ParameterVector:
         """Add in place: the accumulation over micro-batches needs no third buffer."""
         if not self.tensors or not (isinstance(self.scale, float) and self.scale == 1.0):
             return self + other
-        torch._foreach_add_(self.tensors, other.materialised())
+        other.add_to(self.tensors)
         self._norms.clear()
         return self
 

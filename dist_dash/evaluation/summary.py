@@ -43,14 +43,9 @@ def evaluate(log_probs: Floats, labels: Labels, split: str, seed: int | None) ->
         seed: of the run; None where unknown.
 
     Raises:
-        BadInput: shapes do not fit, there is no sample, or a label is no class.
+        BadInput: shapes do not fit, there is no sample, a label is no class, or a member gives no distribution.
     """
-    if log_probs.ndim != 3 or labels.shape != log_probs.shape[1:2] or not len(labels):
-        raise BadInput(
-            f"predictions: log_probs {log_probs.shape} and labels {labels.shape} must be [members, N, C] and [N]"
-        )
-    if labels.min() < 0 or labels.max() >= log_probs.shape[2]:
-        raise BadInput(f"predictions: labels must lie in 0…{log_probs.shape[2] - 1}")
+    _check(log_probs, labels)
     log_probs = log_probs.astype(np.float64)
     members = [scores(member, labels) for member in log_probs]
     pairs = {
@@ -70,6 +65,17 @@ def evaluate(log_probs: Floats, labels: Labels, split: str, seed: int | None) ->
         "samples": len(labels),
         "seed": seed,
     }
+
+
+def _check(log_probs: Floats, labels: Labels) -> None:
+    shape = log_probs.shape
+    if len(shape) != 3 or not shape[0] or labels.shape != shape[1:2] or not len(labels):
+        raise BadInput(f"predictions: log_probs {shape} and labels {labels.shape} must be [members, N, C] and [N]")
+    if not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0 or labels.max() >= shape[2]:
+        raise BadInput(f"predictions: labels must be whole numbers in 0…{shape[2] - 1}")
+    for member, total in enumerate(np.exp(log_probs.astype(np.float64)).sum(-1)):
+        if not np.allclose(total, 1, atol=1e-3):
+            raise BadInput(f"predictions: log_probs of member {member} must be logarithms of probabilities that add up to 1")
 
 
 def table(evaluation: dict[str, Any]) -> Table:

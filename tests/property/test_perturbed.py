@@ -51,7 +51,8 @@ def test_weights_and_statistics_come_back_to_the_bit(lone_member, seed, exponent
     def body() -> None:
         with member.perturbed(epsilon):
             for theta, e, p in zip(expected, added, member.parameters, strict=True):
-                assert torch.equal(p, theta + e)
+                rounding = 4 * torch.finfo(p.dtype).eps * (theta.abs() + e.abs())
+                assert ((p - (theta + e)).abs() <= rounding).all()
             member.forward(x)
             assert bits(member)["layer1.running_mean"] != before["layer1.running_mean"]
             if raises:
@@ -75,7 +76,6 @@ def test_weights_come_back_from_an_infinite_perturbation(lone_member):
     assert bits(member) == before
 
 
-@pytest.mark.xfail(strict=True, reason="the weights are moved before the try block that restores them")
 def test_a_perturbation_that_does_not_fit_changes_nothing(lone_member):
     member = lone_member(network(0))
     before = bits(member)

@@ -115,8 +115,13 @@ def test_accumulating_in_place_equals_adding(terms, scale):
     for term in terms:
         total += term
         total.norm()  # a remembered norm must not outlive the next addition
-    assert torch.equal(flat(total), flat(expected))
-    assert torch.equal(total.norm(), expected.norm())
+    size = float(sum(term.norm() for term in terms))
+    assert torch.allclose(flat(total), flat(expected), rtol=0, atol=1e-14 * size)
+    assert abs(total.norm() - expected.norm()) < 1e-13 * size
+    scaled = scale * terms[0]
+    doubled = ParameterVector([t.clone() for t in scaled.tensors], scaled.scale)
+    doubled += scaled
+    assert torch.allclose(flat(doubled), 2 * flat(scaled), rtol=1e-14, atol=0)
     assert untouched is None or all(torch.equal(a, b) for a, b in zip(untouched, terms[-2].tensors, strict=True))
 
 

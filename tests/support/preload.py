@@ -1,16 +1,26 @@
 """Imported once by the fork server, so that each rank of a test starts in milliseconds."""
 
+import importlib
 import logging
 import os
 import warnings
+
+import torch
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
-    import torch
-    import torch._dynamo
-
+    # By name: an unused import is what a linter removes, and every rank of every test would then take seconds longer.
+    for name in (
+        "deepspeed",
+        "sklearn.datasets",
+        "torch._dynamo",
+        "dist_dash.cli",
+        "dist_dash.commands",
+        "dist_dash.train",
+    ):
+        importlib.import_module(name)
 
 torch.set_num_threads(1)

@@ -34,6 +34,8 @@ def _enter(
     os.environ.update(environment)
     # A process group of its own: a failing test's ranks can be ended together with their data workers.
     os.setsid()
+    # Data workers are forked, as in a rank that torchrun started: a fork server of the rank's own would outlive it.
+    multiprocessing.set_start_method("fork", force=True)
     with open(log, "w") as file:  # noqa: PTH123
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)

@@ -1,7 +1,9 @@
 import re
+from pathlib import Path
 
 import pytest
 
+from dist_dash.cli import main
 from dist_dash.errors import BadInput
 from dist_dash.parsing import parse_command
 
@@ -21,3 +23,15 @@ def names(text: str, field: str, value: str, *allowed: str) -> None:
     assert text.startswith(f"{field}: "), text
     assert value in text
     assert [a for a in allowed if a not in text] == [], text
+
+
+def cli_complaint(capsys, *arguments: object) -> str:
+    """The one line on stderr of a command that refuses its input."""
+    before = set(Path.cwd().rglob("*"))
+    assert main([str(a) for a in arguments]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+    assert captured.err.startswith("dist-dash: ")
+    assert set(Path.cwd().rglob("*")) == before
+    return captured.err

@@ -5,40 +5,13 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from exported import ARCHITECTURES, CLASSES, MEAN, SHAPE, STD, export, images
 
 import dist_dash
-from dist_dash.ensemble import Ensemble, load_ensemble, save_member, save_spec
+from dist_dash.ensemble import Ensemble, load_ensemble, save_member
 from dist_dash.errors import BadInput
-from dist_dash.models import MLP, SmallCNN
+from dist_dash.models import MLP
 from dist_dash.network import seeded_network
-
-SHAPE, CLASSES, MEAN, STD = (1, 8, 8), 5, (0.4,), (0.3,)
-SPECS = [
-    {"class_path": "dist_dash.models.MLP", "init_args": {"hidden": 12, "norm": "batch"}},
-    {"class_path": "dist_dash.models.SmallCNN", "init_args": {"width": 4}},
-    {"class_path": "dist_dash.models.SmallCNN"},
-]
-ARCHITECTURES = [MLP(hidden=12, norm="batch"), SmallCNN(width=4), SmallCNN()]
-
-
-def export(folder: Path, uint8: bool = True) -> list[torch.nn.Module]:
-    """Export three trained members (batch-norm statistics have moved) and return them."""
-    networks, members = [], []
-    for index, architecture in enumerate(ARCHITECTURES):
-        network = seeded_network(index, architecture, SHAPE, CLASSES, MEAN, STD, uint8)
-        network(images(50, seed=index))
-        file = f"member_{index:02d}.safetensors"
-        save_member(folder / file, network)
-        networks.append(network.eval())
-        members.append({"file": file, "architecture": SPECS[index]})
-    names = {"shape": list(SHAPE), "classes": CLASSES, "class_names": list("abcde")}
-    save_spec(folder, members, **names, mean=list(MEAN), std=list(STD), uint8=uint8)
-    return networks
-
-
-def images(n: int, seed: int = 9) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(0, 256, (n, *SHAPE), dtype=torch.uint8, generator=generator)
 
 
 @pytest.fixture
@@ -155,7 +128,7 @@ def changed(folder: Path, **fields) -> None:
 
 def test_a_spec_of_another_kind_is_refused(folder):
     changed(folder, format=2)
-    with pytest.raises(BadInput, match="has format 2; this version reads 1"):
+    with pytest.raises(BadInput, match=f"^run: {folder}.*format 1"):
         load_ensemble(folder)
 
 

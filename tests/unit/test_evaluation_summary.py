@@ -61,14 +61,16 @@ def test_predictions_that_do_not_fit_are_refused_in_one_line(log_probs, labels):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.xfail(strict=True, reason="evaluate takes what is no log-probability, or fails with a traceback")
 @pytest.mark.parametrize(
     ("log_probs", "labels"),
     [
         (np.full((1, 3, 2), np.nan), np.zeros(3, int)),
         (np.full((1, 3, 2), 0.5), np.zeros(3, int)),  # probabilities, not their logarithms
-        (np.full((1, 3, 2), -0.6931), np.zeros(3)),  # labels that are no whole numbers: IndexError
-        (np.zeros((0, 3, 2)), np.zeros(3, int)),  # no member: IndexError
+        (np.full((1, 3, 2), -0.6931), np.zeros(3)),  # labels that are no whole numbers
+        (np.zeros((0, 3, 2)), np.zeros(3, int)),  # no member
+        pytest.param(
+            np.full((1, 3, 2), "a"), np.zeros(3, int), marks=pytest.mark.xfail(strict=True, reason="text: ValueError")
+        ),
     ],
 )
 def test_values_that_are_no_log_probabilities_are_refused(log_probs, labels):
@@ -76,11 +78,17 @@ def test_values_that_are_no_log_probabilities_are_refused(log_probs, labels):
         evaluate(log_probs, labels, "test", 0)
 
 
-@pytest.mark.xfail(strict=True, reason="pairwise_kl: 0 · −∞ is NaN, which json.dumps writes as invalid JSON")
 def test_a_probability_of_zero_counts_nothing():
     with np.errstate(divide="ignore", invalid="ignore"):
         kl = pairwise_kl(np.log([[[1.0, 0.0]], [[0.5, 0.5]]]))
     assert kl[0, 1] == pytest.approx(np.log(2))
+
+
+@pytest.mark.xfail(strict=True, reason="an infinite NLL is written as Infinity, which is no JSON")
+def test_the_file_is_json_also_for_an_impossible_label():
+    with np.errstate(divide="ignore"):
+        log_probs = np.log([[[1.0, 0.0], [1.0, 0.0]]])
+    json.dumps(evaluate(log_probs, np.array([0, 1]), "test", 0), allow_nan=False)
 
 
 @pytest.mark.parametrize("members", [1, 3])

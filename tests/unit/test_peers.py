@@ -115,19 +115,15 @@ def test_without_a_finite_peer_the_member_is_its_own(mode):
     assert torch.equal(slope, torch.zeros_like(slope))
 
 
-@pytest.mark.parametrize(
-    "mode",
-    [
-        pytest.param("gather", marks=pytest.mark.xfail(strict=True, reason="own + (…) is NaN where own is NaN")),
-        "reduce",
-    ],
-)
-def test_a_sick_member_still_sees_its_healthy_peers(mode):
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("mode", MODES)
+def test_a_sick_member_still_sees_its_healthy_peers(mode, bad):
     logits = random_logits(3)
-    logits[0][2, 2] = float("nan")
+    logits[0][2, 2] = bad
     peers = everyones_peers(logits, mode)[0]
     assert peers.count == 2
     assert torch.allclose(peers.mean_logits, (logits[1] + logits[2]) / 2, rtol=0, atol=1e-12)
+    assert torch.allclose(peers.mean_probs, sum(z.softmax(-1) for z in logits[1:]) / 2, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
