@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from dist_dash.errors import RunFailed
+from dist_dash.errors import RunFailed, everywhere
 from dist_dash.exchange import Exchange
 from dist_dash.preemption import StopRequest
 
@@ -44,7 +44,8 @@ class Agreement:
             stop, sick, *hashes = finish()
             if sick:
                 times = f"{self._max_skipped} updates in a row"
-                raise RunFailed(f"member {sick - 1}: no finite gradient for {times}; lower its learning rate")
+                text = f"member {sick - 1}: no finite gradient for {times}; lower its learning rate"
+                raise everywhere(RunFailed(text))
             # The maximum of h and of −h are each other's negative exactly where all members of a replica index agree.
             for high, low in zip(hashes[: layout.replicas], hashes[layout.replicas :], strict=True):
                 if high != lowest and high != -low:
@@ -66,7 +67,8 @@ class Agreement:
             odd = [member for member, value in enumerate(group) if value != usual]
             if odd:
                 step, rank = self._exchange.step, layout.exchange_ranks(replica)[odd[0]]
-                raise RunFailed(
+                text = (
                     f"step {step}: member {odd[0]} (rank {rank}) reads other samples than its peers; "
                     "members must see the same samples in the same order"
                 )
+                raise everywhere(RunFailed(text))

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from dist_dash.errors import BadInput
+from dist_dash.errors import BadInput, everywhere
 from dist_dash.exchange import Exchange
 from dist_dash.run_folder import RunFolder, sync_folder, write_atomically
 
@@ -118,7 +118,7 @@ class Checkpoints:
                 problem = ("torn", str(error).splitlines()[0] if str(error) else type(error).__name__)
             problems = [p for p in self._exchange.collect(problem) if p is not None]
             if any(kind == "input" for kind, _ in problems):
-                raise BadInput(next(text for kind, text in problems if kind == "input"))
+                raise everywhere(BadInput(next(text for kind, text in problems if kind == "input")))
             if problems:
                 self._say(f"checkpoint {self._path(step)} is torn ({problems[0][1]}); the one before it is used")
                 continue

@@ -85,8 +85,8 @@ def _predict(arguments: Sequence[str]) -> int:
 
 
 def _complain(error: BaseException, status: int) -> int:
-    # When every rank fails alike, one of them says so.
-    if os.environ.get("RANK", "0") == "0" or status == 1:
+    # Where every rank ends alike, and for bad input (which rank 0 hears of in any case), one of them says so.
+    if os.environ.get("RANK", "0") == "0" or not (status == 2 or getattr(error, "everywhere", False)):
         rank = f"rank {os.environ['RANK']}: " if os.environ.get("RANK", "0") != "0" else ""
         print(f"dist-dash: {rank}{' '.join(str(error).split())}", file=sys.stderr, flush=True)
     return status

@@ -40,7 +40,7 @@ class Exchange:
         self.layout, self.mode, self.deadline = layout, mode, deadline
         self.clock = Clock(on_stream=layout.backend == "nccl")
         self.step = 0
-        self._calls = 0
+        self._calls, self._diagnosed = 0, False
 
     def __enter__(self) -> Exchange:
         layout, timeout = self.layout, timedelta(seconds=self.deadline)
@@ -72,7 +72,7 @@ class Exchange:
         if error is None:
             self._guarded(lambda: dist.barrier(group=self._control))
             dist.destroy_process_group()
-        elif isinstance(error, Exception) and not getattr(error, "everywhere", False):
+        elif isinstance(error, Exception) and not (self._diagnosed or getattr(error, "everywhere", False)):
             with contextlib.suppress(RuntimeError):
                 self._store.set(f"last_words/{self.layout.rank}", _last_words(error))
 
@@ -175,6 +175,7 @@ class Exchange:
             self._mark(self._calls)
             return call()
         except RuntimeError as error:
+            self._diagnosed = True
             raise self._reason() from error
 
     def _mark(self, calls: int) -> None:
@@ -190,7 +191,7 @@ class Exchange:
             words = {rank: self._left("last_words", rank) for rank in range(self.layout.world)}
             marks = {rank: self._left("at", rank) or "0 none host unknown" for rank in words}
         except RuntimeError:
-            return RunFailed(f"{failed}; the process that hosts the rendezvous (rank 0, or the launcher) has ended")
+            return RunFailed(f"{failed}; the process that hosts the rendezvous (rank 0, or the launcher) is gone")
         if self.layout.rank == 0:
             time.sleep(2.0)  # this process may host the store, and the others are reading it
         for rank, text in words.items():

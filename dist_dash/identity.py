@@ -7,7 +7,7 @@ import hashlib
 import torch
 from torch import nn
 
-from dist_dash.errors import RunFailed
+from dist_dash.errors import RunFailed, everywhere
 from dist_dash.exchange import Exchange
 
 
@@ -35,11 +35,12 @@ def check_members(exchange: Exchange, module: nn.Module, must_differ: bool) -> N
     for member in range(layout.members):
         ranks = layout.member_ranks(member)
         if len({digests[rank] for rank in ranks}) > 1:
-            raise RunFailed(f"member {member}: its replicas (ranks {ranks}) hold different weights")
+            raise everywhere(RunFailed(f"member {member}: its replicas (ranks {ranks}) hold different weights"))
     firsts = [digests[layout.member_ranks(member)[0]] for member in range(layout.members)]
     for member, digest in enumerate(firsts):
         if must_differ and digest in firsts[:member]:
-            raise RunFailed(
+            text = (
                 f"members {firsts.index(digest)} and {member} hold the same weights; something has copied one over the "
                 "other (DistributedDataParallel or DeepSpeed on the world group does)"
             )
+            raise everywhere(RunFailed(text))

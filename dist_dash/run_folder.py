@@ -59,6 +59,7 @@ class RunFolder:
             BadInput: another live run owns the folder.
         """
         self.check_usable()
+        self._made = next((p for p in [*reversed(self.path.parents), self.path] if not p.exists()), None)
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(self._lock_file, timeout=0)
         try:

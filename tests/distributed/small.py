@@ -75,7 +75,7 @@ def run_member(
             ]
             found = method.update(member, Batch(micro, step), exchange)
             measured.append({name: float(value) for name, value in found.items()})
-        weights = {name: tensor.detach().clone().numpy() for name, tensor in owner.module.state_dict().items()}
+        weights = {name: tensor.detach().clone().cpu().numpy() for name, tensor in owner.module.state_dict().items()}
     return {"member": layout.member, "replica": layout.replica, "weights": weights, "measured": measured}
 
 
