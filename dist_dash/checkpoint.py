@@ -21,7 +21,7 @@ import torch
 
 from dist_dash.errors import BadInput, everywhere
 from dist_dash.exchange import Exchange
-from dist_dash.run_folder import RunFolder, sync_folder, write_atomically
+from dist_dash.run_folder import RunFolder, naming, sync_folder, write_atomically
 
 FORMAT = 1
 HARMLESS = ("record", "checks", "checkpoints", "loader.workers", "members")  # members: the layout is compared instead
@@ -160,7 +160,7 @@ class Checkpoints:
 
 
 def _write(path: Path, state: dict[str, Any]) -> tuple[str, int]:
-    with path.open("wb") as file:
+    with naming(path), path.open("wb") as file:
         torch.save(state, file)
         file.flush()
         os.fsync(file.fileno())

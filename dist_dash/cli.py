@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from dist_dash import __version__
 from dist_dash.errors import BadInput, RunFailed
@@ -17,11 +18,19 @@ COMMANDS = {
 }
 
 
+class OneLine(argparse.ArgumentParser):
+    """A parser that complains in one line, as everything here does."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise `BadInput`."""
+        raise BadInput(f"{message}; see `{self.prog} --help`")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit status: 0 finished, 75 to be continued, 2 bad input, 1 failed."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     given = given[1:] if given[:1] == ["--"] else given  # what keeps torchrun's hands off our --run
-    parser = argparse.ArgumentParser(
+    parser = OneLine(
         prog="dist-dash",
         description="Train ensembles of flat, diverse networks side by side, one member per rank (DASH).",
         epilog="`dist-dash COMMAND --help` shows a command's options; torchrun, or `train` itself, starts the ranks.",
@@ -30,8 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, text in COMMANDS.items():
         commands.add_parser(name, help=text, add_help=False)
-    command = parser.parse_args(given[:1]).command
     try:
+        command = parser.parse_args(given[:1]).command
         return {"train": _train, "evaluate": _evaluate, "predict": _predict}[command](given[1:])
     except BadInput as error:
         return _complain(error, 2)
@@ -40,29 +49,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _train(arguments: Sequence[str]) -> int:
-    from dist_dash.layout import launched, layout_from_environment
-    from dist_dash.parsing import parse_command
+    # What torch's C++ says when a peer is lost is a page of its own frames; this project says who is missing.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     from dist_dash.preemption import StopRequest
 
-    stop = StopRequest()
-    if not launched():
-        from dist_dash.launcher import default_members, launch_local
+    first = os.environ.get("RANK", "0") == "0"
+    # Listens before torch is imported, which takes seconds: a stop asked for in the meantime is not lost.
+    with StopRequest().listening(lambda text: print(text, file=sys.stderr, flush=True) if first else None) as stop:
+        from dist_dash.layout import launched, layout_from_environment
+        from dist_dash.parsing import parse_command
+
+        command = parse_command(arguments)
+        if launched():
+            from dist_dash.train import train
+
+            return train(command, layout_from_environment(command.recipe.members), stop)
+        from dist_dash.launcher import TO_BE_CONTINUED, default_members, launch_local
         from dist_dash.run_folder import RunFolder
 
-        command = parse_command(arguments)
         members, folder = command.recipe.members or default_members(), RunFolder(command.run)
         folder.check_usable()
-        return launch_local(arguments, members, command.replicas, folder)
-    first = os.environ["RANK"] == "0"
-    with stop.listening(lambda text: print(text, file=sys.stderr, flush=True) if first else None):
-        from dist_dash.train import train
-
-        command = parse_command(arguments)
-        return train(command, layout_from_environment(command.recipe.members), stop)
+    return TO_BE_CONTINUED if stop.made else launch_local(arguments, members, command.replicas, folder)
 
 
 def _evaluate(arguments: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(prog="dist-dash evaluate")
+    parser = OneLine(prog="dist-dash evaluate")
     parser.add_argument("run", nargs="?", help="a finished run")
     parser.add_argument("--predictions", help="instead: an .npz file with log_probs [members, N, C] and labels [N]")
     parser.add_argument("--json", action="store_true", help="print evaluation.json instead of the table")
@@ -73,7 +84,7 @@ def _evaluate(arguments: Sequence[str]) -> int:
 
 
 def _predict(arguments: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(prog="dist-dash predict")
+    parser = OneLine(prog="dist-dash predict")
     parser.add_argument("run", help="a finished run, or its ensemble folder")
     parser.add_argument("input", help="an .npz file with x [N, …] as stored in the training data, optionally y [N]")
     parser.add_argument("--output", required=True, help="the .npz file to write: probs, log_probs (and labels)")

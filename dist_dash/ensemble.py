@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from dist_dash.errors import BadInput
+from dist_dash.errors import BadInput, RunFailed
 from dist_dash.models import Architecture
 from dist_dash.network import build_network
 from dist_dash.run_folder import read_json, replacing, write_atomically
@@ -134,7 +134,10 @@ def save_member(path: Path, network: nn.Module) -> None:
     # Parameters that DeepSpeed has flattened share one storage, which the format refuses: hence the copies.
     state = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in network.state_dict().items()}
     with replacing(path) as temporary:
-        safetensors.torch.save_file(state, temporary)
+        try:
+            safetensors.torch.save_file(state, temporary)
+        except SafetensorError as error:
+            raise RunFailed(f"{path} cannot be written: {error}") from error
 
 
 def save_spec(path: Path, members: list[dict[str, Any]], **data: Any) -> None:

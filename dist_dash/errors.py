@@ -20,7 +20,7 @@ class RunFailed(RuntimeError):
     """Whether all ranks raise this alike: one of them then says so."""
 
 
-Problem = TypeVar("Problem", BadInput, RunFailed)
+Problem = TypeVar("Problem", bound="BadInput | RunFailed")
 
 
 def everywhere(error: Problem) -> Problem:

@@ -7,6 +7,7 @@ The number, order and shape of the collectives depend on the step index alone, n
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -185,29 +186,41 @@ class Exchange:
     def _reason(self) -> BadInput | RunFailed:
         """Why a collective failed, by what each rank has left in the store."""
         failed = f"step {self.step}: an exchange did not complete"
-        try:
-            self._mark(2**62)  # a rank that looks for the missing is not missing
-            time.sleep(1.0)  # ranks that fail for the same reason as this one are still on their way to their last mark
-            words = {rank: self._left("last_words", rank) for rank in range(self.layout.world)}
-            marks = {rank: self._left("at", rank) or "0 none host unknown" for rank in words}
-        except RuntimeError:
-            return RunFailed(f"{failed}; the process that hosts the rendezvous (rank 0, or the launcher) is gone")
+        left = self._read_store()
+        if left is None:
+            return RunFailed(f"{failed}; the host of the rendezvous (rank 0, or the launcher) does not answer")
         if self.layout.rank == 0:
             time.sleep(2.0)  # this process may host the store, and the others are reading it
-        for rank, text in words.items():
-            if text is not None:
-                kind, text = text.split(" ", 1)
-                return (BadInput if kind == "input" else RunFailed)(f"{text} ({self._name(rank)})")
         behind = []
-        for rank, mark in marks.items():
+        for rank, (words, mark) in enumerate(left):
+            if words is not None:
+                kind, text = words.split(" ", 1)
+                return (BadInput if kind == "input" else RunFailed)(f"{text} ({self._name(rank)})")
             calls, step, host = mark.split(" ", 2)
             if int(calls) < self._calls:
                 behind.append(f"member {rank // self.layout.replicas} (rank {rank}, {host}, last seen at step {step})")
         missing = "missing: " + ", ".join(behind) if behind else "a peer ended or a connection broke during it"
         return RunFailed(f"{failed}; {missing}")
 
-    def _left(self, what: str, rank: int) -> str | None:
-        return self._store.get(f"{what}/{rank}").decode() if self._store.check([f"{what}/{rank}"]) else None
+    def _read_store(self) -> list[tuple[str | None, str]] | None:
+        """Each rank's last words, if it left any, and its last mark; None where the store's host does not answer."""
+        found: list[tuple[str | None, str]] = []
+
+        def left(what: str) -> str | None:
+            return self._store.get(what).decode() if self._store.check([what]) else None
+
+        def read() -> None:
+            with contextlib.suppress(RuntimeError):
+                self._mark(2**62)  # a rank that looks for the missing is not missing
+                time.sleep(1.0)  # ranks that fail for the same reason as this one are still on their way to their mark
+                ranks = range(self.layout.world)
+                found.extend((left(f"last_words/{r}"), left(f"at/{r}") or "0 none host unknown") for r in ranks)
+
+        # A store has no deadline of its own: one whose host hangs would hang its readers.
+        reader = threading.Thread(target=read, daemon=True)
+        reader.start()
+        reader.join(2.0 + min(self.deadline, 10.0))
+        return found if len(found) == self.layout.world else None
 
     def _name(self, rank: int) -> str:
         return f"rank {rank}, member {rank // self.layout.replicas}"

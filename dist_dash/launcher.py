@@ -48,6 +48,6 @@ def launch_local(arguments: Sequence[str], members: int, replicas: int, folder: 
     except ChildFailedError as error:
         statuses = {failure.exitcode for failure in error.failures.values()}
         return next((status for status in (2, TO_BE_CONTINUED) if status in statuses), 1)
-    except SignalException:
+    except (SignalException, KeyboardInterrupt):  # the latter where the ranks have not been started yet
         return TO_BE_CONTINUED if folder.to_continue.exists() else 1
     return FINISHED

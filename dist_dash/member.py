@@ -44,9 +44,18 @@ class Member:
     def gradient(self, loss: Tensor, retain_graph: bool = False) -> ParameterVector:
         """∇loss / accumulation at the present weights, of this rank's samples alone; `.grad` is left untouched."""
         share, parameters = loss / self.accumulation, self.parameters
-        return ParameterVector(
-            torch.autograd.grad(share, parameters, retain_graph=retain_graph, allow_unused=True, materialize_grads=True)
+        found = torch.autograd.grad(
+            share, parameters, retain_graph=retain_graph, allow_unused=True, materialize_grads=True
         )
+        # Two parameters that are added get one tensor from autograd, a broadcast one gets an expanded view: sums in
+        # place need memory of their own.
+        seen: set[int] = set()
+        own: list[Tensor] = []
+        for g in found:
+            place = g.untyped_storage().data_ptr()
+            own.append(g.contiguous() if 0 in g.stride() and g.numel() > 1 else g.clone() if place in seen else g)
+            seen.add(place)
+        return ParameterVector(own)
 
     def mean_over_replicas(self, vector: ParameterVector) -> ParameterVector:
         """The vector averaged over this member's replicas: with it, r replicas ascend like one large batch."""

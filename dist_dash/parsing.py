@@ -61,7 +61,10 @@ class Command:
 def train_parser() -> jsonargparse.ArgumentParser:
     """The parser of `dist-dash train`."""
     parser = jsonargparse.ArgumentParser(
-        prog="dist-dash train", description="Train an ensemble, one member per rank.", exit_on_error=False
+        prog="dist-dash train",
+        description="Train an ensemble, one member per rank.",
+        exit_on_error=False,
+        allow_abbrev=False,
     )
     parser.add_argument("--config", action="config", help="a recipe (YAML); later arguments override it")
     parser.add_argument("--run", type=str | None, help="run folder (default: runs/<recipe>-<method>-s<seed>)")

@@ -18,7 +18,7 @@ def save_predictions(path: Path, log_probs: NDArray[np.float32], labels: NDArray
     if labels is not None:
         arrays["labels"] = labels.astype(np.int64)
     with replacing(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, **arrays)
+        np.savez(file, **arrays)  # type: ignore[arg-type]
 
 
 def load_arrays(path: Path, what: str) -> dict[str, NDArray]:

@@ -183,6 +183,12 @@ class Recipe:
         )
         require(self.members is None or self.members >= 1, "members", self.members, "null or a whole number ≥ 1")
         require(self.seed >= 0, "seed", self.seed, "a whole number ≥ 0")
+        try:
+            tried = self.optimizer([torch.nn.Parameter(torch.zeros(1))])
+        except (ValueError, TypeError, RuntimeError) as error:
+            raise BadInput(f"optimizer: {error}; the optimizer refuses it") from error
+        if isinstance(tried, torch.optim.LBFGS):
+            raise BadInput("optimizer: LBFGS evaluates the loss again inside its step; it must be a first-order one")
         if self.init not in ("own", "shared") and not self.init.endswith(".safetensors"):
             raise BadInput(f"init: {self.init!r} is not allowed; it must be own, shared or a .safetensors file")
         if self.loader.order == "own" and self.method.exchanges:

@@ -6,6 +6,7 @@ import json
 import math
 import resource
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-from dist_dash.errors import BadInput
+from dist_dash.errors import BadInput, RunFailed
 from dist_dash.exchange import Exchange
 
 TIMING = ("seconds", "wait", "transfer", "data", "peak_memory_mib")
@@ -72,11 +73,12 @@ class Recorder:
 
     def __init__(self, active: bool, metrics: Path, total_steps: int, progress: bool, tensorboard: Path | None) -> None:
         self._active, self._metrics = active, metrics
-        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._console = _console()
         self._bar: Progress | None = None
         self._show = active and progress
         self._total = total_steps
-        self._writer = _tensorboard(tensorboard) if active and tensorboard else None
+        self._open_board = _tensorboard(tensorboard) if active and tensorboard else None
+        self._board: Any = None
         if self._show and sys.stderr.isatty():
             columns = [
                 TextColumn("step"),
@@ -92,7 +94,7 @@ class Recorder:
     def say(self, text: str) -> None:
         """A line for the user, on stderr."""
         if self._active:
-            self._console.print(text, markup=False)
+            say(text, self._console)
 
     def position(self) -> int:
         """Bytes of `metrics.jsonl` so far: a checkpoint remembers them."""
@@ -109,13 +111,18 @@ class Recorder:
         if not self._active:
             return
         line = {"kind": kind, "step": step, "epoch": round(epoch, 6), **values}
-        with self._metrics.open("a") as file:
-            file.write(json.dumps(_finite(line), allow_nan=False) + "\n")
-        if self._writer is not None:
+        try:
+            with self._metrics.open("a") as file:
+                file.write(json.dumps(_finite(line), allow_nan=False) + "\n")
+        except OSError as error:
+            raise RunFailed(f"{self._metrics} cannot be written at step {step}: {error.strerror or error}") from error
+        if self._open_board is not None:
+            # With the first line, not before: a run that starts over clears its folder in between.
+            self._board = self._board or self._open_board(step)
             for name, value in values.items():
                 for member, number in enumerate(value if isinstance(value, list) else [value]):
                     if isinstance(number, float | int):
-                        self._writer.add_scalar(f"{kind}/{name}/{member:02d}", number, step)
+                        self._board.add_scalar(f"{kind}/{name}/{member:02d}", number, step)
 
     def write_training(
         self, step: int, epoch: float, window: dict[str, list[float]], rate: float, samples: int
@@ -137,8 +144,17 @@ class Recorder:
         """End the display and the files."""
         if self._bar is not None:
             self._bar.stop()
-        if self._writer is not None:
-            self._writer.close()
+        if self._board is not None:
+            self._board.close()
+
+
+def say(text: str, console: Console | None = None) -> None:
+    """A line for the user, on stderr, whatever is in it."""
+    (console or _console()).print(text, markup=False)
+
+
+def _console() -> Console:
+    return Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def _numbers(values: list[float]) -> str:
@@ -159,9 +175,10 @@ def _peak_memory_mib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def _tensorboard(folder: Path) -> Any:
+def _tensorboard(folder: Path) -> Callable[[int], Any]:
+    """What opens the files; events from the given step on replace those of a run that is resumed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise BadInput("record.tensorboard: the package is missing; pip install 'dist-dash[report]'") from error
-    return SummaryWriter(str(folder))
+    return lambda step: SummaryWriter(str(folder), purge_step=step)

@@ -39,6 +39,7 @@ class RunFolder:
         self._owner_file = self.path / "owner.json"
         self._lock_file = self.path / "owner.lock"
         self._lock: FileLock | None = None
+        self._made = False
         self._token = uuid.uuid4().hex
 
     def check_usable(self) -> None:
@@ -59,7 +60,7 @@ class RunFolder:
             BadInput: another live run owns the folder.
         """
         self.check_usable()
-        self._made = next((p for p in [*reversed(self.path.parents), self.path] if not p.exists()), None)
+        self._made = not self.path.exists()
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(self._lock_file, timeout=0)
         try:
@@ -85,8 +86,15 @@ class RunFolder:
             raise RunFailed(f"{self.path} was taken over by {self._owner()}; this run leaves it alone")
 
     def release(self) -> None:
-        """Give the folder up."""
+        """Give the folder up; one that was made for this run, in which nothing was written, goes again."""
         if self._lock is not None:
+            with contextlib.suppress(OSError, RunFailed):
+                owner_files = [self._owner_file, self._lock_file]
+                if self._made and sorted(self.path.iterdir()) == sorted(owner_files):
+                    self.check_owner()
+                    for file in owner_files:
+                        file.unlink()
+                    self.path.rmdir()
             self._lock.release()
 
     def clear(self) -> None:
@@ -116,13 +124,28 @@ class RunFolder:
 
 
 @contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Name the file in errors of writing it: a failed write does not, and torch hides it behind an error of its own."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, OSError):
+            cause = cause.__cause__ or cause.__context__
+        if cause is None or cause.errno is None or cause.filename is not None:
+            raise
+        raise OSError(cause.errno, cause.strerror, str(path)) from error
+
+
+@contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A path beside `path` to write to; it takes `path`'s place at the end, complete and on disk, or not at all."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
+        with naming(path):
+            yield temporary
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
         temporary.replace(path)
         sync_folder(path.parent)
     finally:

@@ -22,7 +22,7 @@ from dist_dash.layout import Layout
 from dist_dash.parsing import Command
 from dist_dash.predictions import save_predictions
 from dist_dash.preemption import Stopped, StopRequest
-from dist_dash.record import Recorder, Window
+from dist_dash.record import Recorder, Window, say
 from dist_dash.run_folder import RunFolder, write_atomically
 from dist_dash.seeds import derived_seed
 from dist_dash.split_predictions import predict_split
@@ -48,7 +48,7 @@ def train(command: Command, layout: Layout, stop: StopRequest) -> int:
                 stack.callback(folder.release)
         if exchange.collect(folder.done.exists())[0] and not command.fresh:
             if layout.rank == 0:
-                Console(stderr=True).print(f"{folder.path} is finished already; --fresh starts over", markup=False)
+                say(f"{folder.path} is finished already; --fresh starts over")
             return FINISHED
         run = Run(command, folder, exchange, stop)
         stack.callback(run.recorder.close)
@@ -79,15 +79,17 @@ class Run:
         torch.use_deterministic_algorithms(recipe.deterministic, warn_only=True)
         torch.manual_seed(derived_seed("rank", recipe.seed, self.layout.rank))
         self.step, self.evaluated = 0, True
+        say_first = say if self.layout.rank == 0 else lambda text: None
         with exchange.together("data"):
-            self.data = load_data(recipe, self.layout, self._say_early)
+            self.data = load_data(recipe, self.layout, say_first)
             self.loader = train_loader(recipe, self.data, self.layout)
         self.steps_per_epoch = self.loader.steps_per_epoch
         self.total_steps = recipe.max_steps or recipe.epochs * self.steps_per_epoch
         with exchange.together("model"):
-            self.member = build_member(recipe, self.data, exchange, self._say_early)
+            self.member = build_member(recipe, self.data, exchange, say_first)
         self.window = Window(exchange)
-        self.recorder = self._open_record()
+        with exchange.together("record"):
+            self.recorder = self._open_record()
         self.checkpoints = Checkpoints(folder, exchange, command.resolved, recipe.checkpoints.keep, self.recorder.say)
         same_samples = recipe.loader.order == "shared"
         self.agreement = Agreement(exchange, stop, recipe.checks.max_skipped, same_samples)
@@ -132,8 +134,10 @@ class Run:
         batch = on_device(recipe, host, self.layout, self.step)
         measured = recipe.method.update(self.member, batch, exchange)
         self.window.add(measured)
-        for name in host.bad:
-            self.recorder.say(f"unreadable sample passed over: {name}")
+        if self.layout.member == 0:  # between them, its replicas read what every member reads
+            tell = self.recorder.say if self.layout.rank == 0 else say
+            for name in host.bad:
+                tell(f"unreadable sample passed over: {name}")
         self.step += 1
         return settle()
 
@@ -238,10 +242,6 @@ class Run:
         self.recorder.close()
         Console().print(table(found["result"]))
 
-    def _say_early(self, text: str) -> None:
-        if self.layout.rank == 0:
-            Console(stderr=True, soft_wrap=True).print(text, markup=False, highlight=False)
-
     def _open_record(self) -> Recorder:
         record, folder = self.recipe.record, self.folder
         board = folder.tensorboard if record.tensorboard else None
@@ -253,4 +253,6 @@ class Run:
         found = predict_split(engine, batches, len(batches.split), self.exchange, stop_now)
         with self.exchange.together("evaluation"):
             result = evaluate(*found, split, self.recipe.seed) if found else None
+        if found and len(found[1]) < len(batches.split):
+            self.recorder.say(f"{len(batches.split) - len(found[1])} unreadable samples of the {split} split left out")
         return {"log_probs": found[0], "labels": found[1], "result": result} if found else None

@@ -83,12 +83,18 @@ def unit(vector: ParameterVector, norm: Tensor | None = None) -> ParameterVector
     if not vector.tensors:
         return vector
     length = vector.norm() if norm is None else norm
-    return torch.where(length > 0, 1.0 / length, torch.zeros_like(length)) * vector
+    return _inverse(length, vector) * vector
+
+
+def _inverse(length: Tensor, vector: ParameterVector) -> Tensor:
+    """1 / length; 0 where it is 0, or so small that its inverse is no number of the vector's type."""
+    usable = length > torch.finfo(vector.tensors[0].dtype).tiny
+    return torch.where(usable, 1.0 / length, torch.zeros_like(length))
 
 
 def cosine(a: ParameterVector, b: ParameterVector) -> Tensor:
     """Cosine of the angle between two vectors, 0 where one of them is 0; a 0-dimensional float64 tensor."""
-    return unit(a).dot(unit(b))
+    return unit(a).dot(unit(b)).clamp(-1, 1)
 
 
 def sam_perturbation(gradient: ParameterVector, rho: float, p: float) -> ParameterVector:
@@ -102,7 +108,9 @@ def sam_perturbation(gradient: ParameterVector, rho: float, p: float) -> Paramet
     if math.isinf(p):
         return ParameterVector(torch._foreach_sign(gradient.materialised()), float(rho))
     q = p / (p - 1)
-    length = gradient.norm(q)
-    scaled = (torch.where(length > 0, 1.0 / length, torch.zeros_like(length)) * gradient).materialised()
+    largest = gradient.norm(math.inf)  # |g| ≤ 1 first: a large q would underflow the norm
+    relative = ParameterVector((_inverse(largest, gradient) * gradient).materialised())
+    length = relative.norm(q)
+    scaled = (_inverse(length, relative) * relative).materialised()
     powers = torch._foreach_pow(torch._foreach_abs(scaled), q - 1)
     return ParameterVector(torch._foreach_mul(torch._foreach_sign(scaled), powers), float(rho))

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.floating]
 Labels = NDArray[np.integer]
+LOWEST = float(np.log(np.finfo(np.float64).tiny))  # JSON has no ∞
 
 
 def accuracy(log_probs: Floats, labels: Labels) -> float:
@@ -21,8 +22,8 @@ def top_k(log_probs: Floats, labels: Labels, k: int = 5) -> float:
 
 
 def nll(log_probs: Floats, labels: Labels) -> float:
-    """Negative log-likelihood: `−mean log p_y`, in nats."""
-    return float(-np.mean(log_probs[np.arange(len(labels)), labels]))
+    """Negative log-likelihood: `−mean log p_y`, in nats; a probability of 0 counts as the smallest normal number."""
+    return float(-np.mean(np.maximum(log_probs[np.arange(len(labels)), labels], LOWEST)))
 
 
 def brier(log_probs: Floats, labels: Labels) -> float:

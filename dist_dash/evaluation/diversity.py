@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from dist_dash.evaluation.accuracy import Floats, Labels
+from dist_dash.evaluation.accuracy import LOWEST, Floats, Labels
 
 Matrix = NDArray[np.float64]
-LOWEST = float(np.log(np.finfo(np.float64).tiny))  # of a log-probability: the smallest normal number's
 
 
 def disagreement(log_probs: Floats) -> Matrix:
@@ -19,7 +18,7 @@ def disagreement(log_probs: Floats) -> Matrix:
 
 def pairwise_kl(log_probs: Floats) -> Matrix:
     """`mean_N KL(p_i ‖ p_j)`, in nats `[members, members]`; not symmetric."""
-    log_probs = np.maximum(log_probs, LOWEST)  # 0 · log 0 is 0, not NaN; and JSON has no ∞
+    log_probs = np.maximum(log_probs, LOWEST)  # 0 · log 0 is 0, not NaN
     probs = np.exp(log_probs)
     own = np.einsum("inc,inc->i", probs, log_probs)
     cross = np.einsum("inc,jnc->ij", probs, log_probs)

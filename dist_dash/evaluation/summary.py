@@ -69,13 +69,17 @@ def evaluate(log_probs: Floats, labels: Labels, split: str, seed: int | None) ->
 
 def _check(log_probs: Floats, labels: Labels) -> None:
     shape = log_probs.shape
+    if not np.issubdtype(log_probs.dtype, np.floating):
+        raise BadInput(f"predictions: log_probs hold {log_probs.dtype}; they must hold floating-point numbers")
     if len(shape) != 3 or not shape[0] or labels.shape != shape[1:2] or not len(labels):
         raise BadInput(f"predictions: log_probs {shape} and labels {labels.shape} must be [members, N, C] and [N]")
     if not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0 or labels.max() >= shape[2]:
         raise BadInput(f"predictions: labels must be whole numbers in 0…{shape[2] - 1}")
     for member, total in enumerate(np.exp(log_probs.astype(np.float64)).sum(-1)):
         if not np.allclose(total, 1, atol=1e-3):
-            raise BadInput(f"predictions: log_probs of member {member} must be logarithms of probabilities that add up to 1")
+            raise BadInput(
+                f"predictions: log_probs of member {member} must be logarithms of probabilities that add up to 1"
+            )
 
 
 def table(evaluation: dict[str, Any]) -> Table:

@@ -69,7 +69,7 @@ class DASH(Method):
         check_warmup(rho_warmup)
         if direction == "random" and (ascent == "joint" or diversity_in != "ascent"):
             raise BadInput(
-                "method.direction: random is a control of the separate ascent in the ascent; drop the other choice"
+                "method.direction: random is not allowed here; it needs ascent: separate and diversity_in: ascent"
             )
         if ascent == "joint" and diversity_in != "ascent":
             raise BadInput(f"method.ascent: joint has no meaning with diversity_in: {diversity_in}; use separate")

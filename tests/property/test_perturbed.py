@@ -67,6 +67,21 @@ def test_weights_and_statistics_come_back_to_the_bit(lone_member, seed, exponent
     assert bits(member)["layer1.num_batches_tracked"] == torch.tensor(1).numpy().tobytes()
 
 
+def test_perturbations_one_after_another_and_one_within_another_come_back(lone_member):
+    member = lone_member(network(5))
+    before, directions = bits(member), [member.random_direction(step) for step in range(3)]
+    for direction in directions:
+        with member.perturbed(0.1 * unit(direction)):
+            assert bits(member) != before
+        assert bits(member) == before
+    with member.perturbed(0.1 * unit(directions[0])):
+        outer = bits(member)
+        with member.perturbed(0.1 * unit(directions[1])):
+            assert bits(member) not in (before, outer)
+        assert bits(member) == outer
+    assert bits(member) == before
+
+
 def test_weights_come_back_from_an_infinite_perturbation(lone_member):
     member = lone_member(network(0))
     before = bits(member)
@@ -141,7 +156,6 @@ class Shared(nn.Module):
         return x @ (self.base + self.change)
 
 
-@pytest.mark.xfail(strict=True, reason="`+=` adds in place into gradients that share storage: each is added twice")
 def test_gradients_that_share_storage_accumulate_once(lone_member):
     member = lone_member(Shared(), "fp64", accumulation=2)
     batches = [samples(seed, torch.float64) for seed in (3, 4)]

@@ -3,17 +3,18 @@
 import importlib
 import logging
 import os
+import sys
 import warnings
-
-import torch
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # as `dist_dash.cli` sets it before torch is imported
 logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     # By name: an unused import is what a linter removes, and every rank of every test would then take seconds longer.
     for name in (
+        "torch",
         "deepspeed",
         "sklearn.datasets",
         "torch._dynamo",
@@ -23,4 +24,4 @@ with warnings.catch_warnings():
     ):
         importlib.import_module(name)
 
-torch.set_num_threads(1)
+sys.modules["torch"].set_num_threads(1)

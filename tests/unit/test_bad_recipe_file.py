@@ -5,12 +5,12 @@ import pytest
 import yaml
 from complaints import complaint, names
 
-DIGITS = Path(__file__).parents[2] / "launch/recipes/digits_dash.yaml"
+SAMPLE = Path(__file__).with_name("sample.yaml")
 
 
 @pytest.mark.parametrize("field", ["loader", "method", "epochs", "init", "exchange", "schedule", "deterministic"])
 def test_null_is_refused_where_it_means_nothing(field, tmp_path):
-    (tmp_path / "r.yaml").write_text(yaml.safe_dump({**yaml.safe_load(DIGITS.read_text()), field: None}))
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump({**yaml.safe_load(SAMPLE.read_text()), field: None}))
     text = complaint(["--config", str(tmp_path / "r.yaml")])
     assert re.match(rf"{field}: (null|None) is not allowed; it must be ", text), text
 
@@ -33,7 +33,7 @@ IN_A_FILE = [
 
 @pytest.mark.parametrize(("old", "new", "field", "value", "allowed"), IN_A_FILE)
 def test_the_same_goes_for_a_file(old, new, field, value, allowed, tmp_path):
-    text = DIGITS.read_text()
+    text = SAMPLE.read_text()
     assert old in text
     (tmp_path / "r.yaml").write_text(text.replace(old, new))
     names(complaint(["--config", str(tmp_path / "r.yaml")]), field, value, allowed)
@@ -45,7 +45,7 @@ def test_a_file_that_is_no_recipe_is_named(content, tmp_path):
     if content is not None:
         path.write_bytes(content)
     names(
-        complaint(["--config", str(DIGITS), "--config", str(path)]),
+        complaint(["--config", str(SAMPLE), "--config", str(path)]),
         "config",
         str(path),
         "YAML" if content != b"" else "",

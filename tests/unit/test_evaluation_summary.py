@@ -9,6 +9,8 @@ from dist_dash.errors import BadInput
 from dist_dash.evaluation.diversity import mean_of_pairs, pairwise_kl
 from dist_dash.evaluation.summary import ensemble_log_probs, evaluate, scores, table
 
+COIN = np.full((1, 3, 2), -np.log(2))
+
 
 def some_predictions(members: int, classes: int = 10, n: int = 50) -> tuple[np.ndarray, np.ndarray]:
     generator = np.random.default_rng(members)
@@ -47,12 +49,12 @@ def test_top5_is_left_out_where_it_says_nothing():
 @pytest.mark.parametrize(
     ("log_probs", "labels"),
     [
-        (np.zeros((2, 3)), np.zeros(3, int)),
-        (np.zeros((1, 3, 2)), np.zeros(4, int)),
-        (np.zeros((1, 3, 2)), np.zeros((3, 1), int)),
-        (np.zeros((1, 0, 2)), np.zeros(0, int)),
-        (np.zeros((1, 3, 2)), np.array([0, 1, 2])),
-        (np.zeros((1, 3, 2)), np.array([0, -1, 1])),
+        (COIN[0], np.zeros(3, int)),
+        (COIN, np.zeros(4, int)),
+        (COIN, np.zeros((3, 1), int)),
+        (COIN[:, :0], np.zeros(0, int)),
+        (COIN, np.array([0, 1, 2])),
+        (COIN, np.array([0, -1, 1])),
     ],
 )
 def test_predictions_that_do_not_fit_are_refused_in_one_line(log_probs, labels):
@@ -66,11 +68,9 @@ def test_predictions_that_do_not_fit_are_refused_in_one_line(log_probs, labels):
     [
         (np.full((1, 3, 2), np.nan), np.zeros(3, int)),
         (np.full((1, 3, 2), 0.5), np.zeros(3, int)),  # probabilities, not their logarithms
-        (np.full((1, 3, 2), -0.6931), np.zeros(3)),  # labels that are no whole numbers
-        (np.zeros((0, 3, 2)), np.zeros(3, int)),  # no member
-        pytest.param(
-            np.full((1, 3, 2), "a"), np.zeros(3, int), marks=pytest.mark.xfail(strict=True, reason="text: ValueError")
-        ),
+        (COIN, np.zeros(3)),  # labels that are no whole numbers
+        (COIN[:0], np.zeros(3, int)),  # no member
+        (np.full((1, 3, 2), "a"), np.zeros(3, int)),
     ],
 )
 def test_values_that_are_no_log_probabilities_are_refused(log_probs, labels):
@@ -84,7 +84,6 @@ def test_a_probability_of_zero_counts_nothing():
     assert kl[0, 1] == pytest.approx(np.log(2))
 
 
-@pytest.mark.xfail(strict=True, reason="an infinite NLL is written as Infinity, which is no JSON")
 def test_the_file_is_json_also_for_an_impossible_label():
     with np.errstate(divide="ignore"):
         log_probs = np.log([[[1.0, 0.0], [1.0, 0.0]]])

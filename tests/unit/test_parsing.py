@@ -13,14 +13,18 @@ from dist_dash.parsing import Command, parse_command
 from dist_dash.schedules import Cosine, Step
 
 RECIPES = sorted((Path(__file__).parents[2] / "launch/recipes").glob("*.yaml"))
-DIGITS = str(next(path for path in RECIPES if path.stem == "digits_dash"))
+SAMPLE = str(Path(__file__).with_name("sample.yaml"))
 
 
 def parse(*arguments: str) -> Command:
-    return parse_command(["--config", DIGITS, *arguments])
+    return parse_command(["--config", SAMPLE, *arguments])
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_there_are_recipes():
+    assert RECIPES
+
+
+@pytest.mark.parametrize("path", [*RECIPES, Path(SAMPLE)], ids=lambda path: path.stem)
 def test_every_recipe_loads_and_its_resolved_form_says_the_same(path, tmp_path):
     command = parse_command(["--config", str(path)])
     written = tmp_path / "recipe.yaml"
@@ -104,7 +108,7 @@ def test_optimizers_and_engines_go_by_name():
 def test_members_may_have_architectures_of_their_own(tmp_path):
     recipe = tmp_path / "mixed.yaml"
     different = "models: [{class_path: MLP, init_args: {hidden: 9}}, {class_path: SmallCNN}, MLP]\n"
-    recipe.write_text(Path(DIGITS).read_text() + different)
+    recipe.write_text(Path(SAMPLE).read_text() + different)
     models = parse_command(["--config", str(recipe)]).recipe.models
     assert [type(model) for model in models] == [MLP, SmallCNN, MLP]
     assert (models[0].hidden, models[2].hidden) == (9, 128)
@@ -118,8 +122,8 @@ def test_later_files_and_arguments_win(tmp_path):
 
 
 def test_the_run_folder_is_named_after_recipe_method_and_seed():
-    assert parse().run == Path("runs/digits_dash-dash-s0")
-    assert parse("--method", "SAM", "--seed", "3").run == Path("runs/digits_dash-sam-s3")
+    assert parse().run == Path("runs/sample-dash-s0")
+    assert parse("--method", "SAM", "--seed", "3").run == Path("runs/sample-sam-s3")
     assert parse("--run", "somewhere/else").run == Path("somewhere/else")
     bare = ["--data", "Digits", "--model", "MLP", "--optimizer", "SGD", "--engine", "Torch"]
     assert parse_command(bare).run == Path("runs/recipe-dash-s0")

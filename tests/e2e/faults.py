@@ -1,0 +1,112 @@
+"""Engines and data that fail at a chosen rank and step. Named by class path in a recipe."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import dist_dash.checkpoint
+from dist_dash.data import Digits
+from dist_dash.data.dataset import DataSet
+from dist_dash.data.source import Splits
+from dist_dash.engine import Torch
+
+
+def rank() -> int:
+    return int(os.environ["RANK"])
+
+
+class Struck(Torch):
+    """An engine whose process is struck by a signal right after an update.
+
+    Args:
+        orders: file that says `RANK STEP SIGNAL`; it disappears when that has happened.
+    """
+
+    def __init__(self, orders: str) -> None:
+        super().__init__()
+        self.orders = orders
+
+    def step(self) -> None:
+        super().step()
+        file = Path(self.orders)
+        if file.exists():
+            whom, step, number = map(int, file.read_text().split())
+            if (whom, step) == (rank(), self.exchange.step):
+                file.unlink()
+                os.kill(os.getpid(), number)
+
+
+class Sick(Torch):
+    """An engine whose member 1 predicts nothing finite for a while.
+
+    Args:
+        first: the first such step.
+        steps: how many.
+    """
+
+    def __init__(self, first: int, steps: int) -> None:
+        super().__init__()
+        self.first, self.steps = first, steps
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = super().forward(x)
+        sick = self.exchange.layout.member == 1 and 0 <= self.exchange.step - self.first < self.steps
+        return logits * torch.nan if sick and torch.is_grad_enabled() else logits
+
+
+class FullDisk(Torch):
+    """An engine whose second rank has no space for its third checkpoint while a sign is there.
+
+    Args:
+        sign: file; without it there is space.
+        limit: bytes that fit into a file before the kernel says no; 0: the system says that the disk is full.
+    """
+
+    def __init__(self, sign: str, limit: int = 0) -> None:
+        super().__init__()
+        self.sign, self.limit, self.saves = sign, limit, 0
+
+    def state(self) -> dict[str, Any]:
+        self.saves += 1
+        if rank() == 1 and self.saves == 3 and Path(self.sign).exists():
+            if self.limit:
+                signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+                resource.setrlimit(resource.RLIMIT_FSIZE, (self.limit, resource.RLIM_INFINITY))
+            else:
+                dist_dash.checkpoint.torch.save = full  # type: ignore[attr-defined]
+        return super().state()
+
+
+def full(*_: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+class SwappedOrder(DataSet):
+    """A data set that swaps two samples of the order of one epoch."""
+
+    def order(self, epoch: int) -> np.ndarray:
+        ids = super().order(epoch).copy()
+        if epoch == 0:
+            ids[[70, 71]] = ids[[71, 70]]
+        return ids
+
+
+class OtherOrder(Digits):
+    """Digits that rank 1 reads in another order: two samples of the third batch of 32 change places."""
+
+    def load(self) -> Splits:
+        splits = super().load()
+        if rank() == 1:
+            import dist_dash.build
+
+            dist_dash.build.DataSet = SwappedOrder  # type: ignore[attr-defined,misc]
+        return splits
