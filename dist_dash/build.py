@@ -15,6 +15,7 @@ from dist_dash.exchange import Exchange
 from dist_dash.layout import Layout
 from dist_dash.member import Member
 from dist_dash.models import load_pretrained
+from dist_dash.models.architecture import one_line
 from dist_dash.network import seeded_network
 from dist_dash.recipe import Recipe
 from dist_dash.seeds import derived_seed
@@ -98,8 +99,11 @@ def on_device(recipe: Recipe, host: HostBatch, layout: Layout, step: int) -> Bat
 
 def _check_logits(network: torch.nn.Module, data: DataSet) -> None:
     network.eval()
-    with torch.no_grad():
-        shape = tuple(network(torch.zeros(2, *data.shape)).shape)
+    try:
+        with torch.no_grad():
+            shape = tuple(network(torch.zeros(2, *data.shape)).shape)
+    except Exception as error:  # a network of the user's own may raise anything
+        raise BadInput(f"model: cannot take samples of shape {list(data.shape)} ({one_line(error)})") from error
     network.train()
     if shape != (2, data.classes):
         raise BadInput(f"model: gives logits of shape {shape} for 2 samples; it must be (2, {data.classes})")

@@ -82,6 +82,12 @@ def launched() -> bool:
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
+def ask_for_determinism() -> None:
+    """Choose deterministic kernels wherever torch has them: a repeated run is then equal to the bit on a GPU too."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it is first used
+    torch.use_deterministic_algorithms(True, warn_only=True)
+
+
 def layout_from_environment(members: int | None) -> Layout:
     """The layout that torchrun's variables give; `members` defaults to the world size: one member per rank.
 

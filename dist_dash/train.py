@@ -18,7 +18,7 @@ from dist_dash.environment import describe_environment
 from dist_dash.evaluation.summary import evaluate, table
 from dist_dash.exchange import Exchange
 from dist_dash.identity import check_members
-from dist_dash.layout import Layout
+from dist_dash.layout import Layout, ask_for_determinism
 from dist_dash.parsing import Command
 from dist_dash.predictions import save_predictions
 from dist_dash.preemption import Stopped, StopRequest
@@ -76,7 +76,8 @@ class Run:
     def __init__(self, command: Command, folder: RunFolder, exchange: Exchange, stop: StopRequest) -> None:
         self.command, self.recipe, self.folder, self.exchange = command, command.recipe, folder, exchange
         self.layout, recipe = exchange.layout, command.recipe
-        torch.use_deterministic_algorithms(recipe.deterministic, warn_only=True)
+        if recipe.deterministic:
+            ask_for_determinism()
         torch.manual_seed(derived_seed("rank", recipe.seed, self.layout.rank))
         self.step, self.evaluated = 0, True
         say_first = say if self.layout.rank == 0 else lambda text: None

@@ -41,9 +41,11 @@ def batches(steps: int, replicas: int, accumulation: int, dtype: torch.dtype, mi
 
 
 def engine_named(name: str, clip: float, dtype: torch.dtype) -> Engine:
+    """`torch`, `zero0`, `zero1`, `zero2`, each also with `-bf16`."""
+    name, _, bf16 = name.partition("-")
     if name == "torch":
-        return Torch("fp64" if dtype == torch.float64 else "fp32", clip)
-    return DeepSpeed("fp32", clip, zero=int(name.removeprefix("zero")))  # type: ignore[arg-type]
+        return Torch("bf16" if bf16 else "fp64" if dtype == torch.float64 else "fp32", clip)
+    return DeepSpeed("bf16" if bf16 else "fp32", clip, zero=int(name.removeprefix("zero")))  # type: ignore[arg-type]
 
 
 def run_member(

@@ -39,6 +39,17 @@ def test_deepspeed_is_torch(method: Method, replicas: int) -> None:
                 np.testing.assert_allclose(value, theirs["weights"][key], rtol=0, atol=1e-6, err_msg=f"{engine} {key}")
 
 
+def test_bf16_of_deepspeed_is_that_of_torch_and_not_fp32() -> None:
+    reference, fp32 = trained("torch-bf16", DASH(), 2), trained("torch", DASH(), 2)
+    gaps = [abs(reference[0]["weights"][key] - fp32[0]["weights"][key]).max() for key in ("0.weight", "3.weight")]
+    assert max(gaps) > 1e-5
+    for engine in ("zero0-bf16", "zero1-bf16", "zero2-bf16"):
+        for ours, theirs in zip(trained(engine, DASH(), 2), reference, strict=True):
+            for key, value in ours["weights"].items():
+                assert value.dtype == theirs["weights"][key].dtype
+                np.testing.assert_allclose(value, theirs["weights"][key], rtol=0, atol=1e-6, err_msg=f"{engine} {key}")
+
+
 @pytest.mark.parametrize("engine", ["torch", "zero0", "zero1", "zero2"])
 def test_replicas_are_equal_to_the_bit_and_members_are_not(engine: str) -> None:
     ranks = trained(engine, DASH(), 2)

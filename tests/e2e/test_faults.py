@@ -158,7 +158,7 @@ def test_a_folder_that_another_run_has_taken_over_is_left_alone(tmp_path: Path) 
     until(lambda: sets(run), ranks)
     owner = {"token": "another", "host": "node7", "pid": 12, "job": "9.1"}
     (run / "owner.json").write_text(json.dumps(owner))
-    before = {name: content for name, content in files(run / "checkpoints").items()}
+    before = files(run / "checkpoints")
     results = ranks.results(60)
     assert results == [("value", 1)] * 2, ranks.output(0)
     (line,) = complaints(ranks, 0)
