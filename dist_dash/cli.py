@@ -64,12 +64,8 @@ def _train(arguments: Sequence[str]) -> int:
             from dist_dash.train import train
 
             return train(command, layout_from_environment(command.recipe.members), stop)
-        from dist_dash.launcher import TO_BE_CONTINUED, default_members, launch_local
-        from dist_dash.run_folder import RunFolder
-
-        members, folder = command.recipe.members or default_members(), RunFolder(command.run)
-        folder.check_usable()
-    return TO_BE_CONTINUED if stop.made else launch_local(arguments, members, command.replicas, folder)
+        from dist_dash.launcher import TO_BE_CONTINUED, launch_local
+    return TO_BE_CONTINUED if stop.made else launch_local(arguments, command)
 
 
 def _evaluate(arguments: Sequence[str]) -> int:

@@ -12,8 +12,9 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from dist_dash.parsing import Command
 from dist_dash.run_folder import RunFolder
-from dist_dash.train import FINISHED, TO_BE_CONTINUED
+from dist_dash.train import FINISHED, TO_BE_CONTINUED, finished_already
 
 GRACE = 300  # seconds that ranks have to finish their step and save after a signal
 
@@ -23,9 +24,21 @@ def default_members() -> int:
     return torch.cuda.device_count() or min(4, os.cpu_count() or 1)
 
 
-def launch_local(arguments: Sequence[str], members: int, replicas: int, folder: RunFolder) -> int:
-    """Run `dist-dash train` on `members × replicas` local ranks; returns the run's exit status."""
-    ranks = members * replicas
+def launch_local(arguments: Sequence[str], command: Command) -> int:
+    """Run `dist-dash train` on `members × replicas` local ranks; returns the run's exit status.
+
+    Args:
+        arguments: of the command line, handed on to the ranks.
+        command: what they say.
+
+    Raises:
+        BadInput: the run folder holds something else.
+    """
+    folder, members = RunFolder(command.run), command.recipe.members or default_members()
+    folder.check_usable()
+    if finished_already(command):
+        return FINISHED
+    ranks = members * command.replicas
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // ranks)))
     if sys.platform == "linux":
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # one machine: no need to be reachable from others
@@ -42,9 +55,8 @@ def launch_local(arguments: Sequence[str], members: int, replicas: int, folder: 
         signals_to_handle="SIGTERM,SIGINT,SIGUSR2",
         shutdown_timeout=GRACE,
     )
-    command = ["-u", "-m", "dist_dash", "train", *arguments, f"--members={members}"]
     try:
-        elastic_launch(config, sys.executable)(*command)
+        elastic_launch(config, sys.executable)("-u", "-m", "dist_dash", "train", *arguments, f"--members={members}")
     except ChildFailedError as error:
         statuses = {failure.exitcode for failure in error.failures.values()}
         return next((status for status in (2, TO_BE_CONTINUED) if status in statuses), 1)

@@ -46,9 +46,7 @@ def train(command: Command, layout: Layout, stop: StopRequest) -> int:
             if layout.rank == 0:
                 folder.acquire(layout.job)
                 stack.callback(folder.release)
-        if exchange.collect(folder.done.exists())[0] and not command.fresh:
-            if layout.rank == 0:
-                say(f"{folder.path} is finished already; --fresh starts over")
+        if exchange.collect(finished_already(command, layout.rank == 0))[0]:
             return FINISHED
         run = Run(command, folder, exchange, stop)
         stack.callback(run.recorder.close)
@@ -61,6 +59,14 @@ def train(command: Command, layout: Layout, stop: StopRequest) -> int:
             run.save()
             run.leave(folder.to_continue, f"stopped at step {run.step}; run the same command to continue")
             return TO_BE_CONTINUED
+
+
+def finished_already(command: Command, speak: bool = True) -> bool:
+    """Whether there is nothing left to do; says so where it is to speak."""
+    finished = RunFolder(command.run).done.exists() and not command.fresh
+    if finished and speak:
+        say(f"{command.run} is finished already; --fresh starts over")
+    return finished
 
 
 class Run:

@@ -11,9 +11,11 @@ if ! "$python" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (
     exit 2
 fi
 
-# Only what was installed from exactly these two files counts as done.
-stamp=".venv/.installed-${extra:-base}-$(cat pyproject.toml constraints.txt | sha256sum | cut -c1-16)"
+# Only what was installed from exactly these two files counts as done; the developers' set-up holds the users'.
+versions="$(cat pyproject.toml constraints.txt | sha256sum | cut -c1-16)"
+stamp=".venv/.installed-${extra:-base}-$versions"
 [ -e "$stamp" ] && exit 0
+[ -z "$extra" ] && [ -e ".venv/.installed-dev-$versions" ] && exit 0
 
 echo "setup: installing into .venv (once; a few minutes)" >&2
 if ! "$python" -m venv .venv 2>/dev/null; then
