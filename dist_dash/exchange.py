@@ -56,7 +56,7 @@ class Exchange:
 
     def _join(self, timeout: timedelta) -> None:
         layout = self.layout
-        self._store, _, _ = next(dist.rendezvous("env://", layout.rank, layout.world, timeout=timeout))
+        self._store, _, _ = next(dist.rendezvous(layout.rendezvous, layout.rank, layout.world, timeout=timeout))
         backend = "cpu:gloo,cuda:nccl" if layout.backend == "nccl" else "gloo"
         store = dist.PrefixStore("world", self._store)
         dist.init_process_group(backend, store=store, rank=layout.rank, world_size=layout.world, timeout=timeout)

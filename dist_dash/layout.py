@@ -63,6 +63,11 @@ class Layout:
         return socket.gethostname()
 
     @property
+    def rendezvous(self) -> str:
+        """Where the ranks meet: the launcher's store, or what `DIST_DASH_RENDEZVOUS` names (`file:///…` opens no port)."""
+        return os.environ.get("DIST_DASH_RENDEZVOUS", "env://")
+
+    @property
     def job(self) -> str:
         """The Slurm job and its restart count, where there is one: it tells a requeued job from its own ghost."""
         job = os.environ.get("SLURM_JOB_ID", "")

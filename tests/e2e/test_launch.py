@@ -1,4 +1,4 @@
-"""The real launchers, as a user types them: torchrun, two nodes of the script, the command that starts its own ranks."""
+"""The real launchers, as a user types them: torchrun, two nodes of the script, the command that starts local ranks."""
 
 from __future__ import annotations
 

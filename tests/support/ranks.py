@@ -61,7 +61,6 @@ class Ranks:
         self, world: int, function: Callable[..., Any], *arguments: Any, environment: dict[str, str] | None = None
     ) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="ranks-")
-        port = str(free_port())
         self.processes, self._answers, self.logs = [], [], []
         for rank in range(world):
             variables = {
@@ -69,8 +68,8 @@ class Ranks:
                 "WORLD_SIZE": str(world),
                 "LOCAL_RANK": str(rank),
                 "LOCAL_WORLD_SIZE": str(world),
-                "MASTER_ADDR": "127.0.0.1",
-                "MASTER_PORT": port,
+                # A file, not a port: torch's TCP store would listen on every interface.
+                "DIST_DASH_RENDEZVOUS": f"file://{self._folder.name}/store",
                 "GLOO_SOCKET_IFNAME": "lo",
                 "OMP_NUM_THREADS": "1",
                 **(environment or {}),
