@@ -1,8 +1,6 @@
 """`python -m dist_dash`, as torchrun and srun start it."""
 
-import sys
-
-from dist_dash.cli import main
+from dist_dash.cli import leave, main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

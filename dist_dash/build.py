@@ -1,19 +1,18 @@
-"""From a recipe and a layout to the parts of a run: data, loaders, the member."""
+"""From a recipe and a layout to the parts of a run: data, loaders, the network."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 import torch
+from torch import nn
 
 from dist_dash.batch import Batch, micro_batch
 from dist_dash.data.batch import HostBatch
 from dist_dash.data.dataset import DataSet, Sharding
 from dist_dash.data.loader import EvalLoader, TrainLoader
 from dist_dash.errors import BadInput, require
-from dist_dash.exchange import Exchange
 from dist_dash.layout import Layout
-from dist_dash.member import Member
 from dist_dash.models import load_pretrained
 from dist_dash.models.architecture import one_line
 from dist_dash.network import seeded_network
@@ -63,14 +62,13 @@ def evaluation_loader(recipe: Recipe, data: DataSet, layout: Layout, split: str)
     )
 
 
-def build_member(recipe: Recipe, data: DataSet, exchange: Exchange, say: Say) -> Member:
-    """This rank's network with its initial weights, handed to the engine.
+def build_network_of_member(recipe: Recipe, data: DataSet, layout: Layout, say: Say) -> nn.Module:
+    """This rank's network with its initial weights, on the host.
 
     Raises:
         BadInput: there are not as many architectures as members, a network does not fit the data, or the weights to
             start from do not fit the network.
     """
-    layout = exchange.layout
     architectures = recipe.models or [recipe.model] * layout.members
     given = len(architectures)
     require(given == layout.members, "models", given, f"one per member ({layout.members} members)")
@@ -82,8 +80,7 @@ def build_member(recipe: Recipe, data: DataSet, exchange: Exchange, say: Say) ->
         if fresh:
             say(f"init: {', '.join(fresh)} start anew: the file has them for another number of classes")
     _check_logits(network, data)
-    recipe.engine.attach(network, recipe.optimizer, exchange)
-    return Member(recipe.engine, layout.member, recipe.loader.accumulation, recipe.seed)
+    return network
 
 
 def on_device(recipe: Recipe, host: HostBatch, layout: Layout, step: int) -> Batch:
@@ -97,7 +94,7 @@ def on_device(recipe: Recipe, host: HostBatch, layout: Layout, step: int) -> Bat
     return Batch(micro, step)
 
 
-def _check_logits(network: torch.nn.Module, data: DataSet) -> None:
+def _check_logits(network: nn.Module, data: DataSet) -> None:
     network.eval()
     try:
         with torch.no_grad():

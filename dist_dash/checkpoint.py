@@ -44,6 +44,7 @@ class Checkpoints:
         self._folder, self._exchange, self._keep, self._say = folder, exchange, keep, say
         self._recipe = {k: v for k, v in _flat(recipe).items() if not k.startswith(HARMLESS)}
         self._layout = exchange.layout
+        self._newest: int | None = None
 
     def save(self, step: int, state: dict[str, Any], shared: dict[str, Any]) -> None:
         """Write a set; all ranks call it, and all raise if one of them fails: the sets before stay intact.
@@ -56,6 +57,8 @@ class Checkpoints:
         Raises:
             RunFailed: the disk is full or broken, or another run owns the folder.
         """
+        if step == self._newest:
+            return  # what this process has saved or loaded itself
         final, partial = self._path(step), self._folder.checkpoints / f".step_{step:08d}.partial"
         rank = self._layout.rank
         with self._exchange.together(f"checkpoint of step {step}"):
@@ -86,12 +89,14 @@ class Checkpoints:
                         if folder.is_dir():
                             sync_folder(folder)
                     self._folder.check_owner()
-                    if final.exists():
-                        shutil.rmtree(final)
+                    # A set of this step or a later one was torn, or this run would have gone on from it.
+                    for torn in [s for s in self.steps() if s >= step]:
+                        shutil.rmtree(self._path(torn))
                     partial.rename(final)
                     sync_folder(final.parent)
                     for old in self.steps()[: -self._keep]:
                         shutil.rmtree(self._path(old))
+            self._newest = step
         except BaseException:
             if rank == 0:
                 shutil.rmtree(partial, ignore_errors=True)
@@ -103,7 +108,7 @@ class Checkpoints:
         A torn set is named and passed over. Restores this rank's random number generators.
 
         Raises:
-            BadInput: the set belongs to another layout or recipe; what differs is listed.
+            BadInput: the set belongs to another layout or recipe (what differs is listed), or no set can be read.
         """
         newest_first = self._exchange.collect(self.steps())[0][::-1]
         for step in newest_first:
@@ -120,11 +125,15 @@ class Checkpoints:
             if any(kind == "input" for kind, _ in problems):
                 raise everywhere(BadInput(next(text for kind, text in problems if kind == "input")))
             if problems:
-                self._say(f"checkpoint {self._path(step)} is torn ({problems[0][1]}); the one before it is used")
+                self._say(f"checkpoint {self._path(step)} is torn ({problems[0][1]}); it is passed over")
                 continue
             _set_rng_state(states[self._layout.replica]["rng"])
             assert manifest is not None
+            self._newest = step
             return step, states, manifest["shared"]
+        if newest_first:
+            where = self._folder.checkpoints
+            raise everywhere(BadInput(f"run: no checkpoint set in {where} can be read; --fresh starts over"))
         return None
 
     def steps(self) -> list[int]:

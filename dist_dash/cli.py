@@ -48,6 +48,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _complain(error, 1)
 
 
+def leave(status: int) -> NoReturn:
+    """End the process; after a failure at once: threads that wait for a lost peer would hold the interpreter back."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if status in (0, 75):
+        sys.exit(status)
+    os._exit(status)
+
+
+def entry() -> NoReturn:
+    """The console script `dist-dash`."""
+    leave(main())
+
+
 def _train(arguments: Sequence[str]) -> int:
     # What torch's C++ says when a peer is lost is a page of its own frames; this project says who is missing.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
@@ -55,7 +69,7 @@ def _train(arguments: Sequence[str]) -> int:
 
     first = os.environ.get("RANK", "0") == "0"
     # Listens before torch is imported, which takes seconds: a stop asked for in the meantime is not lost.
-    with StopRequest().listening(lambda text: print(text, file=sys.stderr, flush=True) if first else None) as stop:
+    with StopRequest().listening(lambda text: _say_at_once(text) if first else None) as stop:
         from dist_dash.layout import launched, layout_from_environment
         from dist_dash.parsing import parse_command
 
@@ -89,6 +103,10 @@ def _predict(arguments: Sequence[str]) -> int:
     from dist_dash.commands import predict_command
 
     return predict_command(options.run, options.input, options.output, options.batch_size)
+
+
+def _say_at_once(text: str) -> None:
+    os.write(2, f"{text}\n".encode())  # print could be interrupted by the signal in the middle of itself
 
 
 def _complain(error: BaseException, status: int) -> int:

@@ -6,6 +6,7 @@ import logging
 import os
 import warnings
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import torch
@@ -50,10 +51,14 @@ class DeepSpeed(Engine):
         super().attach(module, make_optimizer, exchange)
         deepspeed = _import_deepspeed(exchange.layout.device)
         layout = exchange.layout
+        os.environ.setdefault("LOCAL_RANK", str(layout.local_rank))  # DeepSpeed insists on it
+        # Left alone, DeepSpeed takes the local rank for the device, of which there may be fewer.
+        device = SimpleNamespace(device_rank=layout.device.index) if layout.device.type == "cuda" else None
         ranks = layout.member_ranks(layout.member)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             self._engine, *_ = deepspeed.initialize(
+                args=device,
                 model=self.module,
                 optimizer=self.optimizer,
                 mpu=OneMember(exchange.replica_group, ranks, layout.rank),

@@ -83,6 +83,7 @@ class Engine(ABC):
 
         The one place of a step where the host waits for the device: whether to update is a decision of the host.
         """
+        self.exchange.await_device()
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         self.skipped = bool(gradients) and not torch.stack(torch._foreach_norm(gradients)).isfinite().all().item()
         if self.skipped:
@@ -98,8 +99,11 @@ class Torch(Engine):
 
     def step(self) -> None:
         """Average, clip, update, clear."""
-        gradients = [p.grad for p in self.parameters if p.grad is not None]
-        self.exchange.mean_over_replicas_(gradients)
+        if self.exchange.layout.replicas > 1:
+            for p in self.parameters:
+                # A parameter that only another replica's samples used: what is averaged must have one shape.
+                p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+        self.exchange.mean_over_replicas_([p.grad for p in self.parameters if p.grad is not None])
         if self.clip:
             torch.nn.utils.clip_grad_norm_(self.parameters, self.clip, foreach=True)
         self.optimizer.step()

@@ -49,7 +49,7 @@ class Exchange:
             torch.cuda.set_device(layout.device)
         try:
             self._join(timeout)
-        except RuntimeError as error:
+        except (RuntimeError, ValueError) as error:  # the latter where the launcher set no address
             what = f"the {layout.world} ranks did not find each other within {self.deadline:g} s"
             raise RunFailed(f"{what} ({first_line(error)})") from error
         return self
@@ -116,6 +116,23 @@ class Exchange:
             mean = transfer.wait().div_(self.layout.replicas)
             parts = mean.split([t.numel() for t in group])
             torch._foreach_copy_(group, [part.view_as(t) for part, t in zip(parts, group, strict=True)])
+
+    def await_device(self) -> None:
+        """Wait until the accelerator has done what was queued; with the deadline, which a wait on NCCL lacks.
+
+        Raises:
+            RunFailed: the deadline has passed; the text names who is missing.
+        """
+        if self.layout.backend != "nccl":
+            return
+        done = torch.cuda.Event()
+        done.record()
+        end = time.monotonic() + self.deadline
+        while not done.query():
+            if time.monotonic() > end:
+                self._diagnosed = True
+                raise self._reason()
+            time.sleep(1e-4)
 
     # -- flags and checks, between all ranks -----------------------------------------------------------------------
 

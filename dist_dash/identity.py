@@ -44,3 +44,11 @@ def check_members(exchange: Exchange, module: nn.Module, must_differ: bool) -> N
                 "other (DistributedDataParallel or DeepSpeed on the world group does)"
             )
             raise everywhere(RunFailed(text))
+
+
+def equal_members(exchange: Exchange, module: nn.Module) -> tuple[int, int] | None:
+    """The first two members whose weights are equal to the bit; None where all differ."""
+    layout = exchange.layout
+    digests = exchange.collect(weights_digest(module))
+    firsts = [digests[layout.member_ranks(member)[0]] for member in range(layout.members)]
+    return next(((firsts.index(d), i) for i, d in enumerate(firsts) if d in firsts[:i]), None)

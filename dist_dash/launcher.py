@@ -34,11 +34,12 @@ def launch_local(arguments: Sequence[str], command: Command) -> int:
     Raises:
         BadInput: the run folder holds something else.
     """
-    folder, members = RunFolder(command.run), command.recipe.members or default_members()
+    folder, replicas = RunFolder(command.run), command.replicas or 1
+    members = command.recipe.members or max(1, default_members() // replicas)
     folder.check_usable()
     if finished_already(command):
         return FINISHED
-    ranks = members * command.replicas
+    ranks = members * replicas
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // ranks)))
     if sys.platform == "linux":
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # one machine: no need to be reachable from others
@@ -61,5 +62,7 @@ def launch_local(arguments: Sequence[str], command: Command) -> int:
         statuses = {failure.exitcode for failure in error.failures.values()}
         return next((status for status in (2, TO_BE_CONTINUED) if status in statuses), 1)
     except (SignalException, KeyboardInterrupt):  # the latter where the ranks have not been started yet
+        if folder.done.exists():
+            return FINISHED
         return TO_BE_CONTINUED if folder.to_continue.exists() else 1
     return FINISHED

@@ -64,7 +64,7 @@ class Layout:
 
     @property
     def rendezvous(self) -> str:
-        """Where the ranks meet: the launcher's store, or what `DIST_DASH_RENDEZVOUS` names (`file:///…` opens no port)."""
+        """Where the ranks meet: the launcher's store, or `DIST_DASH_RENDEZVOUS` (a `file:///…` opens no port)."""
         return os.environ.get("DIST_DASH_RENDEZVOUS", "env://")
 
     @property
@@ -91,6 +91,7 @@ def ask_for_determinism() -> None:
     """Choose deterministic kernels wherever torch has them: a repeated run is then equal to the bit on a GPU too."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it is first used
     torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # no result reads it, and filling takes its time
 
 
 def layout_from_environment(members: int | None) -> Layout:

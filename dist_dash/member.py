@@ -118,5 +118,8 @@ class Member:
             torch._foreach_copy_(list(self.engine.module.buffers()), saved)
 
     def _average_buffers(self) -> None:
-        # Replicas see different samples; averaged every step, their batch-norm statistics stay equal to the bit.
-        self.engine.exchange.mean_over_replicas_([b for b in self.engine.module.buffers() if b.is_floating_point()])
+        # Replicas see different samples; averaged every step, their running statistics stay equal to the bit. Other
+        # buffers are left alone: the mean of equal numbers may be off by a rounding.
+        modules = [m for m in self.engine.module.modules() if getattr(m, "track_running_stats", False)]
+        statistics = [b for m in modules for b in m.buffers(recurse=False) if b.is_floating_point()]
+        self.engine.exchange.mean_over_replicas_(statistics)

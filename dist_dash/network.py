@@ -29,6 +29,6 @@ def build_network(
 
 def seeded_network(seed: int, *arguments: object) -> nn.Sequential:
     """`build_network(*arguments)`, its initial weights a function of `seed` alone; other draws go on as before."""
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):  # weights are drawn on the host
         torch.manual_seed(seed)
         return build_network(*arguments)  # type: ignore[arg-type]

@@ -44,18 +44,19 @@ class Command:
         resolved: the same as nested names and numbers, every default written out: `recipe.yaml`.
         run: the run folder.
         fresh: start over where the folder holds a run.
-        replicas: ranks per member, where the command starts the ranks itself.
+        replicas: ranks per member; None: as many as there are.
     """
 
     recipe: Recipe
     resolved: dict[str, Any]
     run: Path
     fresh: bool
-    replicas: int
+    replicas: int | None
 
-    def as_yaml(self) -> str:
-        """The content of `recipe.yaml`."""
-        return yaml.safe_dump(self.resolved, sort_keys=False)
+    def as_yaml(self, members: int | None = None) -> str:
+        """The content of `recipe.yaml`; with the number of members that the run turned out to have, where given."""
+        known = {} if members is None else {"members": members}
+        return yaml.safe_dump({**self.resolved, **known}, sort_keys=False)
 
 
 def train_parser() -> jsonargparse.ArgumentParser:
@@ -69,7 +70,7 @@ def train_parser() -> jsonargparse.ArgumentParser:
     parser.add_argument("--config", action="config", help="a recipe (YAML); later arguments override it")
     parser.add_argument("--run", type=str | None, help="run folder (default: runs/<recipe>-<method>-s<seed>)")
     parser.add_argument("--fresh", action="store_true", help="start over where the folder holds a run")
-    parser.add_argument("--replicas", type=int, default=1, help="ranks per member, when started without torchrun")
+    parser.add_argument("--replicas", type=int | None, help="ranks per member (default: as many as there are)")
     parser.add_class_arguments(Recipe)
     defaults = {"method": DASH, "engine": DeepSpeed, "schedule": Cosine}
     parser.set_defaults({name: {"class_path": _path(cls)} for name, cls in defaults.items()})
@@ -95,7 +96,7 @@ def parse_command(arguments: Sequence[str]) -> Command:
     own = {name: objects.pop(name) for name in ("config", "run", "fresh", "replicas")}
     for name in own:
         resolved.pop(name, None)
-    if own["replicas"] < 1:
+    if own["replicas"] is not None and own["replicas"] < 1:
         raise BadInput(f"replicas: {own['replicas']} is not allowed; it must be a whole number ≥ 1")
     recipe = Recipe(**objects)
     configs = own["config"] or []

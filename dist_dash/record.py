@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import resource
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ class Window:
 
     def __init__(self, exchange: Exchange) -> None:
         self._exchange, self._names, self._steps = exchange, list[str](), 0
+        self._timed = 0  # updates of this process: a window that was begun before a resume has more
         self._sums: Tensor | None = None
 
     def add(self, measured: dict[str, Tensor]) -> None:
@@ -34,17 +36,18 @@ class Window:
         values = torch.stack([value.detach().double() for value in measured.values()])
         self._sums = values if self._sums is None else self._sums + values
         self._steps += 1
+        self._timed += 1
 
     def close(self) -> dict[str, list[float]]:
         """Per measured name and per timing, one value a member (mean over its replicas); starts a new window."""
         assert self._sums is not None
         clock, layout = self._exchange.clock.read(), self._exchange.layout
-        seconds = [clock.get(name, 0.0) / self._steps for name in ("total", *TIMING[1:4])]
+        seconds = [clock.get(name, 0.0) / max(1, self._timed) for name in ("total", *TIMING[1:4])]
         row = torch.cat(
             [self._sums.cpu() / self._steps, torch.tensor([*seconds, _peak_memory_mib()], dtype=torch.float64)]
         )
         rows = torch.stack(self._exchange.collect(row)).reshape(layout.members, layout.replicas, -1).mean(1)
-        self._sums, self._steps = None, 0
+        self._sums, self._steps, self._timed = None, 0, 0
         return {name: rows[:, i].tolist() for i, name in enumerate([*self._names, *TIMING])}
 
     def state(self) -> dict[str, Any]:
@@ -55,9 +58,6 @@ class Window:
         """Take back what `state` gave."""
         self._names, self._steps = state["names"], state["steps"]
         self._sums = None if state["sums"] is None else state["sums"].to(self._exchange.layout.device)
-
-    def __bool__(self) -> bool:
-        return self._steps > 0
 
 
 class Recorder:
@@ -97,14 +97,23 @@ class Recorder:
             say(text, self._console)
 
     def position(self) -> int:
-        """Bytes of `metrics.jsonl` so far: a checkpoint remembers them."""
-        return self._metrics.stat().st_size if self._active and self._metrics.exists() else 0
+        """Bytes of `metrics.jsonl` so far, on disk: a checkpoint remembers them."""
+        if not (self._active and self._metrics.exists()):
+            return 0
+        with self._metrics.open("rb") as file:
+            os.fsync(file.fileno())
+            return os.fstat(file.fileno()).st_size
 
     def rewind(self, position: int) -> None:
         """Drop the lines after `position`: a resumed run writes them again."""
         if self._active and self._metrics.exists():
             with self._metrics.open("r+b") as file:
-                file.truncate(position)
+                file.truncate(min(position, os.fstat(file.fileno()).st_size))
+
+    def event(self, step: int, epoch: float, text: str) -> None:
+        """Say something that happened, and write it down."""
+        self.say(text)
+        self.write("event", step, epoch, text=text)
 
     def write(self, kind: str, step: int, epoch: float, **values: Any) -> None:
         """Append one line: `{"kind", "step", "epoch", …}`; numbers that JSON lacks (NaN, ∞) become null."""
@@ -119,10 +128,8 @@ class Recorder:
         if self._open_board is not None:
             # With the first line, not before: a run that starts over clears its folder in between.
             self._board = self._board or self._open_board(step)
-            for name, value in values.items():
-                for member, number in enumerate(value if isinstance(value, list) else [value]):
-                    if isinstance(number, float | int):
-                        self._board.add_scalar(f"{kind}/{name}/{member:02d}", number, step)
+            for name, number in _numbers_in(values, kind):
+                self._board.add_scalar(name, number, step)
 
     def write_training(
         self, step: int, epoch: float, window: dict[str, list[float]], rate: float, samples: int
@@ -159,6 +166,15 @@ def _console() -> Console:
 
 def _numbers(values: list[float]) -> str:
     return " ".join(f"{v:.3f}" for v in values[:8]) + (" …" if len(values) > 8 else "")
+
+
+def _numbers_in(value: Any, name: str) -> Iterator[tuple[str, float]]:
+    """Every number in nested dictionaries and lists, by its path; members are numbered."""
+    if isinstance(value, float | int):
+        yield name, value
+    pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in pairs:
+        yield from _numbers_in(inner, f"{name}/{key:02d}" if isinstance(key, int) else f"{name}/{key}")
 
 
 def _finite(value: Any) -> Any:

@@ -42,6 +42,11 @@ class RunFolder:
         self._made = False
         self._token = uuid.uuid4().hex
 
+    @staticmethod
+    def weights(member: int) -> str:
+        """Name of a member's weights inside `ensemble/`."""
+        return f"member_{member:02d}.safetensors"
+
     def check_usable(self) -> None:
         """Refuse a folder that holds something else than a run.
 
@@ -99,12 +104,13 @@ class RunFolder:
 
     def clear(self) -> None:
         """Remove everything that a run has written here; call while owning the folder."""
+        self.done.unlink(missing_ok=True)  # first: half of a finished run must not pass for a whole one
+        self.to_continue.unlink(missing_ok=True)
         for folder in (self.checkpoints, self.ensemble, self.tensorboard):
-            shutil.rmtree(folder, ignore_errors=True)
+            if folder.exists():
+                shutil.rmtree(folder)
         for file in (self.recipe, self.environment, self.metrics, self.predictions, self.evaluation):
             file.unlink(missing_ok=True)
-        self.done.unlink(missing_ok=True)
-        self.to_continue.unlink(missing_ok=True)
 
     def mark(self, marker: Path | None) -> None:
         """Leave `DONE`, `CONTINUE` or (None) neither."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -13,15 +14,26 @@ from dist_dash.engine import Engine
 from dist_dash.exchange import Exchange
 from dist_dash.preemption import Stopped
 
-Found = tuple[NDArray[np.float32], NDArray[np.int64]]
+
+@dataclass(frozen=True)
+class Found:
+    """What `predict_split` finds.
+
+    Args:
+        log_probs: `[members, samples, C]` on rank 0, None on the others.
+        labels: `[samples]`.
+        unreadable: names of samples that are left out, on every rank.
+    """
+
+    log_probs: NDArray[np.float32] | None
+    labels: NDArray[np.int64]
+    unreadable: list[str]
 
 
 def predict_split(
     engine: Engine, batches: Iterable[EvalBatch], samples: int, exchange: Exchange, stop_now: Callable[[], bool]
-) -> Found | None:
-    """Log-probabilities `[members, samples, C]` and labels `[samples]` on rank 0; None on the others.
-
-    Samples that could not be read are left out.
+) -> Found:
+    """Every member's log-probabilities of the split.
 
     Raises:
         Stopped: all ranks agreed to stop; nothing has changed.
@@ -29,11 +41,13 @@ def predict_split(
     layout, device = exchange.layout, exchange.layout.device
     log_probs: NDArray[np.float32] | None = None
     labels = np.full(samples, -1, np.int64)
+    unreadable: set[str] = set()
     engine.module.eval()
     try:
         for batch in batches:
             if stop_now():
                 raise Stopped
+            unreadable.update(batch.bad)
             with torch.inference_mode():
                 logits = engine.forward(batch.x.to(device, non_blocking=True))
                 found = torch.log_softmax(logits, -1).float().cpu()
@@ -50,7 +64,6 @@ def predict_split(
                 labels[ids[valid]] = known[valid]
     finally:
         engine.module.train()
-    if log_probs is None:
-        return None
+    names = sorted(set().union(*exchange.collect(unreadable)))
     read = labels >= 0
-    return log_probs[:, read], labels[read]
+    return Found(None if log_probs is None else log_probs[:, read], labels[read], names)

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import json
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from rich.console import Console
 
 from dist_dash.agreement import Agreement
-from dist_dash.build import build_member, evaluation_loader, load_data, on_device, train_loader
+from dist_dash.build import build_network_of_member, evaluation_loader, load_data, on_device, train_loader
 from dist_dash.checkpoint import Checkpoints
 from dist_dash.data.batch import HostBatch, sample_hash
 from dist_dash.ensemble import save_member, save_spec
 from dist_dash.environment import describe_environment
+from dist_dash.errors import BadInput, RunFailed, everywhere
 from dist_dash.evaluation.summary import evaluate, table
 from dist_dash.exchange import Exchange
-from dist_dash.identity import check_members
+from dist_dash.identity import check_members, equal_members
 from dist_dash.layout import Layout, ask_for_determinism
+from dist_dash.member import Member
 from dist_dash.parsing import Command
 from dist_dash.predictions import save_predictions
 from dist_dash.preemption import Stopped, StopRequest
@@ -41,6 +45,9 @@ def train(command: Command, layout: Layout, stop: StopRequest) -> int:
         RunFailed: the run broke; the last complete checkpoint set is intact.
     """
     recipe, folder = command.recipe, RunFolder(command.run)
+    if command.replicas not in (None, layout.replicas):
+        what = f"{layout.world} ranks for {layout.members} members make {layout.replicas}"
+        raise BadInput(f"replicas: {command.replicas} is not allowed; {what}")
     with Exchange(layout, recipe.exchange, recipe.checks.deadline) as exchange, contextlib.ExitStack() as stack:
         with exchange.together("run folder"):
             if layout.rank == 0:
@@ -56,8 +63,9 @@ def train(command: Command, layout: Layout, stop: StopRequest) -> int:
             run.finish()
             return FINISHED
         except Stopped:
+            run.event(f"stopped at step {run.step}; the same command continues")
             run.save()
-            run.leave(folder.to_continue, f"stopped at step {run.step}; run the same command to continue")
+            run.leave(folder.to_continue)
             return TO_BE_CONTINUED
 
 
@@ -93,7 +101,10 @@ class Run:
         self.steps_per_epoch = self.loader.steps_per_epoch
         self.total_steps = recipe.max_steps or recipe.epochs * self.steps_per_epoch
         with exchange.together("model"):
-            self.member = build_member(recipe, self.data, exchange, say_first)
+            network = build_network_of_member(recipe, self.data, self.layout, say_first)
+        with exchange.together("engine"):  # its collectives start once every rank has its network
+            recipe.engine.attach(network, recipe.optimizer, exchange)
+            self.member = Member(recipe.engine, self.layout.member, recipe.loader.accumulation, recipe.seed)
         self.window = Window(exchange)
         with exchange.together("record"):
             self.recorder = self._open_record()
@@ -140,12 +151,12 @@ class Run:
         self.member.engine.scale_learning_rate(factor)
         batch = on_device(recipe, host, self.layout, self.step)
         measured = recipe.method.update(self.member, batch, exchange)
-        self.window.add(measured)
+        self.window.add({**measured, "skipped": measured["loss"].new_tensor(float(self.member.engine.skipped))})
+        self.step += 1
         if self.layout.member == 0:  # between them, its replicas read what every member reads
-            tell = self.recorder.say if self.layout.rank == 0 else say
+            tell = self.event if self.layout.rank == 0 else say
             for name in host.bad:
                 tell(f"unreadable sample passed over: {name}")
-        self.step += 1
         return settle()
 
     def evaluate_if_due(self) -> None:
@@ -156,9 +167,11 @@ class Run:
         """
         if not self.evaluated:
             with self.exchange.clock.excluded():
-                found = self._evaluation("validation" if self.data.validation is not None else "test")
+                sick, found = self._evaluation("validation" if self.data.validation is not None else "test")
             self.evaluated = True
-            if found is not None:
+            if sick:
+                self.event(f"member {sick[0]}: predictions are not finite; this evaluation is left out")
+            elif found is not None:
                 shown = {k: found["result"][k] for k in ("split", "ensemble", "members", "diversity")}
                 shown["diversity"].pop("pairwise")
                 self.recorder.write("eval", self.step, self.step / self.steps_per_epoch, **shown)
@@ -186,7 +199,7 @@ class Run:
                 self.window.load_state(own["window"])
             self.evaluated = own["evaluated"]
             self.recorder.rewind(shared["metrics_bytes"])
-            self.recorder.say(f"continuing {folder.path} at step {self.step} of {self.total_steps}")
+            self.event(f"continuing {folder.path} at step {self.step} of {self.total_steps}")
         else:
             with self.exchange.together("run folder"):
                 if self.layout.rank == 0:
@@ -194,10 +207,10 @@ class Run:
                     folder.checkpoints.mkdir(exist_ok=True)
         with self.exchange.together("run folder"):
             if self.layout.rank == 0:
-                write_atomically(folder.recipe, self.command.as_yaml())
+                write_atomically(folder.recipe, self.command.as_yaml(self.layout.members))
                 write_atomically(folder.environment, json.dumps(describe_environment(self.layout), indent=1))
                 folder.mark(None)
-        check_members(self.exchange, self.member.engine.module, must_differ=self.recipe.init == "own")
+        check_members(self.exchange, self.member.engine.module, self.recipe.init == "own")
         if found is None and self.recipe.checkpoints.at_start:
             self.save()
         self.evaluate_if_due()
@@ -206,6 +219,7 @@ class Run:
     def save(self) -> None:
         """Write a complete checkpoint set of the present step."""
         with self.exchange.clock.excluded():
+            check_members(self.exchange, self.member.engine.module, self.recipe.init == "own")
             state = {
                 "engine": self.member.engine.state(),
                 "method": self.recipe.method.state_dict(),
@@ -217,7 +231,9 @@ class Run:
 
     def finish(self) -> None:
         """Evaluate on the test split, export the ensemble, print the table, mark the run as done."""
-        found = self._evaluation("test")
+        sick, found = self._evaluation("test")
+        if sick:
+            raise everywhere(RunFailed(f"member {sick[0]}: its predictions of the test split are not finite"))
         network, ensemble = self.member.engine.module, self.folder.ensemble
         with self.exchange.together("export"):
             if self.layout.rank == 0:
@@ -225,22 +241,31 @@ class Run:
                 ensemble.mkdir(exist_ok=True)
         with self.exchange.together("export"):
             if self.layout.replica == 0:
-                save_member(ensemble / f"member_{self.layout.member:02d}.safetensors", network)
+                save_member(ensemble / self.folder.weights(self.layout.member), network)
         with self.exchange.together("export"):
             if found is not None:
                 self._export_rest(found)
-        self.leave(self.folder.done, f"finished; everything is in {self.folder.path}")
+        equal = equal_members(self.exchange, network)
+        if equal:
+            self.recorder.say(f"note: members {equal[0]} and {equal[1]} are equal (init: {self.recipe.init})")
+        self.leave(self.folder.done)
+        self.recorder.say(f"finished; everything is in {self.folder.path}")
 
-    def leave(self, marker: Any, text: str) -> None:
-        """Mark how the run ended, and say so."""
-        if self.layout.rank == 0:
-            self.folder.mark(marker)
-        self.recorder.say(text)
+    def leave(self, marker: Path) -> None:
+        """Mark how the run ended."""
+        with self.exchange.together("run folder"):
+            if self.layout.rank == 0:
+                self.folder.check_owner()
+                self.folder.mark(marker)
+
+    def event(self, text: str) -> None:
+        """Say something that happened, and write it down."""
+        self.recorder.event(self.step, self.step / self.steps_per_epoch, text)
 
     def _export_rest(self, found: dict[str, Any]) -> None:
         data, folder = self.data, self.folder
         specs = self.command.resolved["models"] or [self.command.resolved["model"]] * self.layout.members
-        files = [{"file": f"member_{i:02d}.safetensors", "architecture": spec} for i, spec in enumerate(specs)]
+        files = [{"file": folder.weights(i), "architecture": spec} for i, spec in enumerate(specs)]
         numbers = {"mean": list(data.mean), "std": list(data.std), "uint8": data.uint8}
         names = {"classes": data.classes, "class_names": data.class_names, "shape": list(data.shape)}
         save_spec(folder.ensemble, files, **names, **numbers)
@@ -254,12 +279,15 @@ class Run:
         board = folder.tensorboard if record.tensorboard else None
         return Recorder(self.layout.rank == 0, folder.metrics, self.total_steps, record.progress, board)
 
-    def _evaluation(self, split: str) -> dict[str, Any] | None:
+    def _evaluation(self, split: str) -> tuple[list[int], dict[str, Any] | None]:
+        """Members whose predictions are not finite; and, on rank 0 where there are none, predictions and scores."""
         batches = evaluation_loader(self.recipe, self.data, self.layout, split)
-        stop_now, engine = self.agreement.stop_now, self.member.engine
-        found = predict_split(engine, batches, len(batches.split), self.exchange, stop_now)
-        with self.exchange.together("evaluation"):
-            result = evaluate(*found, split, self.recipe.seed) if found else None
-        if found and len(found[1]) < len(batches.split):
-            self.recorder.say(f"{len(batches.split) - len(found[1])} unreadable samples of the {split} split left out")
-        return {"log_probs": found[0], "labels": found[1], "result": result} if found else None
+        found = predict_split(self.member.engine, batches, len(batches.split), self.exchange, self.agreement.stop_now)
+        for name in found.unreadable:
+            self.event(f"unreadable sample left out of the {split} split: {name}")
+        sick = [] if found.log_probs is None else [i for i, p in enumerate(found.log_probs) if not np.isfinite(p).all()]
+        sick = self.exchange.collect(sick)[0]
+        if sick or found.log_probs is None:
+            return sick, None
+        result = evaluate(found.log_probs, found.labels, split, self.recipe.seed)
+        return sick, {"log_probs": found.log_probs, "labels": found.labels, "result": result}

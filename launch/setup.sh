@@ -6,8 +6,8 @@ cd "$(dirname "$0")/.."
 extra="${1:-}"
 
 python="${PYTHON:-python3}"
-if ! "$python" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null; then
-    echo "setup: $python is missing or not Python 3.10 to 3.12; set PYTHON=/path/to/one" >&2
+if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then
+    echo "setup: $python is missing or older than Python 3.10; set PYTHON=/path/to/a newer one" >&2
     exit 2
 fi
 

@@ -38,6 +38,7 @@ agent=$!
 for signal in TERM INT USR2; do trap "kill -$signal $agent 2>/dev/null" "$signal"; done
 status=0
 while kill -0 "$agent" 2>/dev/null; do wait "$agent"; status=$?; done
+[ "$run/DONE" -nt "$started" ] && exit 0
 [ -e "$run/DONE" ] && [ "$status" -eq 0 ] && exit 0
 [ "$run/CONTINUE" -nt "$started" ] && exit 75
 exit "$status"

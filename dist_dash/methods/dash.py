@@ -5,7 +5,7 @@
     g_i     = ∇L_i at θ_i + ε_i ;   θ_i ← optimizer(θ_i, g_i)
 
 Cost: 2F + 3G (separate), 2F + 2G (joint); one all-gather of `[n, C]` logits per ascent, hidden behind the backward of
-L_i. γ adds 2F + 2G and two exchanges.
+L_i. γ adds F + 2G, one more all-gather and the sum of one number.
 """
 
 from __future__ import annotations
@@ -97,7 +97,8 @@ class DASH(Method):
             del g_loss, g_div
             self._descend(member, batch, exchange, totals)  # at θ + ε
         if self.gamma:
-            norm = exchange.sum_over_members(g_ens.norm().square()).sqrt()  # over all members: θ_ens is one vector
+            square = g_ens.norm().square().nan_to_num(posinf=0.0)  # a sick member must not take ε_ens from the others
+            norm = exchange.sum_over_members(square).sqrt()  # over all members: θ_ens is one vector
             with member.perturbed(rho_loss * exchange.members**0.5 * unit(g_ens, norm)):
                 del g_ens
                 self._descend_ensemble(member, batch, exchange)  # at θ_ens + ε_ens
@@ -124,7 +125,8 @@ class DASH(Method):
                 g_loss += member.gradient(loss + self.weight * l_div, retain_graph=self.gamma > 0)
             if self.gamma:
                 g_ens += member.gradient(self._ensemble_loss(logits, peers.wait(), micro))
-            totals.add(loss=loss, accuracy=micro.correct(logits), diversity=l_div)
+            peers_seen = peers.wait().count.to(loss.dtype)
+            totals.add(loss=loss, accuracy=micro.correct(logits), diversity=l_div, finite_peers=peers_seen)
         if self.ascent_sync == "mean":
             g_loss, g_div, g_ens = (member.mean_over_replicas(g) for g in (g_loss, g_div, g_ens))
         if self.direction == "random":

@@ -7,6 +7,8 @@ import os
 import resource
 import signal
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import dist_dash.checkpoint
 from dist_dash.data import Digits
 from dist_dash.data.dataset import DataSet
 from dist_dash.data.source import Splits
@@ -96,16 +97,19 @@ class FullDisk(Torch):
     def state(self) -> dict[str, Any]:
         self.saves += 1
         if rank() == 1 and self.saves == 3 and Path(self.sign).exists():
-            if self.limit:
-                signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-                resource.setrlimit(resource.RLIMIT_FSIZE, (self.limit, resource.RLIM_INFINITY))
-            else:
-                dist_dash.checkpoint.torch.save = full  # type: ignore[attr-defined]
+            torch.save = partial(save_with_limit, torch.save, self.limit)
         return super().state()
 
 
-def full(*_: object) -> None:
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+def save_with_limit(save: Callable[..., None], limit: int, *arguments: Any) -> None:
+    if not limit:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+    try:
+        save(*arguments)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
 
 class OtherOrder(Digits):

@@ -79,5 +79,6 @@ def assert_same_run(ours: Path, theirs: Path) -> None:
             np.testing.assert_array_equal(a[key], b[key], err_msg=f"{name} {key}")
     a, b = np.load(ours / "predictions.npz"), np.load(theirs / "predictions.npz")
     np.testing.assert_array_equal(a["log_probs"], b["log_probs"])
-    for one, other in zip(lines_of(ours), lines_of(theirs), strict=True):
+    kept = [[line for line in lines_of(run) if line["kind"] != "event"] for run in (ours, theirs)]
+    for one, other in zip(*kept, strict=True):
         assert {**one, "timing": None} == {**other, "timing": None}

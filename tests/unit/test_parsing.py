@@ -132,7 +132,7 @@ def test_the_run_folder_is_named_after_recipe_method_and_seed():
 def test_options_of_the_command_are_no_part_of_the_recipe():
     command = parse("--fresh", "--replicas", "2")
     assert (command.fresh, command.replicas) == (True, 2)
-    assert (parse().fresh, parse().replicas) == (False, 1)
+    assert (parse().fresh, parse().replicas) == (False, None)
     assert command.resolved == parse().resolved
 
 

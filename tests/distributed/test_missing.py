@@ -1,0 +1,104 @@
+"""What a rank says when an exchange fails: who is missing, or what another rank has ended with; never nothing."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import pytest
+
+from dist_dash.errors import BadInput, RunFailed
+from dist_dash.exchange import Exchange
+from dist_dash.layout import layout_from_environment
+from tests.support.ranks import Ranks, on_ranks
+
+
+class Deaf:
+    """A store whose host hangs: it takes what it is told, and never answers."""
+
+    def set(self, *_: object) -> None: ...
+
+    def check(self, *_: object) -> bool:
+        time.sleep(60)
+        return False
+
+
+class Gone(Deaf):
+    """A store whose host has ended."""
+
+    def check(self, *_: object) -> bool:
+        raise RuntimeError("Connection reset by peer")
+
+
+def without_an_answer(store: Deaf) -> str:
+    """The second rank stays away, and so does the store."""
+    exchange = Exchange(layout_from_environment(2), deadline=1)
+    exchange.__enter__()
+    exchange.collect(0)
+    if os.environ["RANK"] == "1":
+        time.sleep(3)
+        os._exit(0)
+    exchange._store = store  # type: ignore[assignment]
+    try:
+        exchange.collect(1)
+    except RunFailed as error:
+        return str(error)
+    return "nothing was wrong"
+
+
+@pytest.mark.parametrize("store", [Deaf(), Gone()], ids=["hangs", "gone"])
+def test_the_rendezvous_itself_does_not_answer(store: Deaf) -> None:
+    started = time.monotonic()
+    kind, text = Ranks(2, without_an_answer, store).results(30)[0]
+    assert time.monotonic() - started < 20
+    assert kind == "value"
+    assert text.startswith("step 0: an exchange did not complete; the host of the rendezvous (rank 0, or the launcher)")
+
+
+def ends_alone(error: Exception, who: int) -> int:
+    """One rank ends with an error of its own while the others exchange."""
+    layout = layout_from_environment(2)
+    with Exchange(layout, deadline=20) as exchange:
+        exchange.collect(0)
+        exchange.step = 4
+        if layout.rank == who:
+            raise error
+        exchange.start_maximum([1])()
+    return layout.rank
+
+
+ENDS = {
+    "bad input": (BadInput("data: 'a.png' cannot be read"), "BadInput: data: 'a.png' cannot be read"),
+    "a failure": (RunFailed("disk: full"), "RunFailed: disk: full"),
+    "an accident": (IndexError("out of range\nin two lines"), "RunFailed: IndexError: out of range"),
+}
+
+
+@pytest.mark.parametrize(
+    ("ends", "world", "who"), [("bad input", 2, 0), ("bad input", 4, 3), ("a failure", 2, 1), ("an accident", 2, 1)]
+)
+def test_what_one_rank_ends_with_all_others_say(ends: str, world: int, who: int) -> None:
+    error, expected = ENDS[ends]
+    results = Ranks(world, ends_alone, error, who).results(18)  # before the deadline of their exchange
+    for rank in {*range(world)} - {who}:
+        assert results[rank] == ("error", f"{expected} (rank {who}, member {who * 2 // world})")
+    assert results[who] == ("error", f"{type(error).__name__}: {error}")
+
+
+def refuses_together(who: tuple[int, ...]) -> str:
+    layout = layout_from_environment(4)
+    with Exchange(layout, deadline=20) as exchange:
+        try:
+            with exchange.together("disk"):
+                if layout.rank in who:
+                    raise OSError(28, "No space left on device", "x.pt")
+        except RunFailed as error:
+            return f"{error.everywhere} {error}"
+    return "fine"
+
+
+def test_all_ranks_leave_with_the_error_of_one() -> None:
+    assert on_ranks(4, refuses_together, ()) == ["fine"] * 4
+    text = "True disk: [Errno 28] No space left on device: 'x.pt'"
+    assert on_ranks(4, refuses_together, (2, 3)) == [f"{text} (rank 2, member 2)"] * 4
+    assert on_ranks(4, refuses_together, (0, 1, 2, 3)) == [text] * 4
