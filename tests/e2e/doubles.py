@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor, nn
 
 from dist_dash.data import Digits
 from dist_dash.data.source import Splits, SubsetSplit
@@ -61,3 +63,20 @@ class SlowSave(Torch):
             Path(self.sign).touch()
             time.sleep(2)
         return super().state()
+
+
+class SickInEvaluation(nn.Module):
+    """A healthy network in training whose predictions are NaN in evaluation."""
+
+    def __init__(self, features: int, classes: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(features, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.linear(x.flatten(1))
+        return logits if self.training else logits * torch.nan
+
+
+def sick_in_evaluation(shape: tuple[int, ...], classes: int) -> nn.Module:
+    """For `Custom`."""
+    return SickInEvaluation(int(np.prod(shape)), classes)
