@@ -63,7 +63,7 @@ def train(command: Command, layout: Layout, stop: StopRequest) -> int:
             run.finish()
             return FINISHED
         except Stopped:
-            run.event(f"stopped at step {run.step}; the same command continues")
+            run.event(f"stopped at step {run.step}; run the same command to continue")
             run.save()
             run.leave(folder.to_continue)
             return TO_BE_CONTINUED
