@@ -257,7 +257,8 @@ def _allowed_class(field: str) -> str | None:
 def _subclasses(base: type) -> list[type]:
     below: list[type] = base.__subclasses__()
     found = [cls for sub in below for cls in [sub, *_subclasses(sub)]]
-    return [cls for cls in found if not inspect.isabstract(cls) and not cls.__name__.startswith("_")]
+    own = [cls for cls in found if cls.__module__.startswith("dist_dash.")]
+    return [cls for cls in own if not inspect.isabstract(cls) and not cls.__name__.startswith("_")]
 
 
 def _readable(kind: Any) -> str:

@@ -23,6 +23,9 @@ class NoPeers:
     def mean_over_replicas_(self, tensors: list[torch.Tensor]) -> None:
         pass
 
+    def await_device(self) -> None:
+        pass
+
 
 @pytest.fixture(scope="session")
 def lone_member() -> Callable[..., Member]:
