@@ -7,6 +7,7 @@ of the machine hits all of them. Needs about 6 minutes on two cores. The table w
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import statistics
 import subprocess
@@ -147,20 +148,21 @@ def perturbing(exchange: Exchange, rounds: int, size: int) -> list[float]:
     return shares[1:]
 
 
-def two_ranks(rounds: int, size: int) -> tuple[Times, list[float]]:
-    """SAM and DASH side by side; and the share of a DASH step in which the transfer was not hidden."""
+def two_ranks(rounds: int, size: int) -> tuple[Times, list[float], list[float]]:
+    """SAM and DASH side by side; the shares of a DASH step spent in transfer that was not hidden, and in waiting."""
     torch.set_num_threads(1)
     with Exchange(layout_from_environment(2), deadline=300) as exchange:
         variants = {"SAM": SAM(), "DASH joint": DASH(ascent="joint"), "DASH separate": DASH()}
         times = interleaved({n: stepper(m, Torch(), exchange, size) for n, m in variants.items()}, rounds, exchange)
-        exposed, step = [], stepper(DASH(), Torch(), exchange, size)
+        exposed, waited, step = [], [], stepper(DASH(), Torch(), exchange, size)
         for number in range(rounds + 1):
             exchange.collect(0)
             exchange.clock.read()
             step(number)
             seconds = exchange.clock.read()
             exposed.append(seconds.get("transfer", 0.0) / seconds["total"])
-        return times, exposed[1:]
+            waited.append(seconds.get("wait", 0.0) / seconds["total"])
+        return times, exposed[1:], waited[1:]
 
 
 def peak_memory(method: Method, size: int) -> float:
@@ -203,10 +205,13 @@ def main() -> int:
     rows.append(("plain engine / hand-written loop", ratio(times, "SGD torch", "hand-written SGD"), 1.05))
     rows.append(("perturb + restore, share of a SAM step", shares, 0.03))
 
-    times, exposed = on_ranks(2, two_ranks, options.rounds, options.batch, deadline=1200)[0]
+    times, exposed, waited = on_ranks(2, two_ranks, options.rounds, options.batch, deadline=1200)[0]
     rows.append(("DASH joint / SAM (2 ranks)", ratio(times, "DASH joint", "SAM"), 1.05))
     rows.append(("DASH separate / SAM (2 ranks)", ratio(times, "DASH separate", "SAM"), 1.40))
     rows.append(("exposed exchange, share of a DASH step", exposed, 0.02))
+    rows.append(
+        ("waiting for the slower rank, share of a DASH step", waited, math.inf)
+    )  # skew: the machine's, not ours
 
     parameters = sum(p.numel() * p.element_size() for p in network(0).parameters())
     sgd = [on_ranks(1, peak_memory, SGD(), options.batch)[0] for _ in range(3)]

@@ -66,14 +66,16 @@ class RunFolder:
         """
         self.check_usable()
         self._made = not self.path.exists()
-        self.path.mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(self._lock_file, timeout=0)
         try:
+            self.path.mkdir(parents=True, exist_ok=True)
             self._lock.acquire()
         except Timeout as error:
             raise BadInput(
                 f"run: {self.path} is in use by {self._owner()}; stop that run or use another --run"
             ) from error
+        except (PermissionError, NotADirectoryError, FileNotFoundError) as error:
+            raise BadInput(f"run: {self.path} cannot be written to ({error.strerror}); use another --run") from error
         owner = {"token": self._token, "host": socket.gethostname(), "pid": os.getpid(), "job": job}
         write_atomically(self._owner_file, json.dumps(owner))
 

@@ -212,6 +212,8 @@ def test_a_folder_with_something_else_in_it(tmp_path: Path) -> None:
     assert found == f"run: {run} holds files that are not a run's; it must be empty, new, or a run folder"
     found = refusal(run / "chapter_1.tex", 2, 2)
     assert found == f"run: {run / 'chapter_1.tex'} is a file; it must be a folder"
+    found = refusal(Path("/dev/null/run"), 2, 2)
+    assert found == "run: /dev/null/run cannot be written to (Not a directory); use another --run"
 
 
 def test_weights_to_start_from_that_do_not_fit(tmp_path: Path) -> None:

@@ -50,3 +50,7 @@ def test_every_class_that_the_readme_offers_is_known() -> None:
     known = {c.__name__ for base in parsing.BASES.values() for c in parsing._subclasses(base)}
     assert len(names) >= 20
     assert names <= known
+
+
+def test_no_figure_is_left_to_be_filled_in() -> None:
+    assert not re.search(r"\b[A-Z]+_TABLE\b|TODO|FIXME", README)
