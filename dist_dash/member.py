@@ -1,4 +1,4 @@
-"""What a method may do with a member: forward, gradient, perturbed, backward, step."""
+"""What a method may do with a member: forward, gradient, perturbed, backward or descend, step."""
 
 from __future__ import annotations
 
@@ -94,6 +94,14 @@ class Member:
     def backward(self, loss: Tensor) -> None:
         """Add ∇loss / accumulation at the present (perturbed) weights to the descent gradient."""
         self.engine.backward(loss / self.accumulation)
+
+    def descend(self, vector: ParameterVector) -> None:
+        """Add `vector` itself to the descent gradient: for rules that combine gradients before they descend.
+
+        It is the gradient of the linear loss `⟨θ, vector⟩`, which every engine can take, sharded or not.
+        """
+        products = [(p * v).sum() for p, v in zip(self.parameters, vector.materialised(), strict=True)]
+        self.engine.backward(torch.stack(products).sum())
 
     def step(self) -> None:
         """Update the weights by the descent gradient; a non-finite one moves nothing and is counted."""

@@ -1,8 +1,8 @@
 """One file per update rule: a method turns a batch into one update of one member."""
 
 from dist_dash.methods.dash import DASH
-from dist_dash.methods.method import Method
+from dist_dash.methods.method import Measured, Method, Totals
 from dist_dash.methods.sam import SAM
 from dist_dash.methods.sgd import SGD
 
-__all__ = ["DASH", "SAM", "SGD", "Method"]
+__all__ = ["DASH", "SAM", "SGD", "Measured", "Method", "Totals"]

@@ -19,9 +19,9 @@ class Method(ABC):
 
     A new method is one new file with one subclass: its typed and documented `__init__` arguments are its fields in the
     recipe (`--method Name --method.field value`). What a subclass may use is all in `Member` (forward, gradient,
-    perturbed, backward, step), `Exchange` (gather, stack, sum_over_members) and `Batch`. Two rules keep it correct on
-    many ranks: the collectives that `update` starts depend on the step index alone, never on data; and everything that
-    lives longer than a step is in `state_dict`, so that a resumed run equals the uninterrupted one.
+    perturbed, backward, descend, step), `Exchange` (gather, stack, sum_over_members) and `Batch`. Two rules keep it
+    correct on many ranks: the collectives that `update` starts depend on the step index alone, never on data; and
+    everything that lives longer than a step is in `state_dict`, so that a resumed run equals the uninterrupted one.
     """
 
     exchanges = False
@@ -43,7 +43,7 @@ class Method(ABC):
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027
-        """Take back what `state_dict` gave."""
+        """Take back what `state_dict` gave; its tensors are on the host."""
 
 
 class Totals:

@@ -16,8 +16,7 @@ from dist_dash.errors import require, require_non_negative
 from dist_dash.exchange import Exchange
 from dist_dash.losses import cross_entropy
 from dist_dash.member import Member
-from dist_dash.methods import Method
-from dist_dash.methods.method import Measured, Totals
+from dist_dash.methods import Measured, Method, Totals
 from dist_dash.vector import ParameterVector, unit
 
 
@@ -56,10 +55,10 @@ class LookSAM(Method):
             g_sam = member.mean_over_replicas(g_sam)
             along = unit(g)
             self._kept = (g_sam - g_sam.dot(along) * along).materialised()
-            descend(member, g_sam)
+            member.descend(g_sam)
         else:
             g_v = ParameterVector([tensor.to(like.device) for tensor, like in zip(self._kept, g.tensors, strict=True)])
-            descend(member, g + (self.alpha * g.norm()) * unit(g_v))
+            member.descend(g + (self.alpha * g.norm()) * unit(g_v))
         member.step()
         return totals.measured(g_loss_norm=g.norm())
 
@@ -75,9 +74,3 @@ class Forgetful(LookSAM):
 
     def state_dict(self) -> dict[str, Any]:
         return {"kept": [torch.ones_like(tensor) for tensor in self._kept]}
-
-
-def descend(member: Member, vector: ParameterVector) -> None:
-    """Add a vector to the descent gradient: it is the gradient of the linear loss `<θ, vector>`."""
-    products = [(p * v).sum() for p, v in zip(member.parameters, vector.materialised(), strict=True)]
-    member.backward(member.accumulation * torch.stack(products).sum())
