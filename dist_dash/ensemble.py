@@ -89,6 +89,8 @@ def load_ensemble(folder: str | Path, device: str | torch.device = "cpu") -> Ens
     """
     path = Path(folder)
     path = path / "ensemble" if (path / "ensemble").is_dir() else path
+    if not path.is_dir():
+        raise BadInput(f"run: {folder} is no folder; it must be a finished run, or its ensemble folder")
     if not (path / "ensemble.json").is_file():
         raise BadInput(f"run: {folder} holds no exported ensemble (no ensemble.json); finish the run first")
     spec = read_json(path / "ensemble.json", "run")

@@ -49,13 +49,12 @@ class Custom(Architecture):
         make = self._find()
         arguments = {"shape": tuple(shape), "classes": classes, **self.kwargs}
         try:
-            inspect.signature(make).bind(**arguments)
+            if (signature := _signature(make)) is not None:
+                signature.bind(**arguments)
         except TypeError as error:
             raise BadInput(
                 f"model.target: {self.target} cannot be called with the arguments {', '.join(arguments)}: {error}"
             ) from error
-        except ValueError:
-            pass  # a callable written in C may have no signature to check
         net = make(**arguments)
         if not isinstance(net, nn.Module):
             returned = type(net).__name__
@@ -81,3 +80,10 @@ class Custom(Architecture):
         if not callable(found):
             raise BadInput(f"model.target: {self.target} is a {type(found).__name__}, not something to call")
         return found
+
+
+def _signature(make: Callable[..., Any]) -> inspect.Signature | None:
+    try:
+        return inspect.signature(make)
+    except ValueError:
+        return None  # a callable written in C may have none to check

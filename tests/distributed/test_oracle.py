@@ -27,7 +27,7 @@ MEASURED = {
 }
 
 
-def compare(
+def assert_equals_oracle(
     name: str,
     fields: dict[str, Any],
     members: int,
@@ -96,44 +96,44 @@ DASH_OPTIONS: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("fields", DASH_OPTIONS, ids=str)
 def test_dash_of_three_ranks_is_the_oracle(fields: dict[str, Any]) -> None:
-    compare("DASH", fields, 3)
+    assert_equals_oracle("DASH", fields, 3)
 
 
 @pytest.mark.parametrize("members", [2, 4])
 @pytest.mark.parametrize("fields", [{}, {"gamma": 0.5, "peers": "mean_probs"}], ids=str)
 def test_dash_of_other_sizes_is_the_oracle(members: int, fields: dict[str, Any]) -> None:
-    compare("DASH", fields, members, batch_norm=True)
+    assert_equals_oracle("DASH", fields, members, batch_norm=True)
 
 
 @pytest.mark.parametrize("p", [2.0, math.inf, 1.5, 4.0])
 def test_sam_is_the_oracle(p: float) -> None:
-    compare("SAM", {"rho": 0.1, "p": p}, 2, batch_norm=p == 2)
+    assert_equals_oracle("SAM", {"rho": 0.1, "p": p}, 2, batch_norm=p == 2)
 
 
 def test_sgd_is_the_oracle() -> None:
-    compare("SGD", {}, 2, batch_norm=True, clip=0.5, smoothing=0.1)
+    assert_equals_oracle("SGD", {}, 2, batch_norm=True, clip=0.5, smoothing=0.1)
 
 
 @pytest.mark.parametrize("fields", [{}, {"gamma": 0.5}, {"diversity_in": "descent"}, {"ascent": "joint"}], ids=str)
 def test_accumulation_clipping_smoothing_and_mixing(fields: dict[str, Any]) -> None:
-    compare("DASH", fields, 3, accumulation=3, batch_norm=True, clip=0.3, smoothing=0.1, mixed=not fields)
+    assert_equals_oracle("DASH", fields, 3, accumulation=3, batch_norm=True, clip=0.3, smoothing=0.1, mixed=not fields)
 
 
 @pytest.mark.parametrize("sync", ["mean", "local"])
 @pytest.mark.parametrize("fields", [{}, {"gamma": 0.5}, {"direction": "random"}], ids=str)
 def test_replicas(sync: str, fields: dict[str, Any]) -> None:
-    compare(
+    assert_equals_oracle(
         "DASH", {**fields, "ascent_sync": sync}, 2, replicas=2, accumulation=2, batch_norm=sync == "local", clip=0.5
     )
 
 
 def test_replicas_of_sam() -> None:
-    compare("SAM", {"ascent_sync": "mean", "p": 3.0}, 2, replicas=2)
+    assert_equals_oracle("SAM", {"ascent_sync": "mean", "p": 3.0}, 2, replicas=2)
 
 
 @pytest.mark.parametrize("fields", [{}, {"gamma": 0.5}, {"peers": "mean_probs", "ascent": "joint"}], ids=str)
 def test_reduced_exchange_is_the_oracle(fields: dict[str, Any]) -> None:
-    compare("DASH", fields, 4, mode="reduce", tolerance=1e-8)
+    assert_equals_oracle("DASH", fields, 4, mode="reduce", tolerance=1e-8)
 
 
 def test_one_member_is_sam_to_the_bit() -> None:

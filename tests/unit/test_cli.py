@@ -89,6 +89,8 @@ def test_evaluate_names_predictions_that_are_none(capsys, tmp_path, content):
 
 def test_evaluate_names_a_run_without_an_ensemble(capsys, tmp_path):
     nowhere = tmp_path / "nowhere"
+    assert f"run: {nowhere} is no folder" in cli_complaint(capsys, "evaluate", nowhere)
+    nowhere.mkdir()
     assert f"run: {nowhere} holds no exported ensemble" in cli_complaint(capsys, "evaluate", nowhere)
 
 

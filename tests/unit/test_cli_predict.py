@@ -49,7 +49,7 @@ def test_predict_names_what_is_wrong(run, tmp_path, capsys):
     assert f"input: {tmp_path / 'text.npz'} is missing or not" in refused(run, tmp_path / "text.npz", "--output", out)
     assert "holds ['images']; it must hold x" in refused(run, tmp_path / "no_x.npz", "--output", out)
     assert "x: shape (2, 3, 8, 8)" in refused(run, tmp_path / "shape.npz", "--output", out)
-    assert "no exported ensemble" in refused(tmp_path / "nowhere", x, "--output", out)
+    assert "is no folder; it must be a finished run" in refused(tmp_path / "nowhere", x, "--output", out)
     assert "a file in a folder that exists" in refused(run, x, "--output", tmp_path / "nowhere/p.npz")
     assert "an .npz file" in refused(run, x, "--output", tmp_path / "p.csv")
     assert "batch-size: 0" in refused(run, x, "--output", out, "--batch-size", "0")
