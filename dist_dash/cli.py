@@ -10,6 +10,7 @@ from typing import NoReturn
 
 from dist_dash import __version__
 from dist_dash.errors import BadInput, RunFailed
+from dist_dash.preemption import FINISHED, TO_BE_CONTINUED, StopRequest
 
 COMMANDS = {
     "train": "train an ensemble: --config R.yaml [--run RUN] [--members M] [--any.field value]",
@@ -52,7 +53,7 @@ def leave(status: int) -> NoReturn:
     """End the process; after a failure at once: threads that wait for a lost peer would hold the interpreter back."""
     sys.stdout.flush()
     sys.stderr.flush()
-    if status in (0, 75):
+    if status in (FINISHED, TO_BE_CONTINUED):
         sys.exit(status)
     os._exit(status)
 
@@ -65,8 +66,6 @@ def entry() -> NoReturn:
 def _train(arguments: Sequence[str]) -> int:
     # What torch's C++ says when a peer is lost is a page of its own frames; this project says who is missing.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    from dist_dash.preemption import StopRequest
-
     first = os.environ.get("RANK", "0") == "0"
     # Listens before torch is imported, which takes seconds: a stop asked for in the meantime is not lost.
     with StopRequest().listening(lambda text: _say_at_once(text) if first else None) as stop:
@@ -78,7 +77,7 @@ def _train(arguments: Sequence[str]) -> int:
             from dist_dash.train import train
 
             return train(command, layout_from_environment(command.recipe.members), stop)
-        from dist_dash.launcher import TO_BE_CONTINUED, launch_local
+        from dist_dash.launcher import launch_local
     return TO_BE_CONTINUED if stop.made else launch_local(arguments, command)
 
 

@@ -104,7 +104,7 @@ class DeepSpeed(Engine):
             return {"module": module, "optimizer": {**kept, "zero_stage": int(kept["zero_stage"])}}
         return {"module": module, "optimizer": {} if self.exchange.layout.replica else self.optimizer.state_dict()}
 
-    def load_state(self, states: list[dict[str, Any]], replica: int) -> None:
+    def load_state(self, states: list[dict[str, Any]]) -> None:
         """Take back the weights and, of the optimizer, this replica's shard."""
         self.module.load_state_dict(states[0]["module"])
         if self.zero:

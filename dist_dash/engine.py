@@ -75,7 +75,7 @@ class Engine(ABC):
         """What this rank must keep to go on to the same bits: weights, buffers, optimizer."""
 
     @abstractmethod
-    def load_state(self, states: list[dict[str, Any]], replica: int) -> None:
+    def load_state(self, states: list[dict[str, Any]]) -> None:
         """Take back what `state` gave on the ranks of this member (one entry a replica)."""
 
     def _leave_out_non_finite(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
@@ -115,7 +115,7 @@ class Torch(Engine):
             return {}
         return {"module": self.module.state_dict(), "optimizer": self.optimizer.state_dict()}
 
-    def load_state(self, states: list[dict[str, Any]], replica: int) -> None:
+    def load_state(self, states: list[dict[str, Any]]) -> None:
         """Take back the first replica's weights and optimizer state."""
         self.module.load_state_dict(states[0]["module"])
         self.optimizer.load_state_dict(states[0]["optimizer"])

@@ -30,25 +30,30 @@ def check_members(exchange: Exchange, module: nn.Module, must_differ: bool) -> N
     Raises:
         RunFailed: replicas of a member differ, or members are equal that must not be.
     """
-    layout = exchange.layout
-    digests = exchange.collect(weights_digest(module))
-    for member in range(layout.members):
-        ranks = layout.member_ranks(member)
-        if len({digests[rank] for rank in ranks}) > 1:
+    members = _digests(exchange, module)
+    for member, digests in enumerate(members):
+        if len(set(digests)) > 1:
+            ranks = exchange.layout.member_ranks(member)
             raise everywhere(RunFailed(f"member {member}: its replicas (ranks {ranks}) hold different weights"))
-    firsts = [digests[layout.member_ranks(member)[0]] for member in range(layout.members)]
-    for member, digest in enumerate(firsts):
-        if must_differ and digest in firsts[:member]:
-            text = (
-                f"members {firsts.index(digest)} and {member} hold the same weights; something has copied one over the "
-                "other (DistributedDataParallel or DeepSpeed on the world group does)"
-            )
-            raise everywhere(RunFailed(text))
+    if must_differ and (equal := _equal(members)):
+        text = (
+            f"members {equal[0]} and {equal[1]} hold the same weights; something has copied one over the other "
+            "(DistributedDataParallel or DeepSpeed on the world group does)"
+        )
+        raise everywhere(RunFailed(text))
 
 
 def equal_members(exchange: Exchange, module: nn.Module) -> tuple[int, int] | None:
     """The first two members whose weights are equal to the bit; None where all differ."""
-    layout = exchange.layout
-    digests = exchange.collect(weights_digest(module))
-    firsts = [digests[layout.member_ranks(member)[0]] for member in range(layout.members)]
+    return _equal(_digests(exchange, module))
+
+
+def _digests(exchange: Exchange, module: nn.Module) -> list[list[str]]:
+    """Per member, the digests of its replicas."""
+    digests, layout = exchange.collect(weights_digest(module)), exchange.layout
+    return [[digests[rank] for rank in layout.member_ranks(member)] for member in range(layout.members)]
+
+
+def _equal(members: list[list[str]]) -> tuple[int, int] | None:
+    firsts = [digests[0] for digests in members]
     return next(((firsts.index(d), i) for i, d in enumerate(firsts) if d in firsts[:i]), None)

@@ -13,8 +13,9 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from dist_dash.parsing import Command
+from dist_dash.preemption import FINISHED, TO_BE_CONTINUED
 from dist_dash.run_folder import RunFolder
-from dist_dash.train import FINISHED, TO_BE_CONTINUED, finished_already
+from dist_dash.train import finished_already
 
 GRACE = 300  # seconds that ranks have to finish their step and save after a signal
 

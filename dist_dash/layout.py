@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
@@ -33,14 +34,14 @@ class Layout:
     @property
     def member(self) -> int:
         """The ensemble member that this rank trains."""
-        return self.rank // self.replicas
+        return self.member_of(self.rank)
 
     @property
     def replica(self) -> int:
         """This rank's place among its member's replicas."""
         return self.rank % self.replicas
 
-    @property
+    @cached_property
     def device(self) -> torch.device:
         """The accelerator chosen by local rank (several ranks may share one), else the CPU."""
         if torch.cuda.is_available():
@@ -57,7 +58,7 @@ class Layout:
         """`nccl` where every rank has an accelerator of its own, else `gloo`."""
         return "nccl" if self.device.type == "cuda" and not self.devices_are_shared else "gloo"
 
-    @property
+    @cached_property
     def host(self) -> str:
         """This machine's name, for messages."""
         return socket.gethostname()
@@ -72,6 +73,10 @@ class Layout:
         """The Slurm job and its restart count, where there is one: it tells a requeued job from its own ghost."""
         job = os.environ.get("SLURM_JOB_ID", "")
         return f"{job}.{os.environ.get('SLURM_RESTART_COUNT', '0')}" if job else ""
+
+    def member_of(self, rank: int) -> int:
+        """The member that a rank trains."""
+        return rank // self.replicas
 
     def member_ranks(self, member: int) -> list[int]:
         """The ranks that share `member`."""

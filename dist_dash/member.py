@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -47,15 +47,7 @@ class Member:
         found = torch.autograd.grad(
             share, parameters, retain_graph=retain_graph, allow_unused=True, materialize_grads=True
         )
-        # Two parameters that are added get one tensor from autograd, a broadcast one gets an expanded view: sums in
-        # place need memory of their own.
-        seen: set[int] = set()
-        own: list[Tensor] = []
-        for g in found:
-            place = g.untyped_storage().data_ptr()
-            own.append(g.contiguous() if 0 in g.stride() and g.numel() > 1 else g.clone() if place in seen else g)
-            seen.add(place)
-        return ParameterVector(own)
+        return ParameterVector(_in_own_memory(found))
 
     def mean_over_replicas(self, vector: ParameterVector) -> ParameterVector:
         """The vector averaged over this member's replicas: with it, r replicas ascend like one large batch."""
@@ -131,3 +123,16 @@ class Member:
         modules = [m for m in self.engine.module.modules() if getattr(m, "track_running_stats", False)]
         statistics = [b for m in modules for b in m.buffers(recurse=False) if b.is_floating_point()]
         self.engine.exchange.mean_over_replicas_(statistics)
+
+
+def _in_own_memory(gradients: Sequence[Tensor]) -> list[Tensor]:
+    """The gradients, fit to be added to in place: autograd gives two parameters that are added one tensor, and a
+    broadcast parameter an expanded view."""
+    seen: set[int] = set()
+    own = []
+    for gradient in gradients:
+        place = gradient.untyped_storage().data_ptr()
+        expanded = 0 in gradient.stride() and gradient.numel() > 1
+        own.append(gradient.clone() if expanded or place in seen else gradient)
+        seen.add(place)
+    return own

@@ -24,7 +24,7 @@ from dist_dash.models import Architecture
 from dist_dash.recipe import Recipe
 from dist_dash.schedules import Cosine, Schedule
 
-ENGINES = (DeepSpeed, Torch)
+ENGINES = (DeepSpeed, Torch)  # imported, so that `--engine NAME` finds them
 BASES = {
     "data": Source,
     "model": Architecture,

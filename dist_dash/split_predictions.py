@@ -60,7 +60,7 @@ def predict_split(
             for rank in range(layout.world):
                 ids, known = where[rank].numpy()
                 valid = ids >= 0
-                log_probs[rank // layout.replicas, ids[valid]] = everyones[rank].numpy()[valid]
+                log_probs[layout.member_of(rank), ids[valid]] = everyones[rank].numpy()[valid]
                 labels[ids[valid]] = known[valid]
     finally:
         engine.module.train()

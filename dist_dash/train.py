@@ -25,13 +25,11 @@ from dist_dash.layout import Layout, ask_for_determinism
 from dist_dash.member import Member
 from dist_dash.parsing import Command
 from dist_dash.predictions import save_predictions
-from dist_dash.preemption import Stopped, StopRequest
+from dist_dash.preemption import FINISHED, TO_BE_CONTINUED, Stopped, StopRequest
 from dist_dash.record import Recorder, Window, say
 from dist_dash.run_folder import RunFolder, write_atomically
 from dist_dash.seeds import derived_seed
 from dist_dash.split_predictions import predict_split
-
-FINISHED, TO_BE_CONTINUED = 0, 75
 
 
 def train(command: Command, layout: Layout, stop: StopRequest) -> int:
@@ -112,6 +110,11 @@ class Run:
         same_samples = recipe.loader.order == "shared"
         self.agreement = Agreement(exchange, stop, recipe.checks.max_skipped, same_samples)
 
+    @property
+    def epoch(self) -> float:
+        """Passes over the training split so far, not a whole number."""
+        return self.step / self.steps_per_epoch
+
     # -- the loop ----------------------------------------------------------------------------------------------------
 
     def loop(self) -> None:
@@ -174,7 +177,7 @@ class Run:
             elif found is not None:
                 shown = {k: found["result"][k] for k in ("split", "ensemble", "members", "diversity")}
                 shown["diversity"].pop("pairwise")
-                self.recorder.write("eval", self.step, self.step / self.steps_per_epoch, **shown)
+                self.recorder.write("eval", self.step, self.epoch, **shown)
 
     def write_window(self) -> None:
         """Write the mean of what was measured since the last line."""
@@ -182,7 +185,7 @@ class Run:
         rate = self.member.engine.optimizer.param_groups[0]["lr"]
         loader = self.recipe.loader
         samples = loader.batch_size * loader.accumulation * self.layout.replicas
-        self.recorder.write_training(self.step, self.step / self.steps_per_epoch, values, rate, samples)
+        self.recorder.write_training(self.step, self.epoch, values, rate, samples)
 
     # -- start, save, end --------------------------------------------------------------------------------------------
 
@@ -193,7 +196,7 @@ class Run:
             self.step, states, shared = found
             own = states[self.layout.replica]
             with self.exchange.together("checkpoint"):
-                self.member.engine.load_state([state["engine"] for state in states], self.layout.replica)
+                self.member.engine.load_state([state["engine"] for state in states])
                 self.member.after_resume(own["skipped_in_a_row"])
                 self.recipe.method.load_state_dict(own["method"])
                 self.window.load_state(own["window"])
@@ -260,7 +263,7 @@ class Run:
 
     def event(self, text: str) -> None:
         """Say something that happened, and write it down."""
-        self.recorder.event(self.step, self.step / self.steps_per_epoch, text)
+        self.recorder.event(self.step, self.epoch, text)
 
     def _export_rest(self, found: dict[str, Any]) -> None:
         data, folder = self.data, self.folder

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from dist_dash.cli import main
+from dist_dash.data import Source
 from dist_dash.errors import BadInput
 from dist_dash.parsing import parse_command
 
@@ -16,6 +17,14 @@ def complaint(arguments: list[str]) -> str:
     text = str(caught.value)
     assert "\n" not in text
     assert not PYTHON_SPEAK.search(text), text
+    return text
+
+
+def source_complaint(source: Source) -> str:
+    with pytest.raises(BadInput) as caught:
+        source.load()
+    text = str(caught.value)
+    assert "\n" not in text
     return text
 
 

@@ -9,21 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from complaints import source_complaint as complaint
 from PIL import Image
 
-from dist_dash.data import CIFAR10, CIFAR100, IDX, ImageFolder, Source
+from dist_dash.data import CIFAR10, CIFAR100, IDX, ImageFolder
 from dist_dash.data.source import UnreadableSample
 from dist_dash.errors import BadInput
 
 RNG = np.random.default_rng(5)
-
-
-def complaint(source: Source) -> str:
-    with pytest.raises(BadInput) as caught:
-        source.load()
-    text = str(caught.value)
-    assert "\n" not in text
-    return text
 
 
 # --- image folders

@@ -7,21 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from complaints import source_complaint as complaint
 
-from dist_dash.data import Arrays, Digits, Source, Synthetic
+from dist_dash.data import Arrays, Digits, Synthetic
 from dist_dash.data.source import ArraySplit
 from dist_dash.data.statistics import channel_statistics
 from dist_dash.errors import BadInput
 
 RNG = np.random.default_rng(5)
-
-
-def complaint(source: Source) -> str:
-    with pytest.raises(BadInput) as caught:
-        source.load()
-    text = str(caught.value)
-    assert "\n" not in text
-    return text
 
 
 # --- arrays
