@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from dist_dash.errors import RunFailed, everywhere
 from dist_dash.exchange import Exchange
-from dist_dash.preemption import StopRequest
+from dist_dash.preemption import STOP_SIGNALS, StopRequest
 
 
 class Agreement:
@@ -21,6 +21,8 @@ class Agreement:
 
     def __init__(self, exchange: Exchange, stop: StopRequest, max_skipped: int, same_samples: bool) -> None:
         self._exchange, self._stop, self._max_skipped, self._same_samples = exchange, stop, max_skipped, same_samples
+        self.stopped_by = ""
+        """The signal that all ranks stop for, once they agreed to."""
 
     def start(self, skipped_in_a_row: int, samples: int | None) -> Callable[[], bool]:
         """Send this rank's flags; call the result at the end of the step: whether all ranks stop now.
@@ -38,7 +40,7 @@ class Agreement:
         highest_of, minus_lowest_of = [lowest] * layout.replicas, [lowest] * layout.replicas
         if samples is not None and self._same_samples:
             highest_of[layout.replica], minus_lowest_of[layout.replica] = samples, -samples
-        finish = self._exchange.start_maximum([int(self._stop.made), sick, *highest_of, *minus_lowest_of])
+        finish = self._exchange.start_maximum([self._stop.level, sick, *highest_of, *minus_lowest_of])
 
         def settle() -> bool:
             stop, sick, *hashes = finish()
@@ -50,13 +52,18 @@ class Agreement:
             for high, low in zip(hashes[: layout.replicas], hashes[layout.replicas :], strict=True):
                 if high != lowest and high != -low:
                     self._name_the_odd_one(samples or 0)
-            return bool(stop)
+            return self._heed(stop)
 
         return settle
 
     def stop_now(self) -> bool:
         """Whether any rank was asked to stop; for loops outside the training step."""
-        return bool(self._exchange.start_maximum([int(self._stop.made)])()[0])
+        return self._heed(self._exchange.start_maximum([self._stop.level])()[0])
+
+    def _heed(self, level: int) -> bool:
+        if level:
+            self.stopped_by = STOP_SIGNALS[level - 1].name
+        return level > 0
 
     def _name_the_odd_one(self, samples: int) -> None:
         layout = self._exchange.layout

@@ -25,11 +25,11 @@ Say = Callable[[str], None]
 def load_data(recipe: Recipe, layout: Layout, say: Say) -> DataSet:
     """The data as this rank's member sees them; refuses a method that they do not suit."""
     labels = recipe.labels
-    own_order = derived_seed("order", recipe.seed, layout.member) if recipe.loader.order == "own" else None
+    own_order = derived_seed("order", recipe.seed, layout.identity) if recipe.loader.order == "own" else None
     noise = {"label_noise": labels.noise, "validation": labels.validation}
     data = DataSet(recipe.data.load(), recipe.augment, seed=recipe.seed, order_seed=own_order, **noise)
     recipe.method.check(layout.members, data.classes, labels.mixup > 0)
-    if layout.members == 1 and recipe.method.exchanges:
+    if layout.ensemble_members == 1 and recipe.method.exchanges:
         say(f"one member has no peers: {type(recipe.method).__name__} does without them")
     return data
 
@@ -69,12 +69,12 @@ def build_network_of_member(recipe: Recipe, data: DataSet, layout: Layout, say: 
         BadInput: there are not as many architectures as members, a network does not fit the data, or the weights to
             start from do not fit the network.
     """
-    architectures = recipe.models or [recipe.model] * layout.members
-    given = len(architectures)
-    require(given == layout.members, "models", given, f"one per member ({layout.members} members)")
-    seed = derived_seed("weights", recipe.seed, 0 if recipe.init == "shared" else layout.member)
+    members = layout.ensemble_members
+    architectures = recipe.models or [recipe.model] * members
+    require(len(architectures) == members, "models", len(architectures), f"one per member ({members} members)")
+    seed = derived_seed("weights", recipe.seed, 0 if recipe.init == "shared" else layout.identity)
     statistics = data.mean, data.std, data.uint8
-    network = seeded_network(seed, architectures[layout.member], data.shape, data.classes, *statistics)
+    network = seeded_network(seed, architectures[layout.identity], data.shape, data.classes, *statistics)
     if recipe.init.endswith(".safetensors"):
         fresh = load_pretrained(network.net, recipe.init)  # type: ignore[arg-type]
         if fresh:

@@ -59,7 +59,8 @@ class Checkpoints:
         """
         if step == self._newest:
             return  # what this process has saved or loaded itself
-        final, partial = self._path(step), self._folder.checkpoints / f".step_{step:08d}.partial"
+        # Named by the owner: what the ghost of a lost node still writes has no folder any more.
+        final, partial = self._path(step), self._folder.checkpoints / f".step_{step:08d}.{self._folder.token}.partial"
         rank = self._layout.rank
         with self._exchange.together(f"checkpoint of step {step}"):
             if rank == 0:
@@ -80,6 +81,7 @@ class Checkpoints:
                         "step": step,
                         "members": self._layout.members,
                         "replicas": self._layout.replicas,
+                        "first_member": self._layout.first_member,
                         "recipe": self._recipe,
                         "shared": shared,
                         "parts": {name: {"blake2b": digest, "bytes": size} for name, digest, size in parts},
@@ -148,8 +150,10 @@ class Checkpoints:
         return f"member_{member:02d}/replica_{replica:02d}.pt"
 
     def _check_same_run(self, manifest: dict[str, Any]) -> None:
-        mine = {"format": FORMAT, "members": self._layout.members, "replicas": self._layout.replicas, **self._recipe}
-        theirs = {**{k: manifest[k] for k in ("format", "members", "replicas")}, **manifest["recipe"]}
+        layout = self._layout
+        sizes = {"members": layout.members, "replicas": layout.replicas, "first_member": layout.first_member}
+        mine = {"format": FORMAT, **sizes, **self._recipe}
+        theirs = {**{k: manifest.get(k, 0) for k in ("format", *sizes)}, **manifest["recipe"]}
         differences = [
             f"{key} {theirs.get(key)!r} → {mine.get(key)!r}"
             for key in sorted({*mine, *theirs})

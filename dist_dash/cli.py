@@ -10,6 +10,7 @@ from typing import NoReturn
 
 from dist_dash import __version__
 from dist_dash.errors import BadInput, RunFailed
+from dist_dash.launched import Launcher
 from dist_dash.preemption import FINISHED, TO_BE_CONTINUED, StopRequest
 
 COMMANDS = {
@@ -66,17 +67,17 @@ def entry() -> NoReturn:
 def _train(arguments: Sequence[str]) -> int:
     # What torch's C++ says when a peer is lost is a page of its own frames; this project says who is missing.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    first = os.environ.get("RANK", "0") == "0"
+    launcher = Launcher()
     # Listens before torch is imported, which takes seconds: a stop asked for in the meantime is not lost.
-    with StopRequest().listening(lambda text: _say_at_once(text) if first else None) as stop:
-        from dist_dash.layout import launched, layout_from_environment
+    with StopRequest().listening(lambda text: None if launcher.rank else _say_at_once(text)) as stop:
         from dist_dash.parsing import parse_command
 
         command = parse_command(arguments)
-        if launched():
+        if launcher.started_ranks:
+            from dist_dash.layout import layout_from_environment
             from dist_dash.train import train
 
-            return train(command, layout_from_environment(command.recipe.members), stop)
+            return train(command, layout_from_environment(command.recipe.members, command.member), stop)
         from dist_dash.launcher import launch_local
     return TO_BE_CONTINUED if stop.made else launch_local(arguments, command)
 
@@ -110,7 +111,8 @@ def _say_at_once(text: str) -> None:
 
 def _complain(error: BaseException, status: int) -> int:
     # Where every rank ends alike, and for bad input (which rank 0 hears of in any case), one of them says so.
-    if os.environ.get("RANK", "0") == "0" or not (status == 2 or getattr(error, "everywhere", False)):
-        rank = f"rank {os.environ['RANK']}: " if os.environ.get("RANK", "0") != "0" else ""
-        print(f"dist-dash: {rank}{' '.join(str(error).split())}", file=sys.stderr, flush=True)
+    rank = Launcher().rank
+    if rank == 0 or not (status == 2 or getattr(error, "everywhere", False)):
+        which = f"rank {rank}: " if rank else ""
+        print(f"dist-dash: {which}{' '.join(str(error).split())}", file=sys.stderr, flush=True)
     return status

@@ -37,10 +37,11 @@ def launch_local(arguments: Sequence[str], command: Command) -> int:
     """
     folder, replicas = RunFolder(command.run), command.replicas or 1
     members = command.recipe.members or max(1, default_members() // replicas)
+    together = 1 if command.member is not None else members
     folder.check_usable()
     if finished_already(command):
         return FINISHED
-    ranks = members * replicas
+    ranks = together * replicas
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // ranks)))
     if sys.platform == "linux":
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # one machine: no need to be reachable from others

@@ -1,4 +1,4 @@
-"""Who am I: rank → (member, replica), device, host. The only reader of the launcher's environment."""
+"""Who am I: rank → (member, replica), device, host."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from functools import cached_property
 import torch
 
 from dist_dash.errors import BadInput, require
+from dist_dash.launched import Launcher
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,9 @@ class Layout:
 
     Replicas exchange gradients (large), members exchange predictions (small). An exchange group holds the ranks of
     equal `replica`: its ranks see the same samples.
+
+    Ranks may train one member of a larger ensemble alone: `members` is 1 then, `first_member` says which one it is, and
+    `ensemble` how many there are. All randomness derives from that: it becomes the member that it would be among peers.
     """
 
     rank: int
@@ -25,6 +29,8 @@ class Layout:
     members: int
     local_rank: int = 0
     local_world: int = 1
+    first_member: int = 0
+    ensemble: int = 0
 
     @property
     def replicas(self) -> int:
@@ -33,8 +39,23 @@ class Layout:
 
     @property
     def member(self) -> int:
-        """The ensemble member that this rank trains."""
+        """The member that this rank trains, counted among those that are trained together."""
         return self.member_of(self.rank)
+
+    @property
+    def identity(self) -> int:
+        """The same member, counted in the whole ensemble: what its seeds, its architecture and its files go by."""
+        return self.first_member + self.member
+
+    @property
+    def ensemble_members(self) -> int:
+        """Members of the whole ensemble."""
+        return self.ensemble or self.members
+
+    @property
+    def ensemble_rank(self) -> int:
+        """This rank's number where the whole ensemble is trained together."""
+        return self.first_member * self.replicas + self.rank
 
     @property
     def replica(self) -> int:
@@ -65,14 +86,13 @@ class Layout:
 
     @property
     def rendezvous(self) -> str:
-        """Where the ranks meet: the launcher's store, or `DIST_DASH_RENDEZVOUS` (a `file:///…` opens no port)."""
-        return os.environ.get("DIST_DASH_RENDEZVOUS", "env://")
+        """Where the ranks meet."""
+        return Launcher().rendezvous
 
     @property
     def job(self) -> str:
         """The Slurm job and its restart count, where there is one: it tells a requeued job from its own ghost."""
-        job = os.environ.get("SLURM_JOB_ID", "")
-        return f"{job}.{os.environ.get('SLURM_RESTART_COUNT', '0')}" if job else ""
+        return Launcher().job
 
     def member_of(self, rank: int) -> int:
         """The member that a rank trains."""
@@ -87,11 +107,6 @@ class Layout:
         return [member * self.replicas + replica for member in range(self.members)]
 
 
-def launched() -> bool:
-    """Whether torchrun, or a launcher that sets the same variables, started this process as a rank."""
-    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
-
-
 def ask_for_determinism() -> None:
     """Choose deterministic kernels wherever torch has them: a repeated run is then equal to the bit on a GPU too."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it is first used
@@ -99,22 +114,22 @@ def ask_for_determinism() -> None:
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # no result reads it, and filling takes its time
 
 
-def layout_from_environment(members: int | None) -> Layout:
-    """The layout that torchrun's variables give; `members` defaults to the world size: one member per rank.
+def layout_from_environment(members: int | None, member: int | None = None) -> Layout:
+    """The layout that the launcher's variables give; `members` defaults to the world size: one member per rank.
+
+    Args:
+        members: of the ensemble.
+        member: the one that these ranks train alone; None: they train all.
 
     Raises:
         BadInput: the world size is not divisible by `members`, or a variable is missing.
     """
-    try:
-        rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-        local_rank = int(os.environ.get("LOCAL_RANK", rank))
-        local_world = int(os.environ.get("LOCAL_WORLD_SIZE", world))
-    except (KeyError, ValueError) as error:
-        raise BadInput(
-            f"environment: {error} is missing or no number; start with torchrun or `dist-dash train`"
-        ) from error
-    members = world if members is None else members
+    place = Launcher().place
+    local = {"local_rank": place.local_rank, "local_world": place.local_world}
+    if member is not None:
+        return Layout(place.rank, place.world, 1, first_member=member, ensemble=members or 1, **local)
+    members = place.world if members is None else members
     require(members >= 1, "members", members, "a whole number ≥ 1")
-    if world % members:
-        raise BadInput(f"members: {members} does not divide the world size {world}; start a multiple of it")
-    return Layout(rank, world, members, local_rank, local_world)
+    if place.world % members:
+        raise BadInput(f"members: {members} does not divide the world size {place.world}; start a multiple of it")
+    return Layout(place.rank, place.world, members, **local)

@@ -9,6 +9,7 @@ import pydoc
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -45,6 +46,7 @@ class Command:
         run: the run folder.
         fresh: start over where the folder holds a run.
         replicas: ranks per member; None: as many as there are.
+        member: the only member to train, of those that the recipe names; None: all of them.
     """
 
     recipe: Recipe
@@ -52,6 +54,7 @@ class Command:
     run: Path
     fresh: bool
     replicas: int | None
+    member: int | None = None
 
     def as_yaml(self, members: int | None = None) -> str:
         """The content of `recipe.yaml`; with the number of members that the run turned out to have, where given."""
@@ -59,6 +62,7 @@ class Command:
         return yaml.safe_dump({**self.resolved, **known}, sort_keys=False)
 
 
+@cache
 def train_parser() -> jsonargparse.ArgumentParser:
     """The parser of `dist-dash train`."""
     parser = jsonargparse.ArgumentParser(
@@ -71,6 +75,9 @@ def train_parser() -> jsonargparse.ArgumentParser:
     parser.add_argument("--run", type=str | None, help="run folder (default: runs/<recipe>-<method>-s<seed>)")
     parser.add_argument("--fresh", action="store_true", help="start over where the folder holds a run")
     parser.add_argument("--replicas", type=int | None, help="ranks per member (default: as many as there are)")
+    parser.add_argument(
+        "--member", type=int | None, help="train this member alone, as it would become among all (no exchange)"
+    )
     parser.add_class_arguments(Recipe)
     defaults = {"method": DASH, "engine": DeepSpeed, "schedule": Cosine}
     parser.set_defaults({name: {"class_path": _path(cls)} for name, cls in defaults.items()})
@@ -93,16 +100,28 @@ def parse_command(arguments: Sequence[str]) -> Command:
         raise
     except (jsonargparse.ArgumentError, ValueError, TypeError, OSError, yaml.YAMLError) as error:
         raise BadInput(_one_line(error, parser, arguments)) from error
-    own = {name: objects.pop(name) for name in ("config", "run", "fresh", "replicas")}
+    own = {name: objects.pop(name) for name in ("config", "run", "fresh", "replicas", "member")}
     for name in own:
         resolved.pop(name, None)
     if own["replicas"] is not None and own["replicas"] < 1:
         raise BadInput(f"replicas: {own['replicas']} is not allowed; it must be a whole number ≥ 1")
     recipe = Recipe(**objects)
+    _check_member(own["member"], recipe)
     configs = own["config"] or []
     stem = Path(str(configs[-1])).stem if configs else "recipe"
     run = own["run"] or f"runs/{stem}-{type(recipe.method).__name__.lower()}-s{recipe.seed}"
-    return Command(recipe, resolved, Path(run), own["fresh"], own["replicas"])
+    return Command(recipe, resolved, Path(run), own["fresh"], own["replicas"], own["member"])
+
+
+def _check_member(member: int | None, recipe: Recipe) -> None:
+    if member is None:
+        return
+    if recipe.members is None:
+        raise BadInput(f"member: {member} is not allowed without members; say how many the ensemble has")
+    require(0 <= member < recipe.members, "member", member, f"one of 0 … {recipe.members - 1}")
+    if recipe.method.exchanges:
+        name = type(recipe.method).__name__
+        raise BadInput(f"member: {member} is not allowed with method {name}, whose members must be trained together")
 
 
 def _path(cls: type) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -9,7 +10,7 @@ import resource
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from rich.console import Console
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from dist_dash.errors import BadInput, RunFailed
 from dist_dash.exchange import Exchange
+from dist_dash.run_folder import replacing
 
 TIMING = ("seconds", "wait", "transfer", "data", "peak_memory_mib")
 
@@ -77,6 +79,7 @@ class Recorder:
         self._bar: Progress | None = None
         self._show = active and progress
         self._total = total_steps
+        self._file: BinaryIO | None = None
         self._open_board = _tensorboard(tensorboard) if active and tensorboard else None
         self._board: Any = None
         if self._show and sys.stderr.isatty():
@@ -98,17 +101,19 @@ class Recorder:
 
     def position(self) -> int:
         """Bytes of `metrics.jsonl` so far, on disk: a checkpoint remembers them."""
-        if not (self._active and self._metrics.exists()):
-            return 0
-        with self._metrics.open("rb") as file:
-            os.fsync(file.fileno())
-            return os.fstat(file.fileno()).st_size
+        if self._file is None:
+            return self._metrics.stat().st_size if self._active and self._metrics.exists() else 0
+        os.fsync(self._file.fileno())
+        return os.fstat(self._file.fileno()).st_size
 
     def rewind(self, position: int) -> None:
-        """Drop the lines after `position`: a resumed run writes them again."""
+        """Drop the lines after `position`: a resumed run writes them again.
+
+        The file is a new one: the ghost of a lost node may go on writing to the old one, which is nobody's then.
+        """
         if self._active and self._metrics.exists():
-            with self._metrics.open("r+b") as file:
-                file.truncate(min(position, os.fstat(file.fileno()).st_size))
+            with self._metrics.open("rb") as old, replacing(self._metrics) as new:
+                new.write_bytes(old.read(position))
 
     def event(self, step: int, epoch: float, text: str) -> None:
         """Say something that happened, and write it down."""
@@ -121,12 +126,14 @@ class Recorder:
             return
         line = {"kind": kind, "step": step, "epoch": round(epoch, 6), **values}
         try:
-            with self._metrics.open("a") as file:
-                file.write(json.dumps(_finite(line), allow_nan=False) + "\n")
+            # With the first line, not before: a run that starts over clears its folder in between.
+            self._file = self._file or self._metrics.open("ab", buffering=0)
+            text = (json.dumps(_finite(line), allow_nan=False) + "\n").encode()
+            if self._file.write(text) != len(text):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
             raise RunFailed(f"{self._metrics} cannot be written at step {step}: {error.strerror or error}") from error
         if self._open_board is not None:
-            # With the first line, not before: a run that starts over clears its folder in between.
             self._board = self._board or self._open_board(step)
             for name, number in _numbers_in(values, kind):
                 self._board.add_scalar(name, number, step)
@@ -153,6 +160,9 @@ class Recorder:
             self._bar.stop()
         if self._board is not None:
             self._board.close()
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
 
 def say(text: str, console: Console | None = None) -> None:

@@ -8,7 +8,7 @@ import os
 import shutil
 import socket
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +36,14 @@ class RunFolder:
         self.tensorboard = self.path / "tensorboard"
         self.done = self.path / "DONE"
         self.to_continue = self.path / "CONTINUE"
+        self.failed = self.path / "FAILED"
+        self.jobs = self.path / "slurm"
         self._owner_file = self.path / "owner.json"
         self._lock_file = self.path / "owner.lock"
         self._lock: FileLock | None = None
         self._made = False
-        self._token = uuid.uuid4().hex
+        self.token = uuid.uuid4().hex[:12]
+        """What the owner is known by: rank 0 draws it, the other ranks are told."""
 
     @staticmethod
     def weights(member: int) -> str:
@@ -55,11 +58,15 @@ class RunFolder:
         """
         if self.path.exists() and not self.path.is_dir():
             raise BadInput(f"run: {self.path} is a file; it must be a folder")
-        if self.path.is_dir() and any(self.path.iterdir()) and not self._lock_file.exists():
+        if self.path.is_dir() and not (set(self.path.iterdir()) <= {self.jobs} or self._lock_file.exists()):
             raise BadInput(f"run: {self.path} holds files that are not a run's; it must be empty, new, or a run folder")
 
-    def acquire(self, job: str = "") -> None:
-        """Become the one run that writes here; call on rank 0 only. `job` names it to others.
+    def acquire(self, job: str = "", ended: Callable[[str], bool] = lambda job: False) -> None:
+        """Become the one run that writes here; call on rank 0 only.
+
+        Args:
+            job: `id.restarts` of the Slurm job, where there is one.
+            ended: whether a job of that name is over for good, its ranks but ghosts of a lost node.
 
         Raises:
             BadInput: another live run owns the folder.
@@ -71,13 +78,29 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock.acquire()
         except Timeout as error:
-            raise BadInput(
-                f"run: {self.path} is in use by {self._owner()}; stop that run or use another --run"
-            ) from error
+            if not self._is_left_by_a_ghost(job, ended):
+                raise BadInput(
+                    f"run: {self.path} is in use by {self._owner()}; stop that run or use another --run"
+                ) from error
+            self._lock_file.unlink(missing_ok=True)  # the ghost keeps its lock on a file that is nobody's now
+            self._lock.acquire()
         except (PermissionError, NotADirectoryError, FileNotFoundError) as error:
             raise BadInput(f"run: {self.path} cannot be written to ({error.strerror}); use another --run") from error
-        owner = {"token": self._token, "host": socket.gethostname(), "pid": os.getpid(), "job": job}
-        write_atomically(self._owner_file, json.dumps(owner))
+        owner = {"token": self.token, "host": socket.gethostname(), "pid": os.getpid(), "job": job}
+        self._write_owner({**owner, "continued": self.owner().get("continued", 0)})
+
+    def owner(self) -> dict[str, Any]:
+        """Who owns the folder, or owned it last: `token host pid job`, and how often the run was `continued`."""
+        try:
+            owner = json.loads(self._owner_file.read_text())
+        except (OSError, ValueError):
+            return {}
+        return owner if isinstance(owner, dict) else {}
+
+    def note_continued(self) -> None:
+        """Count that the run goes on from a checkpoint."""
+        owner = self.owner()
+        self._write_owner({**owner, "continued": owner.get("continued", 0) + 1})
 
     def check_owner(self) -> None:
         """Make sure that no other run has taken the folder over: ranks of a dead node may go on writing.
@@ -85,11 +108,10 @@ class RunFolder:
         Raises:
             RunFailed: another run owns the folder now.
         """
-        try:
-            token = json.loads(self._owner_file.read_text())["token"]
-        except (OSError, ValueError, KeyError) as error:
-            raise RunFailed(f"{self._owner_file} cannot be read; the run no longer owns {self.path}") from error
-        if token != self._token:
+        token = self.owner().get("token")
+        if token is None:
+            raise RunFailed(f"{self._owner_file} cannot be read; the run no longer owns {self.path}")
+        if token != self.token:
             raise RunFailed(f"{self.path} was taken over by {self._owner()}; this run leaves it alone")
 
     def release(self) -> None:
@@ -107,28 +129,50 @@ class RunFolder:
     def clear(self) -> None:
         """Remove everything that a run has written here; call while owning the folder."""
         self.done.unlink(missing_ok=True)  # first: half of a finished run must not pass for a whole one
-        self.to_continue.unlink(missing_ok=True)
+        self.mark(None)
+        self._write_owner({**self.owner(), "continued": 0})
         for folder in (self.checkpoints, self.ensemble, self.tensorboard):
             if folder.exists():
                 shutil.rmtree(folder)
         for file in (self.recipe, self.environment, self.metrics, self.predictions, self.evaluation):
             file.unlink(missing_ok=True)
 
-    def mark(self, marker: Path | None) -> None:
-        """Leave `DONE`, `CONTINUE` or (None) neither."""
-        for other in (self.done, self.to_continue):
+    @contextlib.contextmanager
+    def noting_failure(self) -> Iterator[None]:
+        """Leave `FAILED` where the body breaks: a list of runs can say why. Bad input leaves nothing."""
+        try:
+            yield
+        except BadInput:
+            raise
+        except Exception as error:
+            with contextlib.suppress(OSError, RunFailed):  # the error itself matters more, and a ghost must not speak
+                self.check_owner()
+                self.mark(self.failed, " ".join(str(error).split()) or type(error).__name__)
+            raise
+
+    def mark(self, marker: Path | None, why: str = "") -> None:
+        """Leave `DONE`, `CONTINUE`, `FAILED` or (None) none of them; the file says why in one line."""
+        for other in (self.done, self.to_continue, self.failed):
             if other != marker:
                 other.unlink(missing_ok=True)
         if marker is not None:
-            write_atomically(marker, "")
+            write_atomically(marker, f"{why}\n" if why else "")
+
+    def _is_left_by_a_ghost(self, job: str, ended: Callable[[str], bool]) -> bool:
+        """Whether the owner is an earlier life of this job, or a job that is over."""
+        theirs = str(self.owner().get("job") or "")
+        (our_id, _, our_life), (their_id, _, their_life) = job.partition("."), theirs.partition(".")
+        if not theirs or theirs == job:
+            return False
+        return int(their_life) < int(our_life) if our_id == their_id else ended(their_id)
+
+    def _write_owner(self, owner: dict[str, Any]) -> None:
+        write_atomically(self._owner_file, json.dumps(owner))
 
     def _owner(self) -> str:
-        try:
-            owner = json.loads(self._owner_file.read_text())
-            job = f", job {owner['job']}" if owner.get("job") else ""
-            return f"process {owner['pid']} on {owner['host']}{job}"
-        except (OSError, ValueError, KeyError):
-            return "another run"
+        owner = self.owner()
+        job = f", job {owner['job']}" if owner.get("job") else ""
+        return f"process {owner['pid']} on {owner['host']}{job}" if {"pid", "host"} <= set(owner) else "another run"
 
 
 @contextlib.contextmanager

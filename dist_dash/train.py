@@ -9,26 +9,26 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
 
 from dist_dash.agreement import Agreement
 from dist_dash.build import build_network_of_member, evaluation_loader, load_data, on_device, train_loader
 from dist_dash.checkpoint import Checkpoints
 from dist_dash.data.batch import HostBatch, sample_hash
-from dist_dash.ensemble import save_member, save_spec
+from dist_dash.ensemble import save_member
 from dist_dash.environment import describe_environment
 from dist_dash.errors import BadInput, RunFailed, everywhere
-from dist_dash.evaluation.summary import evaluate, table
+from dist_dash.evaluation.summary import evaluate
 from dist_dash.exchange import Exchange
+from dist_dash.export import export
 from dist_dash.identity import check_members, equal_members
 from dist_dash.layout import Layout, ask_for_determinism
 from dist_dash.member import Member
 from dist_dash.parsing import Command
-from dist_dash.predictions import save_predictions
 from dist_dash.preemption import FINISHED, TO_BE_CONTINUED, Stopped, StopRequest
 from dist_dash.record import Recorder, Window, say
 from dist_dash.run_folder import RunFolder, write_atomically
 from dist_dash.seeds import derived_seed
+from dist_dash.slurm import is_over
 from dist_dash.split_predictions import predict_split
 
 
@@ -49,8 +49,10 @@ def train(command: Command, layout: Layout, stop: StopRequest) -> int:
     with Exchange(layout, recipe.exchange, recipe.checks.deadline) as exchange, contextlib.ExitStack() as stack:
         with exchange.together("run folder"):
             if layout.rank == 0:
-                folder.acquire(layout.job)
+                folder.acquire(layout.job, is_over)
                 stack.callback(folder.release)
+                stack.enter_context(folder.noting_failure())
+        folder.token = exchange.collect(folder.token)[0]
         if exchange.collect(finished_already(command, layout.rank == 0))[0]:
             return FINISHED
         run = Run(command, folder, exchange, stop)
@@ -61,9 +63,10 @@ def train(command: Command, layout: Layout, stop: StopRequest) -> int:
             run.finish()
             return FINISHED
         except Stopped:
-            run.event(f"stopped at step {run.step}; run the same command to continue")
+            reason = run.agreement.stopped_by
+            run.event(f"{reason}: stopped at step {run.step}; run the same command to continue")
             run.save()
-            run.leave(folder.to_continue)
+            run.leave(folder.to_continue, reason)
             return TO_BE_CONTINUED
 
 
@@ -90,7 +93,7 @@ class Run:
         self.layout, recipe = exchange.layout, command.recipe
         if recipe.deterministic:
             ask_for_determinism()
-        torch.manual_seed(derived_seed("rank", recipe.seed, self.layout.rank))
+        torch.manual_seed(derived_seed("rank", recipe.seed, self.layout.ensemble_rank))
         self.step, self.evaluated = 0, True
         say_first = say if self.layout.rank == 0 else lambda text: None
         with exchange.together("data"):
@@ -102,7 +105,7 @@ class Run:
             network = build_network_of_member(recipe, self.data, self.layout, say_first)
         with exchange.together("engine"):  # its collectives start once every rank has its network
             recipe.engine.attach(network, recipe.optimizer, exchange)
-            self.member = Member(recipe.engine, self.layout.member, recipe.loader.accumulation, recipe.seed)
+            self.member = Member(recipe.engine, self.layout.identity, recipe.loader.accumulation, recipe.seed)
         self.window = Window(exchange)
         with exchange.together("record"):
             self.recorder = self._open_record()
@@ -210,9 +213,11 @@ class Run:
                     folder.checkpoints.mkdir(exist_ok=True)
         with self.exchange.together("run folder"):
             if self.layout.rank == 0:
-                write_atomically(folder.recipe, self.command.as_yaml(self.layout.members))
+                write_atomically(folder.recipe, self.command.as_yaml(self.layout.ensemble_members))
                 write_atomically(folder.environment, json.dumps(describe_environment(self.layout), indent=1))
                 folder.mark(None)
+                if found is not None:
+                    folder.note_continued()
         check_members(self.exchange, self.member.engine.module, self.recipe.init == "own")
         if found is None and self.recipe.checkpoints.at_start:
             self.save()
@@ -239,43 +244,32 @@ class Run:
             raise everywhere(RunFailed(f"member {sick[0]}: its predictions of the test split are not finite"))
         network, ensemble = self.member.engine.module, self.folder.ensemble
         with self.exchange.together("export"):
+            self.folder.check_owner()
             if self.layout.rank == 0:
-                self.folder.check_owner()
                 ensemble.mkdir(exist_ok=True)
         with self.exchange.together("export"):
             if self.layout.replica == 0:
-                save_member(ensemble / self.folder.weights(self.layout.member), network)
+                save_member(ensemble / self.folder.weights(self.layout.identity), network)
         with self.exchange.together("export"):
             if found is not None:
-                self._export_rest(found)
+                self.recorder.close()  # no progress bar below the table
+                export(self.folder, self.command, self.layout, self.data, found)
         equal = equal_members(self.exchange, network)
         if equal:
             self.recorder.say(f"note: members {equal[0]} and {equal[1]} are equal (init: {self.recipe.init})")
         self.leave(self.folder.done)
         self.recorder.say(f"finished; everything is in {self.folder.path}")
 
-    def leave(self, marker: Path) -> None:
+    def leave(self, marker: Path, why: str = "") -> None:
         """Mark how the run ended."""
         with self.exchange.together("run folder"):
             if self.layout.rank == 0:
                 self.folder.check_owner()
-                self.folder.mark(marker)
+                self.folder.mark(marker, why)
 
     def event(self, text: str) -> None:
         """Say something that happened, and write it down."""
         self.recorder.event(self.step, self.epoch, text)
-
-    def _export_rest(self, found: dict[str, Any]) -> None:
-        data, folder = self.data, self.folder
-        specs = self.command.resolved["models"] or [self.command.resolved["model"]] * self.layout.members
-        files = [{"file": folder.weights(i), "architecture": spec} for i, spec in enumerate(specs)]
-        numbers = {"mean": list(data.mean), "std": list(data.std), "uint8": data.uint8}
-        names = {"classes": data.classes, "class_names": data.class_names, "shape": list(data.shape)}
-        save_spec(folder.ensemble, files, **names, **numbers)
-        save_predictions(folder.predictions, found["log_probs"], found["labels"])
-        write_atomically(folder.evaluation, json.dumps(found["result"], indent=1))
-        self.recorder.close()
-        Console().print(table(found["result"]))
 
     def _open_record(self) -> Recorder:
         record, folder = self.recipe.record, self.folder

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import time
 from pathlib import Path
@@ -39,10 +40,10 @@ def test_a_full_disk_on_one_rank(limit: int, reason: str, tmp_path: Path, undist
     ranks = start(disturbed, 3, 3, *engine)
     assert ranks.results(60) == [("value", 1)] * 3
     (line,) = complaints(ranks, 0)
-    part = disturbed / "checkpoints/.step_00000015.partial/member_01/replica_00.pt"
+    part = rf"{re.escape(str(disturbed))}/checkpoints/\.step_00000015\.\w+\.partial/member_01/replica_00\.pt"
     assert line.startswith("dist-dash: checkpoint of step 15: ")
     assert reason in line
-    assert str(part) in line
+    assert re.search(part, line)
     assert line.endswith("(rank 1, member 1)")
     assert [complaints(ranks, rank) for rank in (1, 2)] == [[], []]
     assert sets(disturbed) == [5, 10]

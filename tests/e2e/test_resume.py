@@ -80,7 +80,7 @@ def test_killed_during_the_save_itself(tmp_path: Path) -> None:
     sign.unlink()
     ranks = start(disturbed, 2, 2, *slow)
     folder = disturbed / "checkpoints"
-    until(lambda: sign.exists() and list(folder.glob(".step_00000015.partial/member_00/*.pt")), ranks)
+    until(lambda: sign.exists() and list(folder.glob(".step_00000015.*.partial/member_00/*.pt")), ranks)
     ranks.signal(signal.SIGKILL)
     ranks.results(60)
     assert sorted(p.name for p in folder.glob("step_*")) == ["step_00000005", "step_00000010"]

@@ -1,0 +1,120 @@
+"""What the launcher says: torchrun's variables before Slurm's. Needs no torch; nothing else reads those variables."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from functools import cached_property
+
+from dist_dash.errors import BadInput
+
+
+@dataclass(frozen=True)
+class Place:
+    """This process among the ranks that were started together.
+
+    Args:
+        rank: 0 … world − 1.
+        world: how many ranks there are.
+        local_rank: among the ranks of this host.
+        local_world: how many ranks this host has.
+    """
+
+    rank: int
+    world: int
+    local_rank: int
+    local_world: int
+
+
+class Launcher:
+    """The environment that torchrun, or `srun`, gave this process.
+
+    Args:
+        environment: the variables; this process's where none are given.
+    """
+
+    def __init__(self, environment: dict[str, str] | None = None) -> None:
+        self._variables = os.environ if environment is None else environment
+
+    @cached_property
+    def place(self) -> Place:
+        """Which rank this process is.
+
+        Raises:
+            BadInput: no launcher said so, or what it said is no number.
+        """
+        try:
+            if self._torchrun:
+                rank, world = self._number("RANK"), self._number("WORLD_SIZE")
+                return Place(rank, world, self._number("LOCAL_RANK", rank), self._number("LOCAL_WORLD_SIZE", world))
+            rank, world, tasks = self._number("SLURM_PROCID"), self._number("SLURM_STEP_NUM_TASKS"), self._tasks_here()
+            return Place(rank, world, self._number("SLURM_LOCALID"), tasks)
+        except (KeyError, ValueError) as error:
+            raise BadInput(
+                f"environment: {error} is missing or no number; start with torchrun, srun or `dist-dash train`"
+            ) from error
+
+    @property
+    def started_ranks(self) -> bool:
+        """Whether this process is one of the ranks. A lone task of `srun` is a shell: it starts its own."""
+        return self._torchrun or (self._slurm and self._variables.get("SLURM_STEP_NUM_TASKS", "1") != "1")
+
+    @property
+    def rank(self) -> int:
+        """This process's rank, 0 where nobody said so."""
+        text = self._variables.get("RANK") or (self._variables["SLURM_PROCID"] if self._slurm else "0")
+        return int(text) if text.isdigit() else 0
+
+    @property
+    def rendezvous(self) -> str:
+        """Where the ranks meet: `DIST_DASH_RENDEZVOUS` (a `file:///…` opens no port), else the launcher's store."""
+        if given := self._variables.get("DIST_DASH_RENDEZVOUS"):
+            return given
+        return "env://" if self._torchrun or not self._slurm else f"tcp://{self._slurm_head}"
+
+    @property
+    def job(self) -> str:
+        """`job.restarts` under Slurm, else nothing: it tells a requeued job from its own ghost."""
+        job = self._variables.get("SLURM_JOB_ID", "")
+        return f"{job}.{self._variables.get('SLURM_RESTART_COUNT') or 0}" if job else ""
+
+    @property
+    def _torchrun(self) -> bool:
+        return "RANK" in self._variables and "WORLD_SIZE" in self._variables
+
+    @property
+    def _slurm(self) -> bool:
+        # A batch script has SLURM_PROCID too, but it is no task of a step.
+        return "SLURM_STEP_ID" in self._variables and "SLURM_PROCID" in self._variables
+
+    @property
+    def _slurm_head(self) -> str:
+        """Host and port of rank 0.
+
+        The port follows from the job, below those that the system hands out: jobs that run side by side have nearby
+        ids, hence other ports; a requeued job has another one than its ghost.
+        """
+        nodes = self._variables.get("SLURM_STEP_NODELIST") or self._variables.get("SLURM_JOB_NODELIST", "")
+        job, step, restarts = (self._number(f"SLURM_{n}", 0) for n in ("JOB_ID", "STEP_ID", "RESTART_COUNT"))
+        return f"{first_host(nodes)}:{12000 + (job + 7919 * step + 4999 * restarts) % 18000}"
+
+    def _tasks_here(self) -> int:
+        """Of `2(x3),1`, the entry of this node."""
+        node, counts = self._number("SLURM_NODEID"), []
+        for entry in self._variables["SLURM_STEP_TASKS_PER_NODE"].split(","):
+            tasks, _, times = entry.rstrip(")").partition("(x")
+            counts += [int(tasks)] * int(times or 1)
+        return counts[node] if node < len(counts) else 1
+
+    def _number(self, name: str, default: int | None = None) -> int:
+        text = self._variables.get(name) or ("" if default is None else str(default))
+        if not text.isdigit():
+            raise ValueError(name)
+        return int(text)
+
+
+def first_host(nodelist: str) -> str:
+    """The first name of a list of hosts as Slurm writes it, such as `rack[1-2]n[03-07,12],spare`."""
+    first = re.match(r"(?:[^,\[]|\[[^\]]*\])*", nodelist)
+    return re.sub(r"\[(\d+)[^\]]*\]", r"\1", first[0]) if first else ""
