@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import socket
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -38,6 +39,7 @@ class RunFolder:
         self.to_continue = self.path / "CONTINUE"
         self.failed = self.path / "FAILED"
         self.jobs = self.path / "slurm"
+        self.job = self.jobs / "job.json"
         self._owner_file = self.path / "owner.json"
         self._lock_file = self.path / "owner.lock"
         self._lock: FileLock | None = None
@@ -101,6 +103,19 @@ class RunFolder:
         """Count that the run goes on from a checkpoint."""
         owner = self.owner()
         self._write_owner({**owner, "continued": owner.get("continued", 0) + 1})
+
+    def note_job(self, job: str, logs: Path) -> None:
+        """Remember the Slurm job (`123`, or `123_4` in an array) that is to run here, and the folder of its logs."""
+        self.jobs.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.job, json.dumps({"job": job, "logs": str(logs), "submitted": time.time()}))
+
+    def submitted(self) -> dict[str, Any]:
+        """What `note_job` wrote: `job logs submitted` (seconds since 1970); empty where nothing was submitted."""
+        try:
+            noted = json.loads(self.job.read_text())
+        except (OSError, ValueError):
+            return {}
+        return noted if isinstance(noted, dict) else {}
 
     def check_owner(self) -> None:
         """Make sure that no other run has taken the folder over: ranks of a dead node may go on writing.

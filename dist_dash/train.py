@@ -214,7 +214,8 @@ class Run:
         with self.exchange.together("run folder"):
             if self.layout.rank == 0:
                 write_atomically(folder.recipe, self.command.as_yaml(self.layout.ensemble_members))
-                write_atomically(folder.environment, json.dumps(describe_environment(self.layout), indent=1))
+                environment = {**describe_environment(self.layout), "total_steps": self.total_steps}
+                write_atomically(folder.environment, json.dumps(environment, indent=1))
                 folder.mark(None)
                 if found is not None:
                     folder.note_continued()
