@@ -35,7 +35,7 @@ class Agreement:
             RunFailed: (from the result) a member is sick for too long, or members saw different samples.
         """
         layout = self._exchange.layout
-        sick = layout.member + 1 if skipped_in_a_row >= self._max_skipped else 0
+        sick = layout.identity + 1 if skipped_in_a_row >= self._max_skipped else 0
         lowest = -(2**63)
         highest_of, minus_lowest_of = [lowest] * layout.replicas, [lowest] * layout.replicas
         if samples is not None and self._same_samples:
@@ -75,7 +75,7 @@ class Agreement:
             if odd:
                 step, rank = self._exchange.step, layout.exchange_ranks(replica)[odd[0]]
                 text = (
-                    f"step {step}: member {odd[0]} (rank {rank}) reads other samples than its peers; "
+                    f"step {step}: member {layout.identity_of(rank)} (rank {rank}) reads other samples than its peers; "
                     "members must see the same samples in the same order"
                 )
                 raise everywhere(RunFailed(text))

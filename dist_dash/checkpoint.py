@@ -92,11 +92,11 @@ class Checkpoints:
                             sync_folder(folder)
                     self._folder.check_owner()
                     # A set of this step or a later one was torn, or this run would have gone on from it.
-                    for torn in [s for s in self.steps() if s >= step]:
+                    for torn in [s for s in self._folder.checkpoint_steps() if s >= step]:
                         shutil.rmtree(self._path(torn))
                     partial.rename(final)
                     sync_folder(final.parent)
-                    for old in self.steps()[: -self._keep]:
+                    for old in self._folder.checkpoint_steps()[: -self._keep]:
                         shutil.rmtree(self._path(old))
             self._newest = step
         except BaseException:
@@ -112,7 +112,7 @@ class Checkpoints:
         Raises:
             BadInput: the set belongs to another layout or recipe (what differs is listed), or no set can be read.
         """
-        newest_first = self._exchange.collect(self.steps())[0][::-1]
+        newest_first = self._exchange.collect(self._folder.checkpoint_steps())[0][::-1]
         for step in newest_first:
             manifest, states, problem = None, [], None
             try:
@@ -137,10 +137,6 @@ class Checkpoints:
             where = self._folder.checkpoints
             raise everywhere(BadInput(f"run: no checkpoint set in {where} can be read; --fresh starts over"))
         return None
-
-    def steps(self) -> list[int]:
-        """The steps of the sets on disk, ascending."""
-        return sorted(int(path.name[5:]) for path in self._folder.checkpoints.glob("step_*") if path.name[5:].isdigit())
 
     def _path(self, step: int) -> Path:
         return self._folder.checkpoints / f"step_{step:08d}"

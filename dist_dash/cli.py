@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from dist_dash import __version__
@@ -17,6 +17,11 @@ COMMANDS = {
     "train": "train an ensemble: --config R.yaml [--run RUN] [--members M] [--any.field value]",
     "evaluate": "recompute the table from an exported ensemble, or from predictions",
     "predict": "predict the samples of an .npz file with an exported ensemble",
+    "join": "make one run of members that were trained alone",
+    "submit": "submit a run to Slurm, or show what would be submitted",
+    "array": "submit a sweep to Slurm: one run per point",
+    "runs": "list the runs below a folder with their states: FOLDER [--watch] [--json]",
+    "scaling": "measure step time and efficiency over members × replicas, here or under Slurm",
 }
 
 
@@ -41,9 +46,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, text in COMMANDS.items():
         commands.add_parser(name, help=text, add_help=False)
+    return guarded(lambda: RUN[parser.parse_args(given[:1]).command](given[1:]))
+
+
+def guarded(call: Callable[[], int]) -> int:
+    """The exit status of a command; what is wrong is said in one line."""
     try:
-        command = parser.parse_args(given[:1]).command
-        return {"train": _train, "evaluate": _evaluate, "predict": _predict}[command](given[1:])
+        return call()
     except BadInput as error:
         return _complain(error, 2)
     except (RunFailed, OSError) as error:
@@ -103,6 +112,56 @@ def _predict(arguments: Sequence[str]) -> int:
     from dist_dash.commands import predict_command
 
     return predict_command(options.run, options.input, options.output, options.batch_size)
+
+
+def _join(arguments: Sequence[str]) -> int:
+    parser = OneLine(prog="dist-dash join")
+    parser.add_argument("run", help="the folder that holds the members' finished runs: member_00, member_01, …")
+    options = parser.parse_args(arguments)
+    from dist_dash.join import join_command
+
+    return join_command(options.run)
+
+
+def _submit(arguments: Sequence[str]) -> int:
+    from dist_dash.cluster.submit import submit_command
+
+    return submit_command(arguments)
+
+
+def _array(arguments: Sequence[str]) -> int:
+    from dist_dash.cluster.array import array_command
+
+    return array_command(arguments)
+
+
+def _scaling(arguments: Sequence[str]) -> int:
+    from dist_dash.cluster.scaling import study_command
+
+    return study_command(arguments)
+
+
+def _runs(arguments: Sequence[str]) -> int:
+    parser = OneLine(prog="dist-dash runs")
+    parser.add_argument("folder", help="a folder with run folders in it, at any depth; or a run folder")
+    parser.add_argument("--watch", action="store_true", help="show the table until no run waits or runs any more")
+    parser.add_argument("--json", action="store_true", help="print the states as JSON instead of the table")
+    options = parser.parse_args(arguments)
+    from dist_dash.runs import runs_command
+
+    return runs_command(options.folder, options.json, options.watch)
+
+
+RUN = {
+    "train": _train,
+    "evaluate": _evaluate,
+    "predict": _predict,
+    "join": _join,
+    "submit": _submit,
+    "array": _array,
+    "runs": _runs,
+    "scaling": _scaling,
+}
 
 
 def _say_at_once(text: str) -> None:

@@ -215,7 +215,7 @@ class Exchange:
                 return (BadInput if kind == "input" else RunFailed)(f"{text} ({self._name(rank)})")
             calls, step, host = mark.split(" ", 2)
             if int(calls) < self._calls:
-                behind.append(f"member {self.layout.member_of(rank)} (rank {rank}, {host}, last seen at step {step})")
+                behind.append(f"member {self.layout.identity_of(rank)} (rank {rank}, {host}, last seen at step {step})")
         missing = "missing: " + ", ".join(behind) if behind else "a peer ended or a connection broke during it"
         return RunFailed(f"{failed}; {missing}")
 
@@ -240,7 +240,7 @@ class Exchange:
         return found if len(found) == self.layout.world else None
 
     def _name(self, rank: int) -> str:
-        return f"rank {rank}, member {self.layout.member_of(rank)}"
+        return f"rank {rank}, member {self.layout.identity_of(rank)}"
 
 
 def _last_words(error: Exception) -> str:

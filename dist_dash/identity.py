@@ -34,7 +34,8 @@ def check_members(exchange: Exchange, module: nn.Module, must_differ: bool) -> N
     for member, digests in enumerate(members):
         if len(set(digests)) > 1:
             ranks = exchange.layout.member_ranks(member)
-            raise everywhere(RunFailed(f"member {member}: its replicas (ranks {ranks}) hold different weights"))
+            which = exchange.layout.first_member + member
+            raise everywhere(RunFailed(f"member {which}: its replicas (ranks {ranks}) hold different weights"))
     if must_differ and (equal := _equal(members)):
         text = (
             f"members {equal[0]} and {equal[1]} hold the same weights; something has copied one over the other "

@@ -98,6 +98,10 @@ class Layout:
         """The member that a rank trains."""
         return rank // self.replicas
 
+    def identity_of(self, rank: int) -> int:
+        """The member that a rank trains, counted in the whole ensemble: what messages call it."""
+        return self.first_member + self.member_of(rank)
+
     def member_ranks(self, member: int) -> list[int]:
         """The ranks that share `member`."""
         return [member * self.replicas + replica for replica in range(self.replicas)]

@@ -34,6 +34,7 @@ BASES = {
     "method": Method,
     "schedule": Schedule,
 }
+SAFE_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @dataclass
@@ -93,13 +94,14 @@ def parse_command(arguments: Sequence[str]) -> Command:
     parser = train_parser()
     try:
         config = parser.parse_args(list(arguments))
-        resolved = yaml.safe_load(parser.dump(config, skip_none=False))
+        # Validated by the parser already, and read by C where PyYAML has it: a sweep asks for this hundreds of times.
+        resolved = yaml.load(parser.dump(config, skip_none=False, skip_validation=True), SAFE_LOADER)
         _check_values("", resolved, Recipe)
         objects = vars(parser.instantiate(config))
     except BadInput:
         raise
     except (jsonargparse.ArgumentError, ValueError, TypeError, OSError, yaml.YAMLError) as error:
-        raise BadInput(_one_line(error, parser, arguments)) from error
+        raise BadInput(one_line_of(error, parser, arguments)) from error
     own = {name: objects.pop(name) for name in ("config", "run", "fresh", "replicas", "member")}
     for name in own:
         resolved.pop(name, None)
@@ -151,7 +153,8 @@ def _check_values(field: str, value: Any, kind: Any) -> None:
 # -- jsonargparse's words in one line: field, value, what is allowed ---------------------------------------------------
 
 
-def _one_line(error: BaseException, parser: jsonargparse.ArgumentParser, arguments: Sequence[str]) -> str:
+def one_line_of(error: BaseException, parser: jsonargparse.ArgumentParser, arguments: Sequence[str]) -> str:
+    """What a parser complained about, in one line: field, value, what is allowed."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, BadInput):  # a constructor's own words are the best

@@ -52,6 +52,19 @@ class RunFolder:
         """Name of a member's weights inside `ensemble/`."""
         return f"member_{member:02d}.safetensors"
 
+    def member(self, index: int) -> RunFolder:
+        """The run of one member that is trained alone and joined with the others in this folder afterwards."""
+        return RunFolder(self.path / f"member_{index:02d}")
+
+    def members(self) -> list[int]:
+        """The members that have a run of their own in this folder, ascending."""
+        numbers = {int(path.name[7:]) for path in self.path.glob("member_*") if path.name[7:].isdigit()}
+        return sorted(number for number in numbers if self.member(number).path.is_dir())
+
+    def checkpoint_steps(self) -> list[int]:
+        """The steps of the checkpoint sets on disk, ascending."""
+        return sorted(int(path.name[5:]) for path in self.checkpoints.glob("step_*") if path.name[5:].isdigit())
+
     def check_usable(self) -> None:
         """Refuse a folder that holds something else than a run.
 
@@ -60,22 +73,25 @@ class RunFolder:
         """
         if self.path.exists() and not self.path.is_dir():
             raise BadInput(f"run: {self.path} is a file; it must be a folder")
-        if self.path.is_dir() and not (set(self.path.iterdir()) <= {self.jobs} or self._lock_file.exists()):
+        content = set(self.path.iterdir()) if self.path.is_dir() else set()
+        runs = {self.jobs, *(self.member(number).path for number in self.members())}
+        if not (content <= runs or self._lock_file.exists()):
             raise BadInput(f"run: {self.path} holds files that are not a run's; it must be empty, new, or a run folder")
 
-    def acquire(self, job: str = "", ended: Callable[[str], bool] = lambda job: False) -> None:
+    def acquire(self, job: str = "", ended: Callable[[str], bool] = lambda job: False, patience: float = 0.0) -> None:
         """Become the one run that writes here; call on rank 0 only.
 
         Args:
             job: `id.restarts` of the Slurm job, where there is one.
             ended: whether a job of that name is over for good, its ranks but ghosts of a lost node.
+            patience: seconds to wait for a live owner.
 
         Raises:
             BadInput: another live run owns the folder.
         """
         self.check_usable()
         self._made = not self.path.exists()
-        self._lock = FileLock(self._lock_file, timeout=0)
+        self._lock = FileLock(self._lock_file, timeout=patience)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock.acquire()
@@ -129,6 +145,22 @@ class RunFolder:
         if token != self.token:
             raise RunFailed(f"{self.path} was taken over by {self._owner()}; this run leaves it alone")
 
+    def check_shared(self, patience: float = 60.0) -> None:
+        """Make sure that this rank sees the folder that rank 0 owns; call on every rank, once `token` is known.
+
+        Args:
+            patience: seconds; network file systems show a new file late.
+
+        Raises:
+            BadInput: it sees another folder, or none.
+        """
+        end = time.monotonic() + patience
+        while self.owner().get("token") != self.token:
+            if time.monotonic() > end:
+                where = f"{self.path.absolute()} on {socket.gethostname()}"
+                raise BadInput(f"run: {where} is not rank 0's folder; it must be on a file system that all nodes share")
+            time.sleep(0.1)
+
     def release(self) -> None:
         """Give the folder up; one that was made for this run, in which nothing was written, goes again."""
         if self._lock is not None:
@@ -149,7 +181,8 @@ class RunFolder:
         for folder in (self.checkpoints, self.ensemble, self.tensorboard):
             if folder.exists():
                 shutil.rmtree(folder)
-        for file in (self.recipe, self.environment, self.metrics, self.predictions, self.evaluation):
+        half_written = self.path.glob(".*.partial")  # by an owner that was killed
+        for file in (self.recipe, self.environment, self.metrics, self.predictions, self.evaluation, *half_written):
             file.unlink(missing_ok=True)
 
     @contextlib.contextmanager

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from dist_dash.errors import BadInput
 
 TIMEOUT = 60  # seconds that a busy controller is given to answer
-ALIVE = ("RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT")
+ALIVE = ("RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING")
+WAITING = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT")
 
 
 @dataclass(frozen=True)
@@ -42,8 +45,11 @@ def ask(*command: str) -> str:
     Raises:
         BadInput: it is not installed, or it refuses; in its own words.
     """
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=TIMEOUT)
+    # A user's SQUEUE_STATES=RUNNING and the like would leave out what is asked for here.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("SQUEUE_", "SACCT_"))}
+    options: dict[str, Any] = {"stdin": subprocess.DEVNULL, "timeout": TIMEOUT, "env": environment}
+    try:  # whatever bytes other people's comments are made of
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", **options)
     except FileNotFoundError as error:
         raise BadInput(f"Slurm: {command[0]} is not on PATH; this is no Slurm cluster") from error
     except subprocess.TimeoutExpired as error:
@@ -55,8 +61,9 @@ def ask(*command: str) -> str:
 
 def shortened(words: str) -> str:
     """Slurm's complaint without the name of its command and its repetition, in one line."""
-    lines = [re.sub(r"^(?:\w+: )*(?:error: |fatal: )?", "", line.strip()) for line in words.splitlines()]
-    kept = [re.sub(r"^(?:Batch job submission failed|allocation failure): ", "", line) for line in lines if line]
+    lines = [re.sub(r"^(?:\w+: )*(?:slurm_\w+ )?(?:error: |fatal: )?", "", line.strip()) for line in words.splitlines()]
+    again = r"^(?:Batch job submission failed|allocation failure|Unable to allocate resources): "
+    kept = [re.sub(again, "", line) for line in lines if line]
     return "; ".join(dict.fromkeys(kept))
 
 
@@ -69,12 +76,26 @@ def job(name: str) -> Job | None:
     try:
         text = ask("scontrol", "show", "job", "-o", name)
     except BadInput as error:
-        if "Invalid job id" in str(error):
+        if re.search(r"Invalid job id|Job \S+ not found", str(error)):
             return None
         raise
-    facts = dict(word.split("=", 1) for word in text.splitlines()[0].split() if "=" in word)
-    preempted = facts.get("PreemptTime", "None") not in ("None", "Unknown", "")
-    return Job(facts.get("JobState", "UNKNOWN"), int(facts.get("Restarts", 0)), preempted, facts.get("Reason", ""))
+    # The id of an array is also that of one of its tasks: with it come the lines of all the others.
+    return read_job(next((line for line in text.splitlines() if line.startswith(f"JobId={name} ")), text))
+
+
+def read_job(text: str) -> Job:
+    """A job from the line that `scontrol show job -o` prints."""
+    line = text.partition("\n")[0]
+    # Neighbours name each other, for a job's name and its comment may hold any words.
+    state = re.search(r" JobState=(\S+) Reason=(\S*)", line)
+    restarts = re.search(r" Requeue=\d+ Restarts=(\d+)", line)
+    preempted = re.search(r" PreemptTime=(\S+) SuspendTime=", line)
+    return Job(
+        state[1] if state else "UNKNOWN",
+        int(restarts[1]) if restarts else 0,
+        preempted is not None and preempted[1] not in ("None", "Unknown", "N/A"),
+        state[2] if state else "",
+    )
 
 
 def is_over(name: str) -> bool:
@@ -92,30 +113,65 @@ def requeue(name: str) -> None:
 
 
 def queue(names: Iterable[str]) -> dict[str, Job]:
-    """Those of the named jobs that wait or run; one question for all of them."""
-    wanted = {name.partition("_")[0] for name in names}
+    """Those of the named jobs that wait or run, by name; one question for all of them.
+
+    A task of an array may be named as Slurm shows it (`123_4`) or as it is known to itself (`127`, its SLURM_JOB_ID).
+    The name of an array (`123`) stands for all its tasks, which are found as `123_0`, `123_1`, ….
+
+    Raises:
+        BadInput: the controller does not answer.
+    """
+    wanted = set(names)
     if not wanted:
         return {}
-    # A list of ids of which one is forgotten already is refused, all jobs of the user are not.
-    lines = ask("squeue", "-h", "-r", "--me", "-o", "%F|%K|%i|%T|%r").splitlines()
+    # A single id that is forgotten already is refused, all jobs of the user are not.
+    lines = ask("squeue", "-h", "-r", "--me", "-o", "%A|%i|%T|%r").splitlines()
+    rows = (line.split("|", 3) for line in lines if line.count("|") >= 3)
     found: dict[str, Job] = {}
-    for parent, index, name, state, reason in (line.split("|", 4) for line in lines):
-        if parent in wanted or name in wanted:
-            found[f"{parent}_{index}" if index.isdigit() else name] = Job(state, reason=reason)
+    for own_id, name, state, reason in rows:
+        for known in _named(wanted, name, own_id):
+            found[known] = Job(state, reason=reason)
     return found
 
 
 def ended(names: Sequence[str]) -> dict[str, Job]:
-    """The last states of the named jobs from the accounting; empty where there is none."""
+    """The last states of the named jobs from the accounting, by name as in `queue`; empty where there is none.
+
+    The accounting lags by seconds, and has what waits or runs as well.
+    """
     if not names or shutil.which("sacct") is None:
         return {}
-    wanted = ",".join(sorted({name.partition("_")[0] for name in names}))
+    wanted, ids = set(names), ",".join(sorted({name.partition("_")[0] for name in names}))
     try:
-        lines = ask("sacct", "-n", "-X", "-P", "-o", "JobID,State,ExitCode", "-j", wanted).splitlines()
+        lines = ask("sacct", "-n", "-X", "-P", "-o", "JobID,JobIDRaw,State,ExitCode", "-j", ids).splitlines()
     except BadInput:  # no accounting here: the folders have to do
         return {}
-    rows = (line.split("|", 2) for line in lines)
-    return {name: Job(state.split(" ")[0], reason=f"exit status {code}") for name, state, code in rows}
+    found: dict[str, Job] = {}
+    # Tasks that never started share a line, which may still name some that did: those have a line of their own.
+    for line in sorted((line for line in lines if line.count("|") == 3), key=lambda line: "[" not in line):
+        job_id, own_id, state, code = line.split("|")
+        status, _, signal = code.partition(":")
+        reason = f"signal {signal}" if signal not in ("", "0") else f"exit status {status}"
+        for name in _tasks(job_id):
+            for known in _named(wanted, name, own_id):
+                found[known] = Job(state.partition(" ")[0], reason=reason)
+    return found
+
+
+def _named(wanted: set[str], name: str, own_id: str) -> set[str]:
+    """Under which of the wanted names a job is to be found."""
+    of_array = {name} if name.partition("_")[0] in wanted else set[str]()
+    return of_array | (wanted & {name, own_id})
+
+
+def _tasks(job_id: str) -> Iterator[str]:
+    """Every task of `123_[1,3-5,8-20:4%2]`; any other id as it is."""
+    parent, bracket, listed = job_id.partition("_[")
+    if not bracket:
+        yield job_id
+    for first, last, step in re.findall(r"(\d+)(?:-(\d+))?(?::(\d+))?", re.sub(r"%\d+", "", listed)):
+        for index in range(int(first), int(last or first) + 1, int(step or 1)):
+            yield f"{parent}_{index}"
 
 
 def limit(name: str) -> int | None:

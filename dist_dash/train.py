@@ -53,6 +53,8 @@ def train(command: Command, layout: Layout, stop: StopRequest) -> int:
                 stack.callback(folder.release)
                 stack.enter_context(folder.noting_failure())
         folder.token = exchange.collect(folder.token)[0]
+        with exchange.together("run folder"):
+            folder.check_shared()
         if exchange.collect(finished_already(command, layout.rank == 0))[0]:
             return FINISHED
         run = Run(command, folder, exchange, stop)
@@ -284,8 +286,10 @@ class Run:
         for name in found.unreadable:
             self.event(f"unreadable sample left out of the {split} split: {name}")
         sick = [] if found.log_probs is None else [i for i, p in enumerate(found.log_probs) if not np.isfinite(p).all()]
-        sick = self.exchange.collect(sick)[0]
+        sick = self.exchange.collect([self.layout.first_member + i for i in sick])[0]
         if sick or found.log_probs is None:
             return sick, None
-        result = evaluate(found.log_probs, found.labels, split, self.recipe.seed)
-        return sick, {"log_probs": found.log_probs, "labels": found.labels, "result": result}
+        # Sums are taken in the order of the memory: scores must be to the bit those of the file that is written.
+        log_probs = np.ascontiguousarray(found.log_probs)
+        result = evaluate(log_probs, found.labels, split, self.recipe.seed)
+        return sick, {"log_probs": log_probs, "labels": found.labels, "result": result}

@@ -3,5 +3,13 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bash launch/setup.sh dev
+slurm=yes
+for argument in "$@"; do
+    case "${argument#./}" in
+        tests | tests/ | tests/slurm*) slurm=yes; break ;;
+        tests/*) slurm=no ;;
+    esac
+done
+[ $slurm = no ] || bash tests/slurm/install.sh
 export OMP_NUM_THREADS=1
 exec .venv/bin/python -m pytest "$@"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import resource
@@ -53,7 +54,7 @@ class Held(Torch):
     """An engine that takes its time while it is asked to.
 
     Args:
-        sign: file; while it is there, an update takes 50 ms more.
+        sign: file; while it is there, an update takes 50 ms more, or as many seconds as it says.
     """
 
     def __init__(self, sign: str) -> None:
@@ -62,8 +63,8 @@ class Held(Torch):
 
     def step(self) -> None:
         super().step()
-        if Path(self.sign).exists():
-            time.sleep(0.05)
+        with contextlib.suppress(FileNotFoundError):
+            time.sleep(float(Path(self.sign).read_text() or 0.05))
 
 
 class Sick(Torch):

@@ -1,0 +1,137 @@
+"""A sweep as Slurm arrays: one run folder per point, throttled, finished points left out."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from dist_dash import slurm
+from dist_dash.cli import OneLine
+from dist_dash.cluster.job import TrainJob
+from dist_dash.cluster.plan import Plan, plan, print_plan
+from dist_dash.cluster.site import Site, add_options, site_from
+from dist_dash.cluster.submission import Batch, check, frozen_arguments, submit
+from dist_dash.cluster.sweep import Point, points
+from dist_dash.cluster.sweep import check as check_points
+from dist_dash.errors import BadInput, require
+from dist_dash.run_folder import RunFolder
+from dist_dash.runs import watch
+
+
+def array_parser() -> argparse.ArgumentParser:
+    """The parser of what is not the recipe's."""
+    parser = OneLine(
+        prog="dist-dash array",
+        allow_abbrev=False,
+        description="Submit a sweep to Slurm. What is not listed here goes to `dist-dash train`: --config, --epochs, …",
+    )
+    parser.add_argument("--sweep", action="append", default=[], help="FIELD=V1,V2,… or FIELD=A..B; once per field")
+    parser.add_argument("--folder", help="where the runs go (default: runs/<recipe>-sweep)")
+    parser.add_argument("--parallel", type=int, help="jobs that run at once (default: as many as Slurm likes)")
+    parser.add_argument(
+        "--scatter", action="store_true", help="members of methods without exchange as jobs of their own"
+    )
+    parser.add_argument("--watch", action="store_true", help="show the runs' states until all have ended")
+    parser.add_argument("--dry-run", action="store_true", help="print the batch scripts and submit nothing")
+    add_options(parser)
+    return parser
+
+
+def array_command(arguments: Sequence[str]) -> int:
+    """Check every point, then submit those that are neither finished nor under way."""
+    options, base = array_parser().parse_known_args(arguments)
+    require(options.parallel is None or options.parallel >= 1, "parallel", options.parallel, "a whole number ≥ 1")
+    site, grid = site_from(options), points(base, options.sweep)
+    commands = check_points(grid)
+    folder = Path(options.folder or f"runs/{commands[0].run.name.partition('-')[0]}-sweep").absolute()
+    plans = [plan(dataclasses.replace(c, run=folder / p.name), site) for p, c in zip(grid, commands, strict=True)]
+    print_plan(plans[0])
+    tasks = [task for point, one in zip(grid, plans, strict=True) for task in _tasks(point, one, options.scatter)]
+    left = _left_to_do(tasks)
+    print(
+        f"sweep    {len(grid)} points, {len(tasks)} jobs; {len(tasks) - len(left)} finished or under way are left out"
+    )
+    logs = folder / "slurm"
+    if not options.dry_run:
+        left = [dataclasses.replace(task, arguments=frozen_arguments(task.arguments, logs)) for task in left]
+    batches = _batches(folder.name, left, logs, options.parallel)
+    if options.dry_run:
+        for batch in batches:
+            print(f"\n{batch.script()}")
+        return 0
+    if batches:
+        check(batches)
+        names = submit(batches)
+        parents = list(dict.fromkeys(name.partition("_")[0] for name in names))
+        print(f"submitted {len(names)} jobs by {len(batches)} calls of sbatch: {', '.join(parents)}")
+    print(f"to follow: dist-dash runs {folder} --watch")
+    return watch(folder) if options.watch else 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """One job of the sweep, before it is submitted.
+
+    Args:
+        run: its run folder.
+        arguments: of `dist-dash train`.
+        site: the resources that it needs.
+        joins: the folder in which a member that is trained alone meets the others.
+    """
+
+    run: Path
+    arguments: tuple[str, ...]
+    site: Site
+    joins: Path | None = None
+
+
+def _tasks(point: Point, planned: Plan, scatter: bool) -> list[Task]:
+    """A point as one gang; or, where its members need not meet and that is wanted, as one job per member."""
+    run, members = planned.command.run, planned.members
+    known = any(word.partition("=")[0] == "--members" for word in point.arguments)
+    arguments = point.arguments if known else (*point.arguments, f"--members={members}")
+    if not scatter or members == 1 or planned.command.recipe.method.exchanges:
+        return [Task(run, arguments, planned.site)]
+    share = share_of(planned.site, members)
+    own = RunFolder(run).member
+    return [Task(own(i).path, (*arguments, f"--member={i}"), share, run) for i in range(members)]
+
+
+def share_of(site: Site, members: int) -> Site:
+    """What one member's replicas need of the resources of all."""
+    ranks = site.ranks // members
+    per_node = min(ranks, site.ranks_per_node)
+    if ranks % per_node:
+        raise BadInput(f"scatter: {ranks} ranks per member do not fill nodes of {site.ranks_per_node} ranks")
+    part = per_node / site.ranks_per_node
+    return dataclasses.replace(
+        site,
+        nodes=ranks // per_node,
+        tasks_per_node=per_node,
+        gpus_per_node=max(1, round(site.gpus_per_node * part)) if site.gpus_per_node else 0,
+        mem_gb=site.mem_gb and site.mem_gb * part,
+    )
+
+
+def _left_to_do(tasks: Sequence[Task]) -> list[Task]:
+    """Those that are neither finished nor in the queue."""
+    todo = [t for t in tasks if not (RunFolder(t.run).done.exists() or (t.joins and RunFolder(t.joins).done.exists()))]
+    noted = {str(job["job"]): task.run for task in todo if (job := RunFolder(task.run).submitted())}
+    under_way = {noted[name] for name in slurm.queue(noted) if name in noted} if slurm.available() else set()
+    return [task for task in todo if task.run not in under_way]
+
+
+def _batches(name: str, tasks: Sequence[Task], logs: Path, parallel: int | None) -> list[Batch]:
+    """One array per kind of resources, split where Slurm's arrays are too small."""
+    size = (slurm.limit("MaxArraySize") if slurm.available() else None) or 1001
+    found = list[Batch]()
+    for site in dict.fromkeys(repr(task.site) for task in tasks):
+        own = [task for task in tasks if repr(task.site) == site]
+        attempts = own[0].site.attempts
+        jobs = tuple(
+            TrainJob(str(t.run), t.arguments, attempts, None if t.joins is None else str(t.joins)) for t in own
+        )
+        found += Batch(name, jobs, own[0].site, logs, parallel).split(size)
+    return found

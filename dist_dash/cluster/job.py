@@ -1,0 +1,77 @@
+"""The job that submitit pickles: one call per rank. Light: it is unpickled before torch is imported."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from submitit import JobEnvironment
+from submitit.helpers import DelayedSubmission, TorchDistributedEnvironment
+
+from dist_dash.cli import guarded, leave
+from dist_dash.preemption import FINISHED, RESTART_SIGNAL, StopRequest
+from dist_dash.run_folder import RunFolder
+
+FOLLOWED = "DIST_DASH_FOLLOWED"
+"""Set where the batch script looks at how the step ended, and requeues: `requeue.py`."""
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """`dist-dash train` as one task per rank.
+
+    Args:
+        run: the run folder.
+        arguments: of `dist-dash train`.
+        attempts: how often in a row the run may fail without getting any further.
+        joins: the folder in which a member that is trained alone meets the others, where it is.
+    """
+
+    run: str
+    arguments: tuple[str, ...]
+    attempts: int = 3
+    joins: str | None = None
+
+    def __call__(self) -> int:
+        """Train on this rank; a call that does not finish leaves no result behind, so that nobody takes it for one."""
+        environment = JobEnvironment()
+        environment.paths.result_pickle.unlink(missing_ok=True)  # an earlier life's
+        status = guarded(lambda: self._train(environment))
+        if status != FINISHED:
+            stopped = RunFolder(self.run).to_continue
+            if FOLLOWED not in os.environ and stopped.exists() and stopped.read_text().strip() == RESTART_SIGNAL:
+                signal.raise_signal(signal.SIGUSR2)  # submitit's turn: rank 0 calls `checkpoint` and starts again
+            leave(status)
+        return FINISHED
+
+    def checkpoint(self) -> DelayedSubmission:
+        """What submitit is to start again: the same call. All ranks have saved when they agreed to stop."""
+        return DelayedSubmission(self)
+
+    def _train(self, environment: JobEnvironment) -> int:
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+        first = environment.global_rank == 0
+        with StopRequest().listening(lambda text: _say(text) if first else None) as stop:
+            if environment.cluster == "local":
+                TorchDistributedEnvironment().export(set_cuda_visible_devices=False)
+                os.environ["MASTER_ADDR"] = "127.0.0.1"  # no need to be reachable from others
+                share = max(1, (os.cpu_count() or 1) // environment.num_tasks)
+                os.environ.setdefault("OMP_NUM_THREADS", str(share))
+            from dist_dash.layout import layout_from_environment
+            from dist_dash.parsing import parse_command
+            from dist_dash.train import train
+
+            command = parse_command([*self.arguments, f"--run={self.run}"])
+            status = train(command, layout_from_environment(command.recipe.members, command.member), stop)
+        if status == FINISHED and self.joins is not None and first:
+            from dist_dash.join import join_if_complete
+
+            join_if_complete(Path(self.joins))
+        return status
+
+
+def _say(text: str) -> None:
+    os.write(sys.stderr.fileno(), f"{text}\n".encode())  # print could be interrupted in the middle of itself

@@ -1,0 +1,221 @@
+"""What one rank will need on its accelerator, told before anything runs: from shapes alone, without memory or data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from dist_dash.data import CIFAR10, CIFAR100, IDX, Arrays, Digits, ImageFolder, Synthetic
+from dist_dash.errors import BadInput
+from dist_dash.methods import DASH, SAM, SGD
+from dist_dash.models import Architecture
+from dist_dash.models.architecture import one_line
+from dist_dash.network import build_network
+from dist_dash.recipe import Recipe
+
+SMALL = 64 * 2**20  # bytes of a data set that may be read merely to learn its shape
+PARTS = ("weights", "gradients", "optimizer", "method", "activations")
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What one rank holds, in bytes.
+
+    Args:
+        parameters: how many the network has.
+        weights: the master weights, and under bf16 the casts of them that feed the kernels.
+        gradients: the descent gradient.
+        optimizer: its state; under ZeRO 1 and 2 this rank's shard of it and of a second copy of the weights.
+        method: the ascent's gradients, the perturbation, and the weights that are kept meanwhile.
+        activations: what a micro-batch's forward keeps for its backward.
+    """
+
+    parameters: int
+    weights: float
+    gradients: float
+    optimizer: float
+    method: float
+    activations: float
+
+    @property
+    def total(self) -> float:
+        """All parts, as if their peaks fell together."""
+        return sum(getattr(self, part) for part in PARTS)
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """A network: parameters in all and trainable ones; floats, and bytes of other kinds, kept for the backward of one
+    sample."""
+
+    parameters: int
+    trainable: int
+    floats: float
+    other_bytes: float
+
+
+def estimate(recipe: Recipe, replicas: int, shape: tuple[int, ...], classes: int, uint8: bool) -> Memory:
+    """What training takes on each rank; where members have different architectures, for the largest of them.
+
+    An estimate: it leaves out the CUDA context (about 0.5 GiB), workspace and gradients of activations, temporaries of
+    the optimizer and of SAM's perturbation for unusual p, buffers of the exchange and of ZeRO (as large as the
+    gradient, 0.8 GB at most), batch-norm statistics, and what fragmentation wastes. Under bf16 every activation counts
+    two bytes, though autocast leaves a few in fp32. ZeRO 2 gets no credit for sharding gradients: its bucket takes
+    their place. A method from elsewhere is taken to hold what DASH holds; an optimizer that needs an accelerator, what
+    Adam keeps.
+
+    Args:
+        recipe: what is to be trained.
+        replicas: ranks per member.
+        shape: of a sample, `(C, H, W)` or `(F,)`.
+        classes: of the data.
+        uint8: whether samples are stored as bytes.
+
+    Raises:
+        BadInput: a network does not take such samples.
+    """
+    architectures = {repr((type(model), vars(model))): model for model in recipe.models or [recipe.model]}
+    found = [_memory(recipe, replicas, _measure(model, shape, classes, uint8)) for model in architectures.values()]
+    return max(found, key=lambda memory: memory.total)
+
+
+def describe(memory: Memory) -> str:
+    """One line: `about 7.9 GiB per rank (weights 0.1, gradients 0.1, optimizer 0.1, method 0.2, activations 7.4)`."""
+    unit, name = (2**30, "GiB") if memory.total >= 2**30 else (2**20, "MiB")
+    parts = ", ".join(f"{part} {getattr(memory, part) / unit:.1f}" for part in PARTS)
+    return f"about {memory.total / unit:.1f} {name} per rank ({parts})"
+
+
+def facts_of_data(recipe: Recipe) -> tuple[tuple[int, ...], int, bool] | None:
+    """The shape of a sample, the number of classes, and whether samples are bytes; no image file is opened.
+
+    None where that is not known cheaply: the data is not here (a login node may not see it), it is no image folder and
+    larger than 64 MiB, or its class is not of this package.
+    """
+    source, kind = recipe.data, type(recipe.data)  # exactly: what a subclass loads is its own affair
+    try:
+        if isinstance(source, Digits) and kind is Digits:
+            return (1, 8, 8), 10, True
+        if isinstance(source, Synthetic) and kind is Synthetic:
+            return (source.channels, source.size, source.size), source.classes, True
+        if isinstance(source, CIFAR10 | CIFAR100) and kind in (CIFAR10, CIFAR100):
+            return (3, 32, 32), source.classes, True
+        if isinstance(source, ImageFolder) and kind is ImageFolder:
+            names = source._class_names("data.train", source.train)
+            return (3, source.image_size, source.image_size), len(names), True
+        if isinstance(source, IDX | Arrays) and kind in (IDX, Arrays):
+            if _bytes_in(Path(source.root if isinstance(source, IDX) else source.path)) > SMALL:
+                return None
+            splits = source.load()
+            return splits.shape, splits.classes, splits.uint8
+    except (BadInput, OSError):  # the ranks will read the data where they are, and say what is wrong with it
+        return None
+    return None
+
+
+def _bytes_in(path: Path) -> int:
+    """The size of a file, or of the files in a folder."""
+    return path.stat().st_size if path.is_file() else sum(f.stat().st_size for f in path.iterdir() if f.is_file())
+
+
+# -- the parts ---------------------------------------------------------------------------------------------------------
+
+
+def _memory(recipe: Recipe, replicas: int, network: _Measured) -> Memory:
+    master = recipe.engine.dtype.itemsize
+    bf16 = recipe.engine.precision == "bf16"
+    sharded = getattr(recipe.engine, "zero", 0) >= 1
+    state = _state_of_optimizer(recipe, sharded)
+    # ZeRO's optimizer updates a flat shard of its own, from which the network's weights are then gathered.
+    optimizer = (state + master) / replicas if sharded else state
+    sample = network.floats * (2 if bf16 else master) + network.other_bytes
+    return Memory(
+        parameters=network.parameters,
+        weights=float(network.parameters * (master + 2 * bf16)),
+        gradients=float(network.trainable * master),
+        optimizer=network.trainable * optimizer,
+        method=float(network.trainable * master * _copies_of_method(recipe)),
+        activations=recipe.loader.batch_size * sample,
+    )
+
+
+def _state_of_optimizer(recipe: Recipe, flat: bool) -> float:
+    """Bytes per parameter that the optimizer keeps, found by letting it update a few.
+
+    They are a matrix, as most parameters of a network are, since some optimizers keep one number per row and column;
+    `flat`: they are the vector that ZeRO makes of all parameters.
+    """
+    weight = nn.Parameter(torch.zeros(4096 if flat else (64, 64), dtype=recipe.engine.dtype))
+    optimizer = recipe.optimizer([weight])
+    for group in optimizer.param_groups:
+        group.update({name: False for name in ("capturable", "fused") if name in group})  # need an accelerator
+    weight.grad = torch.ones_like(weight)
+    try:
+        optimizer.step()
+    except Exception:  # one from elsewhere may raise anything here, and yet be right for the ranks
+        return 2.0 * weight.element_size()
+    kept = [value for values in optimizer.state.values() for value in values.values() if isinstance(value, Tensor)]
+    return sum(value.nbytes for value in kept if value.dim()) / weight.numel()
+
+
+def _copies_of_method(recipe: Recipe) -> int:
+    """Vectors as long as all parameters that the ascent holds at most, beside the weights and the descent gradient.
+
+    While a perturbation is added, before there is a descent gradient, SAM holds its gradient, the scaled perturbation
+    and the weights as they were; DASH two gradients, their scaled sum, a summand of it and the weights. One of them
+    takes the place that the descent gradient will have.
+    """
+    method = recipe.method
+    if type(method) is SGD:
+        return 0
+    if type(method) is SAM or (type(method) is DASH and recipe.members == 1):  # DASH without peers is SAM
+        return 2
+    if type(method) is DASH:
+        two = method.ascent == "separate" and method.diversity_in == "ascent"
+        return (4 if two else 2) + (method.gamma > 0)
+    return 4
+
+
+# -- the network -------------------------------------------------------------------------------------------------------
+
+
+def _measure(model: Architecture, shape: tuple[int, ...], classes: int, uint8: bool) -> _Measured:
+    """Build the network and run it forward on torch's device without memory; on the host where it does not run there.
+
+    What every forward keeps, whatever the batch (weights, statistics), falls out of the difference of two.
+    """
+    channels = shape[0] if len(shape) == 3 else 1
+    problem: Exception = BadInput("model: cannot be built")
+    for device in ("meta", "cpu"):
+        try:
+            with torch.random.fork_rng(devices=[]), torch.device(device):
+                network = build_network(model, shape, classes, (0.0,) * channels, (1.0,) * channels, uint8)
+                floats, others = zip(*(_kept(network, torch.zeros(n, *shape)) for n in (2, 4)), strict=True)
+        except Exception as error:  # a network from elsewhere may raise anything; the host's complaint is the true one
+            problem = error
+            continue
+        parameters = list(network.parameters())
+        trainable = sum(p.numel() for p in parameters if p.requires_grad)
+        kept = (floats[1] - floats[0]) / 2, (others[1] - others[0]) / 2
+        return _Measured(sum(p.numel() for p in parameters), trainable, *kept)
+    if isinstance(problem, BadInput):
+        raise problem
+    raise BadInput(f"model: cannot take samples of shape {list(shape)} ({one_line(problem)})") from problem
+
+
+def _kept(network: nn.Module, x: Tensor) -> tuple[float, float]:
+    """Floats, and bytes of other types, that a forward of `x` keeps for the backward, each storage counted once."""
+    kept: dict[int, Tensor] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage()._cdata] = tensor  # held here, so that no other storage can take its identity
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        network(x)
+    floats = [t.untyped_storage().nbytes() / t.element_size() for t in kept.values() if t.is_floating_point()]
+    others = [t.untyped_storage().nbytes() for t in kept.values() if not t.is_floating_point()]
+    return sum(floats), float(sum(others))

@@ -1,0 +1,83 @@
+"""What a submission will do, before it does it: ranks, members, replicas, batch, memory, files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dist_dash.cluster.memory import describe, estimate, facts_of_data
+from dist_dash.cluster.site import Site
+from dist_dash.errors import BadInput
+from dist_dash.parsing import Command
+from dist_dash.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One run on the ranks that a job has.
+
+    Args:
+        command: what is to be trained.
+        site: how the job is to be run.
+        members: that are trained together.
+        replicas: ranks per member.
+    """
+
+    command: Command
+    site: Site
+    members: int
+    replicas: int
+
+    @property
+    def samples(self) -> int:
+        """Samples per member and update."""
+        loader = self.command.recipe.loader
+        return loader.batch_size * loader.accumulation * self.replicas
+
+    def lines(self) -> list[tuple[str, str]]:
+        """What is to be told, as pairs of a name and a text."""
+        recipe, site, loader = self.command.recipe, self.site, self.command.recipe.loader
+        each = f"{site.ranks_per_node} rank{'s'[: site.ranks_per_node != 1]}"
+        each += f" and {site.gpus_per_node} GPUs each" if site.gpus_per_node else " each, no GPU"
+        accumulation = f" × {loader.accumulation} micro-batches" if loader.accumulation > 1 else ""
+        batch = f"{loader.batch_size} samples per rank{accumulation}, {self.samples} per member and update"
+        return [
+            ("method", type(recipe.method).__name__),
+            ("ranks", f"{site.ranks} on {site.nodes} node{'s'[: site.nodes != 1]}, {each}"),
+            ("members", f"{self.members} × {self.replicas} replica{'s'[: self.replicas != 1]}"),
+            ("batch", batch),
+            ("memory", self._memory()),
+            ("time", f"{site.time} at a time; told to save {site.warning} s before, then continued by itself"),
+            ("run", str(self.command.run)),
+        ]
+
+    def _memory(self) -> str:
+        facts = facts_of_data(self.command.recipe)
+        if facts is None:
+            return "not estimated: the data cannot be read from here"
+        return describe(estimate(self.command.recipe, self.replicas, *facts))
+
+
+def plan(command: Command, site: Site) -> Plan:
+    """Lay the run out on the job's ranks.
+
+    Raises:
+        BadInput: the ranks are no multiple of the members, or make another number of replicas than was asked for; the
+            run folder holds something else.
+    """
+    members = command.recipe.members
+    together = 1 if command.member is not None else (members or site.ranks // (command.replicas or 1) or 1)
+    if site.ranks % together:
+        what = f"{site.nodes} × {site.ranks_per_node} ranks"
+        raise BadInput(f"members: {together} is not allowed; it must divide the {site.ranks} ranks ({what})")
+    replicas = site.ranks // together
+    if command.replicas not in (None, replicas):
+        what = f"{site.ranks} ranks for {together} members make {replicas}"
+        raise BadInput(f"replicas: {command.replicas} is not allowed; {what}")
+    RunFolder(command.run).check_usable()
+    return Plan(command, site, together, replicas)
+
+
+def print_plan(planned: Plan) -> None:
+    """Show what is going to happen."""
+    for name, text in planned.lines():
+        print(f"{name:<8} {text}")

@@ -1,0 +1,156 @@
+"""What follows a job's step: finished, start again, or give up. Run by the batch script, which outlives the ranks.
+
+    srun …
+    facts=$(scontrol show job -o "$SLURM_JOB_ID"); python -m dist_dash.cluster.requeue --status $? --facts "$facts" …
+
+It decides and the script acts, so that it may run in a container that knows no Slurm. Needs no torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dist_dash import slurm
+from dist_dash.cli import OneLine, guarded
+from dist_dash.errors import BadInput
+from dist_dash.launched import Launcher
+from dist_dash.preemption import FINISHED, RESTART_SIGNAL, TO_BE_CONTINUED
+from dist_dash.run_folder import RunFolder, write_atomically
+
+AGAIN = 85  # exit status: the batch script is to requeue the job
+BAD_INPUT = 2
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is to happen now.
+
+    Args:
+        status: exit status; `AGAIN` asks for the requeue.
+        why: one line for the log.
+    """
+
+    status: int
+    why: str
+
+
+def decide(folder: RunFolder, status: int, job: slurm.Job | None, mine: str, attempts: int) -> Verdict:
+    """Judge a step by the marker files and by what Slurm says of the job.
+
+    Args:
+        folder: the run's.
+        status: the step's exit status.
+        job: as Slurm sees it now; None where it could not be asked.
+        mine: this life of the job, `id.restarts`.
+        attempts: how often in a row the run may fail without getting any further.
+    """
+    if folder.done.exists():
+        return Verdict(FINISHED, "finished")
+    life = int(mine.partition(".")[2] or 0)
+    if job is not None and (job.restarts != life or job.state != "RUNNING"):
+        return Verdict(status or 1, f"the job is {job.state} (restarts: {job.restarts}): no requeue by this life of it")
+    if folder.to_continue.exists():
+        reason = folder.to_continue.read_text().strip()
+        if reason == RESTART_SIGNAL or (job is not None and job.preempted):
+            return Verdict(AGAIN, f"stopped by {reason}, saved")
+        return Verdict(TO_BE_CONTINUED, f"stopped by {reason or 'a signal'} for good; submit it again to continue")
+    if status == BAD_INPUT:
+        return Verdict(BAD_INPUT, "bad input: see above")
+    return _after_failure(folder, status, mine, attempts)
+
+
+def _after_failure(folder: RunFolder, status: int, mine: str, attempts: int) -> Verdict:
+    """Start again, unless that happened too often since the last checkpoint."""
+    step = max(folder.checkpoint_steps(), default=0)
+    file = folder.jobs / "attempts.json"
+    try:
+        before = json.loads(file.read_text())
+    except (OSError, ValueError):
+        before = {}
+    failures = before.get("failures", 0) + 1 if before.get("step") == step else 1
+    ours = folder.owner().get("job") in (mine, None)
+    told = folder.failed.read_text().strip() if ours and folder.failed.exists() else ""
+    why = told or f"the step ended with exit status {status}" + (" (killed)" if status > 128 else "")
+    last = failures >= attempts
+    folder.jobs.mkdir(parents=True, exist_ok=True)
+    # Whoever submits the run again by hand has mended something: the count starts anew.
+    write_atomically(file, json.dumps({"step": step, "failures": 0 if last else failures, "why": why}))
+    if not last:
+        return Verdict(AGAIN, f"attempt {failures} of {attempts} since step {step} failed: {why}")
+    why = f"{why}; given up after {attempts} attempts in a row that got no further than step {step}"
+    if ours:
+        folder.mark(folder.failed, why)
+    return Verdict(status or 1, why)
+
+
+def clear_results(logs: Path, job: str) -> None:
+    """Remove the results that an earlier life left: submitit would take them for this one's."""
+    for stale in logs.glob(f"{job}_*_result.pkl"):
+        stale.unlink(missing_ok=True)
+
+
+def batch_lines(python: str, arguments: str) -> list[str]:
+    """The end of a batch script: judge the step, and requeue the job where that is the verdict.
+
+    Args:
+        python: shell words that start Python on a compute node.
+        arguments: for this module, beside status and facts.
+    """
+    return [
+        "status=$?",
+        'facts=$(scontrol show job -o "$SLURM_JOB_ID" 2>/dev/null | head -n 1)',
+        f'{python} -m dist_dash.cluster.requeue --status "$status" --facts "$facts" {arguments}',
+        "verdict=$?",
+        f'[ "$verdict" -eq {AGAIN} ] && scontrol requeue "$SLURM_JOB_ID"',
+        'exit "$verdict"',
+    ]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Judge the step that this batch script has run; returns the exit status."""
+    parser = OneLine(prog="python -m dist_dash.cluster.requeue")
+    parser.add_argument("--status", type=int, required=True, help="exit status of srun")
+    parser.add_argument("--facts", default="", help="what `scontrol show job -o` says")
+    parser.add_argument("--logs", help="submitit's folder, which holds the pickled job")
+    parser.add_argument("--run", help="instead: the run folder")
+    parser.add_argument("--attempts", type=int, default=3, help="how often a run may fail without getting any further")
+    options = parser.parse_args(arguments)
+    folder, attempts = _job_of(options)
+    job = slurm.read_job(options.facts) if options.facts else None
+    verdict = decide(folder, options.status, job, Launcher().job, attempts)
+    if verdict.status == AGAIN and options.logs:
+        clear_results(Path(options.logs), _submitit_name())
+    print(f"dist-dash: {'requeued: ' if verdict.status == AGAIN else ''}{verdict.why}", file=sys.stderr)
+    return verdict.status
+
+
+def _job_of(options: argparse.Namespace) -> tuple[RunFolder, int]:
+    if options.run:
+        return RunFolder(options.run), options.attempts
+    if not options.logs:
+        raise BadInput("requeue: give --logs or --run")
+    from submitit.core.utils import DelayedSubmission
+
+    pickled = Path(options.logs) / f"{_submitit_name()}_submitted.pkl"
+    try:
+        job: Any = DelayedSubmission.load(pickled).function
+    except OSError as error:
+        raise BadInput(f"requeue: {pickled} cannot be read ({error.strerror})") from error
+    return RunFolder(job.run), job.attempts
+
+
+def _submitit_name() -> str:
+    """The job's id, with its index where it belongs to an array."""
+    parent, index = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    return f"{parent}_{index}" if parent and index else os.environ.get("SLURM_JOB_ID", "")
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(main))

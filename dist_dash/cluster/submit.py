@@ -1,0 +1,118 @@
+"""`dist-dash submit`: one run, planned, tried and submitted; or run here by the same job object."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import submitit
+
+from dist_dash import slurm
+from dist_dash.cli import OneLine
+from dist_dash.cluster.job import TrainJob
+from dist_dash.cluster.plan import Plan, plan, print_plan
+from dist_dash.cluster.site import add_options, site_from
+from dist_dash.cluster.submission import Batch, check, frozen_arguments, submit
+from dist_dash.errors import BadInput
+from dist_dash.parsing import Command, parse_command
+from dist_dash.preemption import FINISHED, TO_BE_CONTINUED
+from dist_dash.run_folder import RunFolder
+
+
+def submit_parser() -> argparse.ArgumentParser:
+    """The parser of what is not the recipe's."""
+    parser = OneLine(
+        prog="dist-dash submit",
+        allow_abbrev=False,
+        description="Submit a run to Slurm. What is not listed here goes to `dist-dash train`: --config, --run, …",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="print the batch script and submit nothing")
+    parser.add_argument("--executor", choices=["slurm", "local"], default="slurm", help="local: run the job here")
+    add_options(parser)
+    return parser
+
+
+def submit_command(arguments: Sequence[str]) -> int:
+    """Plan, try and submit one run; prints the plan and how to follow it."""
+    options, recipe_arguments = submit_parser().parse_known_args(arguments)
+    command, site = parse_command(recipe_arguments), site_from(options)
+    planned = plan(command, site)
+    print_plan(planned)
+    folder = RunFolder(command.run.absolute())
+    if folder.done.exists() and not command.fresh:
+        print(f"{command.run} is finished already; --fresh starts over")
+        return FINISHED
+    batch = Batch(command.run.name, (TrainJob(str(folder.path), (), site.attempts),), site, folder.jobs)
+    if options.dry_run:
+        print(f"\n{batch.script()}")
+        return 0
+    if options.executor == "slurm":
+        check([batch])
+        refuse_if_queued([folder])
+    arguments = train_arguments(recipe_arguments, planned, folder.jobs)
+    batch = dataclasses.replace(batch, jobs=(dataclasses.replace(batch.jobs[0], arguments=arguments),))
+    if options.executor == "local":
+        return _run_here(batch, command)
+    if command.fresh:
+        start_over(folder)
+    (name,) = submit([batch])
+    print(f"\nsubmitted as job {name}; to follow it:")
+    print(f"  dist-dash runs {command.run}\n  tail -f {folder.jobs}/{name}_0_log.out")
+    return 0
+
+
+def train_arguments(arguments: Sequence[str], planned: Plan, folder: Path) -> tuple[str, ...]:
+    """What the job gives to `dist-dash train`: the recipe as it is now, and the number of members that was planned."""
+    frozen = frozen_arguments(arguments, folder)
+    known = any(word.partition("=")[0] == "--members" for word in frozen)
+    return frozen if known or planned.command.member is not None else (*frozen, f"--members={planned.members}")
+
+
+def refuse_if_queued(folders: Sequence[RunFolder]) -> None:
+    """Raise `BadInput` where one of the runs waits or runs as a job already."""
+    noted = {str(job["job"]): folder for folder in folders if (job := folder.submitted())}
+    for name, found in slurm.queue(noted).items():
+        if name in noted:
+            where = noted[name].path
+            raise BadInput(
+                f"run: {where} is {found.state.lower()} as job {name}; `scancel {name}` or use another --run"
+            )
+
+
+def start_over(folder: RunFolder) -> None:
+    """Clear a run; now, because a requeued job would clear it again."""
+    folder.acquire()
+    try:
+        folder.clear()
+    finally:
+        folder.release()
+
+
+def _run_here(batch: Batch, command: Command) -> int:
+    """The job object on this machine, by submitit's local executor; shows rank 0's log until it ends."""
+    site, (job,) = batch.site, batch.jobs
+    if site.nodes != 1:
+        raise BadInput(f"nodes: {site.nodes} is not allowed with --executor local; it must be 1")
+    folder = RunFolder(job.run)
+    if command.fresh:
+        start_over(folder)
+    executor = submitit.AutoExecutor(batch.logs, cluster="local", local_max_num_timeout=1_000_000)
+    resources = {"tasks_per_node": site.ranks_per_node, "gpus_per_node": site.gpus_per_node}
+    executor.update_parameters(name=batch.name, timeout_min=site.minutes, stderr_to_stdout=True, **resources)
+    started = executor.submit(job)
+    shown = 0
+    while True:
+        ended = started.done()
+        text = started.paths.stdout.read_text() if started.paths.stdout.exists() else ""
+        sys.stderr.write(text[shown:])
+        shown = len(text)
+        if ended:
+            break
+        time.sleep(0.2)
+    if folder.done.exists():
+        return FINISHED
+    return TO_BE_CONTINUED if folder.to_continue.exists() else 1
