@@ -42,18 +42,17 @@ class Launcher:
         """Which rank this process is.
 
         Raises:
-            BadInput: no launcher said so, or what it said is no number.
+            BadInput: no launcher said so, or what it said cannot be.
         """
-        try:
-            if self._torchrun:
-                rank, world = self._number("RANK"), self._number("WORLD_SIZE")
-                return Place(rank, world, self._number("LOCAL_RANK", rank), self._number("LOCAL_WORLD_SIZE", world))
-            rank, world, tasks = self._number("SLURM_PROCID"), self._number("SLURM_STEP_NUM_TASKS"), self._tasks_here()
-            return Place(rank, world, self._number("SLURM_LOCALID"), tasks)
-        except (KeyError, ValueError) as error:
-            raise BadInput(
-                f"environment: {error} is missing or no number; start with torchrun, srun or `dist-dash train`"
-            ) from error
+        if self._torchrun:
+            rank, world = self._number("RANK"), self._number("WORLD_SIZE")
+            place = Place(rank, world, self._number("LOCAL_RANK", rank), self._number("LOCAL_WORLD_SIZE", world))
+        else:
+            rank, world = self._number("SLURM_PROCID"), self._number("SLURM_STEP_NUM_TASKS")
+            place = Place(rank, world, self._number("SLURM_LOCALID"), self._tasks_here())
+        if rank >= world:  # left over from another launch: the others would be waited for in vain
+            raise self._problem("RANK" if self._torchrun else "SLURM_PROCID", f"is {rank}, but must be below {world}")
+        return place
 
     @property
     def started_ranks(self) -> bool:
@@ -64,7 +63,7 @@ class Launcher:
     def rank(self) -> int:
         """This process's rank, 0 where nobody said so."""
         text = self._variables.get("RANK") or (self._variables["SLURM_PROCID"] if self._slurm else "0")
-        return int(text) if text.isdigit() else 0
+        return int(text) if text.isdecimal() else 0
 
     @property
     def rendezvous(self) -> str:
@@ -77,7 +76,7 @@ class Launcher:
     def job(self) -> str:
         """`job.restarts` under Slurm, else nothing: it tells a requeued job from its own ghost."""
         job = self._variables.get("SLURM_JOB_ID", "")
-        return f"{job}.{self._variables.get('SLURM_RESTART_COUNT') or 0}" if job else ""
+        return f"{job}.{self._number('SLURM_RESTART_COUNT', 0)}" if job else ""
 
     @property
     def _torchrun(self) -> bool:
@@ -96,22 +95,31 @@ class Launcher:
         ids, hence other ports; a requeued job has another one than its ghost.
         """
         nodes = self._variables.get("SLURM_STEP_NODELIST") or self._variables.get("SLURM_JOB_NODELIST", "")
+        if not (head := first_host(nodes)):
+            raise self._problem("SLURM_STEP_NODELIST", f"is {nodes!r}, but must name a host" if nodes else "is missing")
         job, step, restarts = (self._number(f"SLURM_{n}", 0) for n in ("JOB_ID", "STEP_ID", "RESTART_COUNT"))
-        return f"{first_host(nodes)}:{12000 + (job + 7919 * step + 4999 * restarts) % 18000}"
+        return f"{head}:{12000 + (job + 7919 * step + 4999 * restarts) % 18000}"
 
     def _tasks_here(self) -> int:
         """Of `2(x3),1`, the entry of this node."""
-        node, counts = self._number("SLURM_NODEID"), []
-        for entry in self._variables["SLURM_STEP_TASKS_PER_NODE"].split(","):
-            tasks, _, times = entry.rstrip(")").partition("(x")
-            counts += [int(tasks)] * int(times or 1)
-        return counts[node] if node < len(counts) else 1
+        node, text = self._number("SLURM_NODEID"), self._variables.get("SLURM_STEP_TASKS_PER_NODE", "")
+        if not re.fullmatch(r"\d+(\(x\d+\))?(,\d+(\(x\d+\))?)*", text):
+            what = f"is {text!r}, but must be tasks per node" if text else "is missing"
+            raise self._problem("SLURM_STEP_TASKS_PER_NODE", what)
+        for tasks, times in re.findall(r"(\d+)(?:\(x(\d+)\))?", text):
+            if node < int(times or 1):
+                return int(tasks)
+            node -= int(times or 1)
+        return 1
 
     def _number(self, name: str, default: int | None = None) -> int:
         text = self._variables.get(name) or ("" if default is None else str(default))
-        if not text.isdigit():
-            raise ValueError(name)
+        if not text.isdecimal():
+            raise self._problem(name, f"is {text!r}, but must be a whole number" if text else "is missing")
         return int(text)
+
+    def _problem(self, name: str, what: str) -> BadInput:
+        return BadInput(f"environment: {name} {what}; start with torchrun, srun or `dist-dash train`")
 
 
 def first_host(nodelist: str) -> str:

@@ -13,9 +13,11 @@ from dist_dash.cluster.job import TrainJob
 from dist_dash.cluster.plan import Plan, plan, print_plan
 from dist_dash.cluster.site import Site, add_options, site_from
 from dist_dash.cluster.submission import Batch, check, frozen_arguments, submit
+from dist_dash.cluster.submit import refuse_misspelt
 from dist_dash.cluster.sweep import Point, points
 from dist_dash.cluster.sweep import check as check_points
 from dist_dash.errors import BadInput, require
+from dist_dash.parsing import Command
 from dist_dash.run_folder import RunFolder
 from dist_dash.runs import watch
 
@@ -41,33 +43,50 @@ def array_parser() -> argparse.ArgumentParser:
 
 def array_command(arguments: Sequence[str]) -> int:
     """Check every point, then submit those that are neither finished nor under way."""
-    options, base = array_parser().parse_known_args(arguments)
+    parser = array_parser()
+    options, base = parser.parse_known_args(arguments)
+    refuse_misspelt(parser, base)
     require(options.parallel is None or options.parallel >= 1, "parallel", options.parallel, "a whole number ≥ 1")
     site, grid = site_from(options), points(base, options.sweep)
     commands = check_points(grid)
-    folder = Path(options.folder or f"runs/{commands[0].run.name.partition('-')[0]}-sweep").absolute()
+    _refuse_for_one_run(commands[0], base)
+    folder = Path(options.folder or f"runs/{commands[0].run.name.rsplit('-', 2)[0]}-sweep").absolute()
     plans = [plan(dataclasses.replace(c, run=folder / p.name), site) for p, c in zip(grid, commands, strict=True)]
-    print_plan(plans[0])
+    print_plan(_largest(plans))
     tasks = [task for point, one in zip(grid, plans, strict=True) for task in _tasks(point, one, options.scatter)]
-    left = _left_to_do(tasks)
-    print(
-        f"sweep    {len(grid)} points, {len(tasks)} jobs; {len(tasks) - len(left)} finished or under way are left out"
-    )
+    left = tasks if options.dry_run else _left_to_do(tasks)
+    count = f"{len(grid)} points, {len(tasks)} jobs"
+    print(f"sweep    {count}; {len(tasks) - len(left)} finished or under way are left out")
     logs = folder / "slurm"
-    if not options.dry_run:
-        left = [dataclasses.replace(task, arguments=frozen_arguments(task.arguments, logs)) for task in left]
-    batches = _batches(folder.name, left, logs, options.parallel)
     if options.dry_run:
-        for batch in batches:
+        for batch in _batches(folder.name, left, logs, options.parallel):
             print(f"\n{batch.script()}")
         return 0
-    if batches:
-        check(batches)
+    check(_batches(folder.name, left, logs, options.parallel))
+    if left:
+        frozen = [dataclasses.replace(task, arguments=frozen_arguments(task.arguments, logs)) for task in left]
+        batches = _batches(folder.name, frozen, logs, options.parallel)
         names = submit(batches)
         parents = list(dict.fromkeys(name.partition("_")[0] for name in names))
         print(f"submitted {len(names)} jobs by {len(batches)} calls of sbatch: {', '.join(parents)}")
     print(f"to follow: dist-dash runs {folder} --watch")
     return watch(folder) if options.watch else 0
+
+
+def _refuse_for_one_run(command: Command, base: Sequence[str]) -> None:
+    """Refuse what makes sense for a single run only."""
+    given = {"run": any(word.partition("=")[0] == "--run" for word in base), "fresh": command.fresh}
+    given["member"] = command.member is not None
+    instead = {"run": "--folder says where the runs go", "fresh": "remove its folder", "member": "use --scatter"}
+    for name, is_given in given.items():
+        if is_given:
+            raise BadInput(f"{name}: not allowed in a sweep; {instead[name]}")
+
+
+def _largest(plans: Sequence[Plan]) -> Plan:
+    """Of the sweep's methods, the one that needs most memory: what fits it fits all."""
+    kinds = {type(one.command.recipe.method): one for one in reversed(plans)}
+    return max(kinds.values(), key=lambda one: one.memory.total if one.memory else 0.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,8 +144,7 @@ def _left_to_do(tasks: Sequence[Task]) -> list[Task]:
 
 def _batches(name: str, tasks: Sequence[Task], logs: Path, parallel: int | None) -> list[Batch]:
     """One array per kind of resources, split where Slurm's arrays are too small."""
-    size = (slurm.limit("MaxArraySize") if slurm.available() else None) or 1001
-    found = list[Batch]()
+    size, found = _max_array_size(), list[Batch]()
     for site in dict.fromkeys(repr(task.site) for task in tasks):
         own = [task for task in tasks if repr(task.site) == site]
         attempts = own[0].site.attempts
@@ -135,3 +153,10 @@ def _batches(name: str, tasks: Sequence[Task], logs: Path, parallel: int | None)
         )
         found += Batch(name, jobs, own[0].site, logs, parallel).split(size)
     return found
+
+
+def _max_array_size() -> int:
+    try:
+        return slurm.limit("MaxArraySize") or 1001
+    except BadInput:  # no Slurm to ask: the script can be shown all the same
+        return 1001

@@ -12,7 +12,7 @@ from submitit import JobEnvironment
 from submitit.helpers import DelayedSubmission, TorchDistributedEnvironment
 
 from dist_dash.cli import guarded, leave
-from dist_dash.preemption import FINISHED, RESTART_SIGNAL, StopRequest
+from dist_dash.preemption import FINISHED, RESTART_SIGNAL, TO_BE_CONTINUED, StopRequest
 from dist_dash.run_folder import RunFolder
 
 FOLLOWED = "DIST_DASH_FOLLOWED"
@@ -25,7 +25,7 @@ class TrainJob:
 
     Args:
         run: the run folder.
-        arguments: of `dist-dash train`.
+        arguments: of `dist-dash train`; whoever submits has started over already where that was asked for.
         attempts: how often in a row the run may fail without getting any further.
         joins: the folder in which a member that is trained alone meets the others, where it is.
     """
@@ -42,7 +42,8 @@ class TrainJob:
         status = guarded(lambda: self._train(environment))
         if status != FINISHED:
             stopped = RunFolder(self.run).to_continue
-            if FOLLOWED not in os.environ and stopped.exists() and stopped.read_text().strip() == RESTART_SIGNAL:
+            saved = status == TO_BE_CONTINUED and stopped.exists() and stopped.read_text().strip() == RESTART_SIGNAL
+            if saved and FOLLOWED not in os.environ:
                 signal.raise_signal(signal.SIGUSR2)  # submitit's turn: rank 0 calls `checkpoint` and starts again
             leave(status)
         return FINISHED
@@ -65,6 +66,7 @@ class TrainJob:
             from dist_dash.train import train
 
             command = parse_command([*self.arguments, f"--run={self.run}"])
+            command.fresh = False  # a recipe may say it: each time the job is started again, it would lose everything
             status = train(command, layout_from_environment(command.recipe.members, command.member), stop)
         if status == FINISHED and self.joins is not None and first:
             from dist_dash.join import join_if_complete

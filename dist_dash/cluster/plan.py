@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
-from dist_dash.cluster.memory import describe, estimate, facts_of_data
+from dist_dash.cluster.memory import Memory, describe, estimate, facts_of_data
 from dist_dash.cluster.site import Site
 from dist_dash.errors import BadInput
 from dist_dash.parsing import Command
@@ -45,16 +46,16 @@ class Plan:
             ("ranks", f"{site.ranks} on {site.nodes} node{'s'[: site.nodes != 1]}, {each}"),
             ("members", f"{self.members} × {self.replicas} replica{'s'[: self.replicas != 1]}"),
             ("batch", batch),
-            ("memory", self._memory()),
+            ("memory", describe(self.memory) if self.memory else "not estimated: the data cannot be read from here"),
             ("time", f"{site.time} at a time; told to save {site.warning} s before, then continued by itself"),
             ("run", str(self.command.run)),
         ]
 
-    def _memory(self) -> str:
+    @cached_property
+    def memory(self) -> Memory | None:
+        """What a rank will need; None where the data cannot be looked at from here."""
         facts = facts_of_data(self.command.recipe)
-        if facts is None:
-            return "not estimated: the data cannot be read from here"
-        return describe(estimate(self.command.recipe, self.replicas, *facts))
+        return None if facts is None else estimate(self.command.recipe, self.replicas, *facts)
 
 
 def plan(command: Command, site: Site) -> Plan:

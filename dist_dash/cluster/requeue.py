@@ -1,7 +1,8 @@
 """What follows a job's step: finished, start again, or give up. Run by the batch script, which outlives the ranks.
 
     srun …
-    facts=$(scontrol show job -o "$SLURM_JOB_ID"); python -m dist_dash.cluster.requeue --status $? --facts "$facts" …
+    status=$?
+    facts=$(scontrol show job -o "$job"); python -m dist_dash.cluster.requeue --status $status --facts "$facts" …
 
 It decides and the script acts, so that it may run in a container that knows no Slurm. Needs no torch.
 """
@@ -55,8 +56,9 @@ def decide(folder: RunFolder, status: int, job: slurm.Job | None, mine: str, att
         return Verdict(FINISHED, "finished")
     life = int(mine.partition(".")[2] or 0)
     if job is not None and (job.restarts != life or job.state != "RUNNING"):
-        return Verdict(status or 1, f"the job is {job.state} (restarts: {job.restarts}): no requeue by this life of it")
-    if folder.to_continue.exists():
+        why = f"the job is {job.state} (restarts: {job.restarts}): no requeue by this life of it"
+        return Verdict(_status_of_failure(status), why)
+    if _left_by(folder, folder.to_continue, mine):
         reason = folder.to_continue.read_text().strip()
         if reason == RESTART_SIGNAL or (job is not None and job.preempted):
             return Verdict(AGAIN, f"stopped by {reason}, saved")
@@ -72,11 +74,10 @@ def _after_failure(folder: RunFolder, status: int, mine: str, attempts: int) -> 
     file = folder.jobs / "attempts.json"
     try:
         before = json.loads(file.read_text())
-    except (OSError, ValueError):
-        before = {}
-    failures = before.get("failures", 0) + 1 if before.get("step") == step else 1
-    ours = folder.owner().get("job") in (mine, None)
-    told = folder.failed.read_text().strip() if ours and folder.failed.exists() else ""
+        failures = int(before["failures"]) + 1 if before["step"] == step else 1
+    except (OSError, ValueError, TypeError, KeyError):
+        failures = 1
+    told = folder.failed.read_text().strip() if _left_by(folder, folder.failed, mine) else ""
     why = told or f"the step ended with exit status {status}" + (" (killed)" if status > 128 else "")
     last = failures >= attempts
     folder.jobs.mkdir(parents=True, exist_ok=True)
@@ -85,9 +86,31 @@ def _after_failure(folder: RunFolder, status: int, mine: str, attempts: int) -> 
     if not last:
         return Verdict(AGAIN, f"attempt {failures} of {attempts} since step {step} failed: {why}")
     why = f"{why}; given up after {attempts} attempts in a row that got no further than step {step}"
-    if ours:
+    if _is_ours(folder, mine):
         folder.mark(folder.failed, why)
-    return Verdict(status or 1, why)
+    return Verdict(_status_of_failure(status), why)
+
+
+def _status_of_failure(status: int) -> int:
+    """The exit status that tells of the failure, and of nothing else."""
+    return 1 if status in (FINISHED, AGAIN) else status
+
+
+def _is_ours(folder: RunFolder, mine: str) -> bool:
+    """Whether this job, or nobody, owned the folder last."""
+    owner = str(folder.owner().get("job", mine))
+    (our_id, _, our_life), (their_id, _, their_life) = mine.partition("."), owner.partition(".")
+    return owner == mine or (our_id == their_id and their_life.isdecimal() and int(their_life) < int(our_life))
+
+
+def _left_by(folder: RunFolder, marker: Path, mine: str) -> bool:
+    """Whether a marker is this life's; an earlier one's still lies there where the ranks failed before they went on.
+
+    Ranks that begin write `owner.json`, and remove the markers later, when all of them have come to their loops.
+    """
+    if not marker.exists() or folder.owner().get("job", mine) != mine:
+        return False
+    return not folder._owner_file.exists() or marker.stat().st_mtime_ns >= folder._owner_file.stat().st_mtime_ns
 
 
 def clear_results(logs: Path, job: str) -> None:
@@ -105,10 +128,13 @@ def batch_lines(python: str, arguments: str) -> list[str]:
     """
     return [
         "status=$?",
-        'facts=$(scontrol show job -o "$SLURM_JOB_ID" 2>/dev/null | head -n 1)',
+        # The id that an array's last task knows itself by is the array's: it would mean all tasks.
+        "job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}",
+        "job=${job:-$SLURM_JOB_ID}",
+        'facts=$(scontrol show job -o "$job" 2>/dev/null | head -n 1)',
         f'{python} -m dist_dash.cluster.requeue --status "$status" --facts "$facts" {arguments}',
         "verdict=$?",
-        f'[ "$verdict" -eq {AGAIN} ] && scontrol requeue "$SLURM_JOB_ID"',
+        f'[ "$verdict" -eq {AGAIN} ] && scontrol requeue "$job"',
         'exit "$verdict"',
     ]
 
@@ -141,8 +167,9 @@ def _job_of(options: argparse.Namespace) -> tuple[RunFolder, int]:
     pickled = Path(options.logs) / f"{_submitit_name()}_submitted.pkl"
     try:
         job: Any = DelayedSubmission.load(pickled).function
-    except OSError as error:
-        raise BadInput(f"requeue: {pickled} cannot be read ({error.strerror})") from error
+    except Exception as error:  # a pickle can break in any way
+        problem = getattr(error, "strerror", None) or type(error).__name__
+        raise BadInput(f"requeue: {pickled} cannot be read ({problem})") from error
     return RunFolder(job.run), job.attempts
 
 

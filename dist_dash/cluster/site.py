@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
+import difflib
 import math
 import os
 import re
@@ -12,15 +14,27 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_type_hints
 
-import jsonargparse
 import yaml
 
-from dist_dash.errors import BadInput, require
-from dist_dash.parsing import one_line_of
+from dist_dash.errors import BadInput, require, require_positive
 
 DEFAULT = Path("slurm/site.yaml")
+LEAST = {"nodes": 1, "gpus_per_node": 0, "tasks_per_node": 1, "cpus_per_task": 1, "warning": 1, "attempts": 1}
+NOTHING = ("", "null", "~")
+GPUS_AS = ("gpus-per-node", "gres")
+DECIDED = {  # options of sbatch that would break what a job relies on, and what to use instead
+    "nodes": "nodes has a field of its own",
+    "ntasks": "nodes and tasks_per_node have fields of their own",
+    "ntasks-per-node": "tasks_per_node has a field of its own",
+    "time": "time has a field of its own",
+    "signal": "warning has a field of its own",
+    "array": "`dist-dash array` makes arrays",
+    "output": "the log lies in the run folder",
+    "error": "the log lies in the run folder",
+    "open-mode": "the log lies in the run folder",
+}
 
 
 @dataclass
@@ -49,7 +63,7 @@ class Site:
         container: command that runs another one in a container, such as `apptainer exec --nv image.sif`.
         python: interpreter on the compute nodes; null: the one that submits.
         attempts: how often in a row a run may fail without getting any further.
-        sbatch: further options of sbatch, such as `{mail-type: END}`.
+        sbatch: further options of sbatch, such as `{mail-type: END, exclusive: true}`.
         srun: further arguments of srun.
     """
 
@@ -78,11 +92,18 @@ class Site:
     srun: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        for name in ("nodes", "tasks_per_node", "cpus_per_task", "warning", "attempts"):
+        for name, least in LEAST.items():
             value = getattr(self, name)
-            require(value is None or value >= 1, name, value, "a whole number ≥ 1")
-        require(self.gpus_per_node >= 0, "gpus_per_node", self.gpus_per_node, "a whole number ≥ 0")
-        require(self.mem_gb is None or self.mem_gb > 0, "mem_gb", self.mem_gb, "a number > 0")
+            require(value is None or value >= least, name, value, f"a whole number ≥ {least}")
+        if self.mem_gb is not None:
+            require_positive("mem_gb", self.mem_gb)
+        require(self.gpus_as in GPUS_AS, "gpus_as", self.gpus_as, f"one of {', '.join(GPUS_AS)}")
+        for name in self.environment:
+            known = re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII) is not None
+            require(known, "environment", name, "the name of a variable: letters, digits and _")
+        for name in self.sbatch:
+            if reason := DECIDED.get(name.replace("_", "-")):
+                raise BadInput(f"sbatch: {name!r} is not allowed; {reason}")
         if self.minutes * 60 <= self.warning:
             raise BadInput(f"time: {self.time!r} is not allowed; it must be longer than the warning ({self.warning} s)")
 
@@ -136,21 +157,65 @@ def site_from(options: argparse.Namespace) -> Site:
     Raises:
         BadInput: one line with the field, the value and what is allowed.
     """
-    path = options.site or os.environ.get("DIST_DASH_SITE") or (str(DEFAULT) if DEFAULT.is_file() else None)
-    parser = jsonargparse.ArgumentParser(prog="site", exit_on_error=False)
-    parser.add_argument("--config", action="config")
-    parser.add_class_arguments(Site)
-    given = {entry.name: getattr(options, entry.name) for entry in dataclasses.fields(Site)}
-    arguments = [f"--config={path}"] if path else []
-    arguments += [f"--{name}={value}" for name, value in given.items() if value is not None]
+    named_by, path = "site", options.site or (DEFAULT if DEFAULT.is_file() else "")
+    if not options.site and (path_of_all := os.environ.get("DIST_DASH_SITE")):
+        named_by, path = "DIST_DASH_SITE", path_of_all
+    kinds = get_type_hints(Site)
+    held = _held(named_by, Path(path)) if path else {}
+    if unknown := sorted(set(held) - set(kinds)):
+        close = difflib.get_close_matches(unknown[0], kinds)
+        hint = f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(kinds)}"
+        raise BadInput(f"{unknown[0]}: no such field; {hint} (in {path})")
+    given = {name: text for name in kinds if (text := getattr(options, name)) is not None}
     try:
-        config = parser.parse_args(arguments)
-        config.pop("config")
-        return Site(**vars(parser.instantiate(config)))
-    except BadInput:
-        raise
-    except (jsonargparse.ArgumentError, ValueError, TypeError, OSError, yaml.YAMLError) as error:
-        raise BadInput(f"site: {one_line_of(error, parser, arguments)}") from error
+        return Site(**{name: _typed(name, kinds[name], value) for name, value in {**held, **given}.items()})
+    except BadInput as error:
+        field = str(error).partition(":")[0]
+        raise BadInput(f"{error} (in {path})" if field in held and field not in given else str(error)) from error
+
+
+def _held(named_by: str, path: Path) -> dict[str, Any]:
+    """The fields of a file, with their values as they are written: YAML would make 86400 of 24:00:00."""
+    allowed = "it must be a YAML file with this site's settings, such as slurm/site.example.yaml"
+    try:
+        held = yaml.load(path.read_text(), yaml.BaseLoader)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        text = re.sub(r"\s*in \"<\w+ string>\",", ",", str(error).partition(":\n")[0])
+        problem = error.strerror if isinstance(error, OSError) else " ".join(text.split())
+        raise BadInput(f"{named_by}: {str(path)!r} is not allowed ({problem}); {allowed}") from error
+    if not isinstance(held or {}, dict):
+        raise BadInput(f"{named_by}: {str(path)!r} is not allowed (it holds no fields); {allowed}")
+    return held or {}
+
+
+def _typed(name: str, kind: Any, value: Any) -> Any:
+    """A value as its field wants it."""
+    if kind in (list[str], dict[str, str]):
+        return _group(name, list if kind == list[str] else dict, value)
+    require(isinstance(value, str), name, value, "text")
+    kinds = getattr(kind, "__args__", (kind,))
+    if type(None) in kinds and value in NOTHING:
+        return None
+    try:
+        return int(value) if int in kinds else float(value) if float in kinds else value
+    except ValueError as error:
+        allowed = f"a whole number ≥ {LEAST[name]}" if int in kinds else "a finite number > 0"
+        raise BadInput(f"{name}: {value!r} is not allowed; it must be {allowed}") from error
+
+
+def _group(name: str, group: type, value: Any) -> Any:
+    """A list or a dictionary of texts; on the command line it is YAML."""
+    found = value
+    if isinstance(value, str):
+        with contextlib.suppress(yaml.YAMLError):
+            found = yaml.load(value, yaml.BaseLoader)
+    if found is None or found in NOTHING:
+        return group()
+    texts = found.values() if isinstance(found, dict) else found
+    fits = isinstance(found, group) and all(isinstance(text, str) for text in texts)
+    allowed = "a list of texts, such as [A, B]" if group is list else "names and texts, such as {A: B}"
+    require(fits, name, value, allowed)
+    return found
 
 
 def _documented() -> dict[str, str]:
@@ -158,6 +223,12 @@ def _documented() -> dict[str, str]:
     lines = (Site.__doc__ or "").partition("Args:")[2].splitlines()
     pairs = (line.strip().split(": ", 1) for line in lines if ": " in line)
     return {name: text.replace("%", "%%") for name, text in pairs}
+
+
+def _flags(options: dict[str, str]) -> dict[str, Any]:
+    """Options of sbatch under submitit's names, or theirs would stand beside ours; true and false as flags."""
+    words = {"true": True, "": True, "false": None, "null": None}
+    return {name.replace("-", "_"): words.get(value, value) for name, value in options.items()}
 
 
 def sbatch_options(site: Site, name: str, after: Sequence[str]) -> dict[str, Any]:
@@ -176,9 +247,8 @@ def sbatch_options(site: Site, name: str, after: Sequence[str]) -> dict[str, Any
             options["gres"] = f"gpu:{site.gpus_per_node}"
         else:
             options["gpus_per_node"] = site.gpus_per_node
-    cores = (
-        [f"--cpus-per-task={site.cpus_per_task}"] if site.cpus_per_task else []
-    )  # srun does not ask the job for them
+    # srun does not ask the job for them
+    cores = [f"--cpus-per-task={site.cpus_per_task}"] if site.cpus_per_task else []
     exports = {"OMP_NUM_THREADS": "${OMP_NUM_THREADS:-${SLURM_CPUS_PER_TASK:-1}}"}
     lines = [f"module load {shlex.quote(module)}" for module in site.modules]
     lines += [f'export {key}="{value}"' for key, value in exports.items()]
@@ -187,13 +257,13 @@ def sbatch_options(site: Site, name: str, after: Sequence[str]) -> dict[str, Any
         "job_name": name,
         "time": site.minutes,
         "ntasks_per_node": site.ranks_per_node,
-        "mem": None if site.mem_gb is None else f"{round(site.mem_gb * 1024)}MB",
+        "mem": None if site.mem_gb is None else f"{math.ceil(site.mem_gb * 1024)}MB",  # 0: all
         "signal_delay_s": site.warning,
         "stderr_to_stdout": True,
         "setup": [*lines, *site.setup],
         "teardown": list(after),
         # A lost rank must not leave the others waiting for the time limit; but all of them may end as they like.
-        "srun_args": ["--wait=60", "--kill-on-bad-exit=0", *cores, *site.srun],
-        "additional_parameters": {k: v for k, v in {**further, **site.sbatch}.items() if v is not None},
+        "srun_args": ["--wait=30", "--kill-on-bad-exit=0", *cores, *site.srun],
+        "additional_parameters": {k: v for k, v in {**further, **_flags(site.sbatch)}.items() if v is not None},
     }
     return {key: value for key, value in options.items() if value is not None}

@@ -123,6 +123,8 @@ def check(batches: Sequence[Batch]) -> None:
             except BadInput as error:
                 if re.search(r"busy|DOWN|DRAINED", str(error)):  # it will have to wait, that is all
                     continue
+                if re.search(r"configuration source|[Cc]ontact|resolve", str(error)):
+                    raise BadInput(f"{error}; without a cluster, --executor local or --dry-run") from error
                 raise BadInput(f"{error}{_what_there_is(batch.site)}") from error
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import difflib
 import sys
 import time
 from collections.abc import Sequence
@@ -38,7 +39,9 @@ def submit_parser() -> argparse.ArgumentParser:
 
 def submit_command(arguments: Sequence[str]) -> int:
     """Plan, try and submit one run; prints the plan and how to follow it."""
-    options, recipe_arguments = submit_parser().parse_known_args(arguments)
+    parser = submit_parser()
+    options, recipe_arguments = parser.parse_known_args(arguments)
+    refuse_misspelt(parser, recipe_arguments)
     command, site = parse_command(recipe_arguments), site_from(options)
     planned = plan(command, site)
     print_plan(planned)
@@ -63,6 +66,16 @@ def submit_command(arguments: Sequence[str]) -> int:
     print(f"\nsubmitted as job {name}; to follow it:")
     print(f"  dist-dash runs {command.run}\n  tail -f {folder.jobs}/{name}_0_log.out")
     return 0
+
+
+def refuse_misspelt(parser: argparse.ArgumentParser, left: Sequence[str]) -> None:
+    """Raise `BadInput` for what can be no field of a recipe: those are written with underscores."""
+    names = [word.partition("=")[0] for word in left if word.startswith("--")]
+    for name in names:
+        if "-" in name[2:]:
+            close = difflib.get_close_matches(name, [o for action in parser._actions for o in action.option_strings])
+            hint = f"did you mean {' or '.join(close)}?" if close else f"see `{parser.prog} --help`"
+            raise BadInput(f"{name}: no such option; {hint}")
 
 
 def train_arguments(arguments: Sequence[str], planned: Plan, folder: Path) -> tuple[str, ...]:

@@ -9,8 +9,8 @@ import pytest
 
 SHOWN = (
     "JobId={own} {array}JobName={name} UserId=a(1) GroupId=a(1) MCS_label=N/A Priority=1 Nice=0 Account=a QOS=normal "
-    "JobState={state} Reason={reason} Dependency=(null) Requeue=1 Restarts={restarts} BatchFlag=1 Reboot=0 ExitCode=0:0 "
-    "PreemptEligibleTime=2026-11-21T11:27:27 PreemptTime={preempted} SuspendTime=None SecsPreSuspend=0 "
+    "JobState={state} Reason={reason} Dependency=(null) Requeue=1 Restarts={restarts} BatchFlag=1 Reboot=0 "
+    "ExitCode=0:0 PreemptEligibleTime=2026-11-21T11:27:27 PreemptTime={preempted} SuspendTime=None SecsPreSuspend=0 "
     "WorkDir=/home/a Comment={comment} Power="
 )
 
