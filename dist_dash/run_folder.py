@@ -41,7 +41,7 @@ class RunFolder:
         self.jobs = self.path / "slurm"
         self.job = self.jobs / "job.json"
         self._owner_file = self.path / "owner.json"
-        self._lock_file = self.path / "owner.lock"
+        self.lock = self.path / "owner.lock"
         self._lock: FileLock | None = None
         self._made = False
         self.token = uuid.uuid4().hex[:12]
@@ -75,7 +75,7 @@ class RunFolder:
             raise BadInput(f"run: {self.path} is a file; it must be a folder")
         content = set(self.path.iterdir()) if self.path.is_dir() else set()
         runs = {self.jobs, *(self.member(number).path for number in self.members())}
-        if not (content <= runs or self._lock_file.exists()):
+        if not (content <= runs or self.lock.exists()):
             raise BadInput(f"run: {self.path} holds files that are not a run's; it must be empty, new, or a run folder")
 
     def acquire(self, job: str = "", ended: Callable[[str], bool] = lambda job: False, patience: float = 0.0) -> None:
@@ -91,7 +91,7 @@ class RunFolder:
         """
         self.check_usable()
         self._made = not self.path.exists()
-        self._lock = FileLock(self._lock_file, timeout=patience)
+        self._lock = FileLock(self.lock, timeout=patience)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock.acquire()
@@ -100,7 +100,7 @@ class RunFolder:
                 raise BadInput(
                     f"run: {self.path} is in use by {self._owner()}; stop that run or use another --run"
                 ) from error
-            self._lock_file.unlink(missing_ok=True)  # the ghost keeps its lock on a file that is nobody's now
+            self.lock.unlink(missing_ok=True)  # the ghost keeps its lock on a file that is nobody's now
             self._lock.acquire()
         except (PermissionError, NotADirectoryError, FileNotFoundError) as error:
             raise BadInput(f"run: {self.path} cannot be written to ({error.strerror}); use another --run") from error
@@ -165,7 +165,7 @@ class RunFolder:
         """Give the folder up; one that was made for this run, in which nothing was written, goes again."""
         if self._lock is not None:
             with contextlib.suppress(OSError, RunFailed):
-                owner_files = [self._owner_file, self._lock_file]
+                owner_files = [self._owner_file, self.lock]
                 if self._made and sorted(self.path.iterdir()) == sorted(owner_files):
                     self.check_owner()
                     for file in owner_files:

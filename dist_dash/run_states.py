@@ -62,7 +62,7 @@ def find_runs(folder: Path) -> list[Path]:
     for path, folders, files in os.walk(folder):
         run = RunFolder(path)
         trained = run.recipe.name in files and run.checkpoints.name in folders
-        if trained or run._lock_file.name in files or (run.jobs.name in folders and run.job.exists()):
+        if trained or run.lock.name in files or (run.jobs.name in folders and run.job.exists()):
             found.append(run.path)
             own = {part.name for part in (run.checkpoints, run.ensemble, run.tensorboard, run.jobs)}
             folders[:] = set(folders) - own
@@ -173,7 +173,7 @@ def _is_held(look: _Look) -> bool:
     if look.elsewhere or not _lives(look.owner.get("pid")):
         return False  # without a look at the lock: a run that starts at this moment would find it in use
     try:
-        descriptor = os.open(look.folder._lock_file, os.O_RDONLY | os.O_NONBLOCK)
+        descriptor = os.open(look.folder.lock, os.O_RDONLY | os.O_NONBLOCK)
     except OSError:
         return False
     try:
@@ -209,7 +209,9 @@ def _unseen(look: _Look, ended: dict[str, slurm.Job], trouble: str) -> tuple[str
         if word in slurm.ALIVE + slurm.WAITING:  # another user's, or the accounting lags behind
             return "running" if word in slurm.ALIVE else "queued", ""
         if word != "COMPLETED":
-            return "failed", f"{word}{f', {reason}' if word == 'FAILED' else ''}{look.log()}"
+            told = slurm.comment(name) if word == "FAILED" and not look.owner else ""  # by the job's first act
+            why = f"{word}{f', {reason}' if word == 'FAILED' else ''}{look.log()}"
+            return "failed", told.removeprefix("dist-dash: ") or why
     in_vain = bool(jobs) and slurm.available() and _is_mine(run.path)  # other users' jobs are not in the queue we see
     if fresh and not in_vain:
         return "running", ""

@@ -107,9 +107,14 @@ def is_over(name: str) -> bool:
     return found is None or found.state not in ALIVE
 
 
-def requeue(name: str) -> None:
-    """Put a running job back into the queue, under the same id."""
-    ask("scontrol", "requeue", name)
+def comment(name: str) -> str:
+    """What a job has noted about itself, as long as the controller remembers it: minutes after its end."""
+    try:
+        text = ask("scontrol", "show", "job", "-o", name)
+    except BadInput:
+        return ""
+    found = re.search(r" Comment=(.*?)(?: \w+=|$)", text)
+    return found[1].strip() if found else ""
 
 
 def queue(names: Iterable[str]) -> dict[str, Job]:

@@ -1,8 +1,10 @@
 """`dist-dash scaling` as a script: `python slurm/scaling_study.py --help`."""
 
 import sys
+from pathlib import Path
 
-sys.path.pop(0)  # this folder: its array.py would pass for the standard library's
+# Not this folder: its array.py would pass for the standard library's.
+sys.path[0] = str(Path(__file__).parents[1])
 
 from dist_dash.cli import leave, main
 

@@ -68,7 +68,8 @@ def array_command(arguments: Sequence[str]) -> int:
         batches = _batches(folder.name, frozen, logs, options.parallel)
         names = submit(batches)
         parents = list(dict.fromkeys(name.partition("_")[0] for name in names))
-        print(f"submitted {len(names)} jobs by {len(batches)} calls of sbatch: {', '.join(parents)}")
+        calls = f"{len(parents)} call{'s'[: len(parents) != 1]} of sbatch"
+        print(f"submitted {len(names)} jobs by {calls}: {', '.join(parents)}")
     print(f"to follow: dist-dash runs {folder} --watch")
     return watch(folder) if options.watch else 0
 

@@ -97,10 +97,10 @@ def _status_of_failure(status: int) -> int:
 
 
 def _is_ours(folder: RunFolder, mine: str) -> bool:
-    """Whether this job, or nobody, owned the folder last."""
-    owner = str(folder.owner().get("job", mine))
+    """Whether this job owned the folder last. Nobody's is not: a lone FAILED would make it a foreign folder."""
+    owner = str(folder.owner().get("job"))
     (our_id, _, our_life), (their_id, _, their_life) = mine.partition("."), owner.partition(".")
-    return owner == mine or (our_id == their_id and their_life.isdecimal() and int(their_life) < int(our_life))
+    return owner == mine or (our_id == their_id and their_life.isdecimal() and int(their_life) < int(our_life or 0))
 
 
 def _left_by(folder: RunFolder, marker: Path, mine: str) -> bool:

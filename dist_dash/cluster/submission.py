@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import os
 import re
 import shlex
 import subprocess
@@ -46,6 +47,11 @@ class Batch:
     logs: Path
     parallel: int | None = None
 
+    def __post_init__(self) -> None:
+        if "%" in str(self.logs):
+            what = "it must be a path without %, for which Slurm would put ids and names"
+            raise BadInput(f"run: {str(self.logs.parent)!r} is not allowed; {what}")
+
     def script(self) -> str:
         """The batch script as submitit will write it."""
         command = f"{self.site.python_command} -u -m submitit.core._submit {shlex.quote(str(self.logs))}"
@@ -59,8 +65,7 @@ class Batch:
         options["setup"] = [*_first_act(self.logs), *options["setup"]]
         # Slurm would not even start a script whose output has no place to go, and nobody would learn why.
         options["additional_parameters"]["output"] = "/dev/null"
-        if self.parallel is not None:
-            options["array_parallelism"] = self.parallel
+        options["array_parallelism"] = self.parallel or len(self.jobs)  # submitit's default is a limit
         return options
 
     def split(self, size: int) -> list[Batch]:
@@ -72,14 +77,15 @@ class Batch:
 def _first_act(logs: Path) -> list[str]:
     """Look whether this node sees the folder; only then write there. And tell the ranks that somebody follows them."""
     folder = shlex.quote(str(logs))
-    unseen = f"dist-dash: $(hostname) does not see {logs}; it must be on a file system that all nodes share"
+    unseen = f'"dist-dash: $(hostname) does not see "{folder}"; it must be on a file system that all nodes share"'
     return [
+        "job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}",
+        "job=${job:-$SLURM_JOB_ID}",
         f"if ! [ -d {folder} ]; then",
-        f'    scontrol update jobid="$SLURM_JOB_ID" comment="{unseen}"',
+        f'    scontrol update jobid="$job" comment={unseen}',
         "    exit 2",
         "fi",
-        "task=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}",
-        f'exec >>{folder}/"${{task:-$SLURM_JOB_ID}}_0_log.out" 2>&1',
+        f'exec >>{folder}/"${{job}}_0_log.out" 2>&1',
         f"export {FOLLOWED}=1",
     ]
 
@@ -94,7 +100,9 @@ def frozen_arguments(arguments: Sequence[str], folder: Path) -> tuple[str, ...]:
         name, equals, value = word.partition("=")
         if name in ("--run", "--config"):
             value = value if equals else next(words, "")
-            if name == "--config":
+            if name == "--config" and not os.path.isfile(value):  # noqa: PTH113  # YAML itself, of any length
+                kept.append(f"--config={value}")
+            elif name == "--config":
                 content = Path(value).read_text()
                 digest = hashlib.blake2b(content.encode(), digest_size=4).hexdigest()
                 copy = folder / f"{Path(value).stem}-{digest}.yaml"
@@ -143,14 +151,14 @@ def submit(batches: Sequence[Batch]) -> list[str]:
         after = {"dependency": f"afterany:{parents[-1]}"} if parents and batch.parallel is not None else {}
         try:
             submitted = _submit(batch, after)
-        except BadInput:
+            parents.append(submitted[0].partition("_")[0])
+            for job, name in zip(batch.jobs, submitted, strict=True):
+                RunFolder(job.run).note_job(name, batch.logs)
+        except BaseException:  # a full disk and Ctrl-C, too
             for parent in parents:
                 slurm.ask("scancel", parent)
             raise
-        parents.append(submitted[0].partition("_")[0])
         names += submitted
-        for job, name in zip(batch.jobs, submitted, strict=True):
-            RunFolder(job.run).note_job(name, batch.logs)
     return names
 
 

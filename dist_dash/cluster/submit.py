@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -49,7 +50,7 @@ def submit_command(arguments: Sequence[str]) -> int:
     if folder.done.exists() and not command.fresh:
         print(f"{command.run} is finished already; --fresh starts over")
         return FINISHED
-    batch = Batch(command.run.name, (TrainJob(str(folder.path), (), site.attempts),), site, folder.jobs)
+    batch = Batch(folder.path.name, (TrainJob(str(folder.path), (), site.attempts),), site, folder.jobs)
     if options.dry_run:
         print(f"\n{batch.script()}")
         return 0
@@ -64,7 +65,8 @@ def submit_command(arguments: Sequence[str]) -> int:
         start_over(folder)
     (name,) = submit([batch])
     print(f"\nsubmitted as job {name}; to follow it:")
-    print(f"  dist-dash runs {command.run}\n  tail -f {folder.jobs}/{name}_0_log.out")
+    run, log = shlex.quote(str(command.run)), shlex.quote(f"{folder.jobs}/{name}_0_log.out")
+    print(f"  dist-dash runs {run}\n  tail -f {log}")
     return 0
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from dist_dash.run_folder import RunFolder
-from tests.e2e.runs import SMALL, assert_same_run, finish
+from tests.e2e.runs import SMALL, assert_same_run, finish, step_of
 from tests.e2e.test_launch import LIGHT
 from tests.slurm.cluster import SlurmCluster, until
 from tests.slurm.jobs import ROOT, Said
@@ -73,6 +73,24 @@ def test_a_sweep_throttled_watched_and_completed(cluster: SlurmCluster, tmp_path
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     finish(tmp_path / "undisturbed", 1, 1, *recipe(hold), "--method=SAM", "--seed=2")
     assert_same_run(folder / "method-SAM_seed-2", tmp_path / "undisturbed")
+
+
+def test_the_last_task_restarts_alone(cluster: SlurmCluster, tmp_path: Path, evidence: list[Path]) -> None:
+    """Its own id is that of the array: taken for its name, it would requeue all tasks."""
+    evidence.append(tmp_path)
+    hold, folder = tmp_path / "hold", tmp_path / "sweep"
+    hold.touch()
+    said = array(cluster, folder, *ONE_CORE, "--members=1", *recipe(hold), "--sweep=seed=0,1")
+    assert said.status == 0, said.err
+    first, last = (RunFolder(folder / f"seed-{seed}") for seed in (0, 1))
+    until("both tasks' training", lambda: min(step_of(first.path), step_of(last.path)) >= 3, 60)
+    cluster.run("scancel", "--signal=USR2", last.submitted()["job"])
+    until("the save", last.to_continue.exists, 20)
+    until("the restart", lambda: last.owner()["job"].endswith(".1"), 60)
+    hold.unlink()
+    until("both points", lambda: first.done.exists() and last.done.exists(), 60)
+    assert (first.owner()["continued"], last.owner()["continued"]) == (0, 1)
+    assert first.owner()["job"].endswith(".0")
 
 
 def points(folder: Path) -> list[Path]:

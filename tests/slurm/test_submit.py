@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -154,8 +155,10 @@ def test_a_folder_that_the_nodes_do_not_see(cluster: SlurmCluster) -> None:
         job = SlurmRun(cluster, run).submit()
         until("the end of the job", lambda: not cluster.run("squeue", "-h"), 60)
         with cluster.activated():
-            said = Said("runs", str(run))
-        assert "failed" in said.out
-        assert job.job in said.out
+            said = Said("runs", str(run), "--json")
+        (listed,) = json.loads(said.out)
+        assert (listed["state"], listed["job"]) == ("failed", job.job)
+        where = f"{run}/slurm; it must be on a file system that all nodes share"
+        assert listed["why"] == f"{cluster.nodes[0]} does not see {where}"
     finally:
         shutil.rmtree(run.parent)

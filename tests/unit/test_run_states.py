@@ -308,8 +308,9 @@ def test_other_users_jobs_are_not_missed_in_the_queue(tmp_path, fake, monkeypatc
     assert said(folder)[0] == "failed"
     fake.say("sacct", "50|50|RUNNING|0:0")
     assert said(folder) == ("running", "")
-    fake.say("sacct", "50|50|PENDING|0:0")
-    assert said(folder) == ("queued", "")
+    for word in ("PENDING", "REQUEUED", "CONFIGURING"):
+        fake.say("sacct", f"50|50|{word}|0:0")
+        assert said(folder) == ("queued", "")
 
 
 def test_what_is_known_is_said_while_slurm_does_not_answer(tmp_path, fake):

@@ -7,9 +7,9 @@ import pty
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from complaints import cli_complaint
@@ -184,18 +184,23 @@ def test_it_starts_without_torch(tmp_path):
     assert "dist_dash.runs" in done.stderr
 
 
-def test_watching_tells_of_changes_until_all_is_over(capsys, tmp_path, fake):
+@pytest.fixture
+def pauses(monkeypatch):
+    """What happens between two looks, one thing in each pause."""
+    happenings = []
+    monkeypatch.setattr(module, "time", SimpleNamespace(sleep=lambda seconds: happenings.pop(0)()))
+    return happenings
+
+
+def nothing() -> None:
+    pass
+
+
+def test_watching_tells_of_changes_until_all_is_over(capsys, tmp_path, fake, pauses):
     fake.say("squeue", "1|1|PENDING|Priority")
     folder = submitted(tmp_path / "run", "1")
-
-    def happen():
-        time.sleep(0.3)
-        folder.mark(folder.done)
-
-    thread = threading.Thread(target=happen)
-    thread.start()
-    assert watch(tmp_path, seconds=0.02) == 0
-    thread.join()
+    pauses += [nothing, nothing, lambda: folder.mark(folder.done)]
+    assert watch(tmp_path) == 0
     assert capsys.readouterr().out.splitlines() == [
         "0 done, 0 running, 1 queued, 0 failed",
         "1 done, 0 running, 0 queued, 0 failed",
@@ -203,34 +208,28 @@ def test_watching_tells_of_changes_until_all_is_over(capsys, tmp_path, fake):
     assert len(fake.asked("squeue")) == 1  # it serves a whole cluster
 
 
-def test_watching_asks_slurm_again_when_it_is_due(capsys, tmp_path, fake, monkeypatch):
-    monkeypatch.setattr(module, "PATIENCE", 0.05)
+def test_watching_asks_slurm_again_when_it_is_due(capsys, tmp_path, fake, pauses, monkeypatch):
+    monkeypatch.setattr(module, "PATIENCE", 0.0)
     fake.say("squeue", "1|1|RUNNING|None")
-    folder = submitted(tmp_path / "run", "1")
     fake.say("sacct", "1|1|TIMEOUT|0:0")
-    thread = threading.Timer(0.3, fake.say, ["squeue"])
-    thread.start()
-    assert watch([folder.path], seconds=0.02) == 0
-    thread.join()
+    folder = submitted(tmp_path / "run", "1")
+    pauses += [nothing, lambda: fake.say("squeue")]
+    assert watch([folder.path]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "0 done, 0 running, 0 queued, 1 failed"
+    assert len(fake.asked("squeue")) == 3
 
 
-def test_watching_sees_new_runs(capsys, tmp_path, fake):
+def test_watching_sees_new_runs(capsys, tmp_path, fake, pauses):
     fake.say("squeue", "1|1|PENDING|Priority", "2|2|PENDING|Priority")
-    first = submitted(tmp_path / "first", "1")
-
-    def happen():
-        time.sleep(0.2)
-        second = submitted(tmp_path / "second", "2")
-        time.sleep(0.2)
-        first.mark(first.done)
-        second.mark(second.done)
-
-    thread = threading.Thread(target=happen)
-    thread.start()
-    assert watch(tmp_path, seconds=0.02) == 0
-    thread.join()
-    assert "0 done, 0 running, 2 queued, 0 failed" in capsys.readouterr().out
+    first, second = submitted(tmp_path / "first", "1"), RunFolder(tmp_path / "second")
+    pauses += [lambda: second.note_job("2", tmp_path), lambda: first.mark(first.done), lambda: second.mark(second.done)]
+    assert watch(tmp_path) == 0
+    assert [line[:30] for line in capsys.readouterr().out.splitlines()] == [
+        "0 done, 0 running, 1 queued, 0",
+        "0 done, 0 running, 2 queued, 0",
+        "1 done, 0 running, 1 queued, 0",
+        "2 done, 0 running, 0 queued, 0",
+    ]
 
 
 def test_ctrl_c_ends_the_view_and_nothing_else(tmp_path):
