@@ -212,7 +212,9 @@ class RunFolder:
         (our_id, _, our_life), (their_id, _, their_life) = job.partition("."), theirs.partition(".")
         if not theirs or theirs == job:
             return False
-        return int(their_life) < int(our_life) if our_id == their_id else ended(their_id)
+        if our_id != their_id:
+            return ended(their_id)
+        return their_life.isdecimal() and int(their_life) < int(our_life)
 
     def _write_owner(self, owner: dict[str, Any]) -> None:
         write_atomically(self._owner_file, json.dumps(owner))
