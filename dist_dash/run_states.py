@@ -19,6 +19,7 @@ from dist_dash.errors import BadInput
 from dist_dash.last_lines import last_lines, parsed, summarised
 from dist_dash.run_folder import RunFolder
 
+UNDER_WAY = ("queued", "running")
 QUIET = 600.0  # seconds without a sign after which a run on another host counts as dead
 
 

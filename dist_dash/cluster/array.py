@@ -19,6 +19,7 @@ from dist_dash.cluster.sweep import check as check_points
 from dist_dash.errors import BadInput, require
 from dist_dash.parsing import Command
 from dist_dash.run_folder import RunFolder
+from dist_dash.run_states import UNDER_WAY, states
 from dist_dash.runs import watch
 
 
@@ -136,11 +137,10 @@ def share_of(site: Site, members: int) -> Site:
 
 
 def _left_to_do(tasks: Sequence[Task]) -> list[Task]:
-    """Those that are neither finished nor in the queue."""
-    todo = [t for t in tasks if not (RunFolder(t.run).done.exists() or (t.joins and RunFolder(t.joins).done.exists()))]
-    noted = {str(job["job"]): task.run for task in todo if (job := RunFolder(task.run).submitted())}
-    under_way = {noted[name] for name in slurm.queue(noted) if name in noted} if slurm.available() else set()
-    return [task for task in todo if task.run not in under_way]
+    """Those that are neither finished nor under way."""
+    todo = [task for task in tasks if not (task.joins and RunFolder(task.joins).done.exists())]
+    found = states([task.run for task in todo])
+    return [task for task, run in zip(todo, found, strict=True) if run.state not in ("done", *UNDER_WAY)]
 
 
 def _batches(name: str, tasks: Sequence[Task], logs: Path, parallel: int | None) -> list[Batch]:

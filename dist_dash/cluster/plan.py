@@ -48,7 +48,7 @@ class Plan:
             ("batch", batch),
             ("memory", describe(self.memory) if self.memory else "not estimated: the data cannot be read from here"),
             ("time", f"{site.time} at a time; told to save {site.warning} s before, then continued by itself"),
-            ("run", str(self.command.run)),
+            ("files", f"{self.command.run}; logs and the recipe as it is now: {RunFolder(self.command.run).jobs}"),
         ]
 
     @cached_property

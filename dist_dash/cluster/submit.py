@@ -13,7 +13,6 @@ from pathlib import Path
 
 import submitit
 
-from dist_dash import slurm
 from dist_dash.cli import OneLine
 from dist_dash.cluster.job import TrainJob
 from dist_dash.cluster.plan import Plan, plan, print_plan
@@ -23,6 +22,7 @@ from dist_dash.errors import BadInput
 from dist_dash.parsing import Command, parse_command
 from dist_dash.preemption import FINISHED, TO_BE_CONTINUED
 from dist_dash.run_folder import RunFolder
+from dist_dash.run_states import UNDER_WAY, states
 
 
 def submit_parser() -> argparse.ArgumentParser:
@@ -56,7 +56,7 @@ def submit_command(arguments: Sequence[str]) -> int:
         return 0
     if options.executor == "slurm":
         check([batch])
-        refuse_if_queued([folder])
+        refuse_if_under_way(folder)
     arguments = train_arguments(recipe_arguments, planned, folder.jobs)
     batch = dataclasses.replace(batch, jobs=(dataclasses.replace(batch.jobs[0], arguments=arguments),))
     if options.executor == "local":
@@ -87,15 +87,12 @@ def train_arguments(arguments: Sequence[str], planned: Plan, folder: Path) -> tu
     return frozen if known or planned.command.member is not None else (*frozen, f"--members={planned.members}")
 
 
-def refuse_if_queued(folders: Sequence[RunFolder]) -> None:
-    """Raise `BadInput` where one of the runs waits or runs as a job already."""
-    noted = {str(job["job"]): folder for folder in folders if (job := folder.submitted())}
-    for name, found in slurm.queue(noted).items():
-        if name in noted:
-            where = noted[name].path
-            raise BadInput(
-                f"run: {where} is {found.state.lower()} as job {name}; `scancel {name}` or use another --run"
-            )
+def refuse_if_under_way(folder: RunFolder) -> None:
+    """Raise `BadInput` where the run waits or runs already."""
+    (found,) = states([folder.path])
+    if found.state in UNDER_WAY:
+        job = f" as job {found.job}; `scancel {found.job}`" if found.job else "; stop it"
+        raise BadInput(f"run: {folder.path} is {found.state}{job} or use another --run")
 
 
 def start_over(folder: RunFolder) -> None:
