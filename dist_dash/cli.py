@@ -63,6 +63,9 @@ def leave(status: int) -> NoReturn:
     """End the process; after a failure at once: threads that wait for a lost peer would hold the interpreter back."""
     sys.stdout.flush()
     sys.stderr.flush()
+    if path := os.environ.get("DIST_DASH_STATUS"):  # torchrun makes 1 of every status but 0
+        with open(path, "a") as file:  # noqa: PTH123  # in one write, for several ranks use it
+            file.write(f"{status}\n")
     if status in (FINISHED, TO_BE_CONTINUED):
         sys.exit(status)
     os._exit(status)
@@ -136,7 +139,7 @@ def _array(arguments: Sequence[str]) -> int:
 
 
 def _scaling(arguments: Sequence[str]) -> int:
-    from dist_dash.cluster.scaling import study_command
+    from dist_dash.scaling.command import study_command
 
     return study_command(arguments)
 

@@ -94,6 +94,11 @@ class Layout:
         """The Slurm job and its restart count, where there is one: it tells a requeued job from its own ghost."""
         return Launcher().job
 
+    @property
+    def restarted(self) -> bool:
+        """Whether Slurm has started this job before."""
+        return self.job.partition(".")[2] not in ("", "0")
+
     def member_of(self, rank: int) -> int:
         """The member that a rank trains."""
         return rank // self.replicas

@@ -117,6 +117,7 @@ class RunFolder:
 
     def note_continued(self) -> None:
         """Count that the run goes on from a checkpoint."""
+        self._still_owned()
         owner = self.owner()
         self._write_owner({**owner, "continued": owner.get("continued", 0) + 1})
 
@@ -175,6 +176,7 @@ class RunFolder:
 
     def clear(self) -> None:
         """Remove everything that a run has written here; call while owning the folder."""
+        self._still_owned()
         self.done.unlink(missing_ok=True)  # first: half of a finished run must not pass for a whole one
         self.mark(None)
         self._write_owner({**self.owner(), "continued": 0})
@@ -194,17 +196,22 @@ class RunFolder:
             raise
         except Exception as error:
             with contextlib.suppress(OSError, RunFailed):  # the error itself matters more, and a ghost must not speak
-                self.check_owner()
                 self.mark(self.failed, " ".join(str(error).split()) or type(error).__name__)
             raise
 
     def mark(self, marker: Path | None, why: str = "") -> None:
         """Leave `DONE`, `CONTINUE`, `FAILED` or (None) none of them; the file says why in one line."""
+        self._still_owned()
         for other in (self.done, self.to_continue, self.failed):
             if other != marker:
                 other.unlink(missing_ok=True)
         if marker is not None:
             write_atomically(marker, f"{why}\n" if why else "")
+
+    def _still_owned(self) -> None:
+        """Check the owner where this object has ever been it: whoever has been overtaken must change nothing."""
+        if self._lock is not None:
+            self.check_owner()
 
     def _is_left_by_a_ghost(self, job: str, ended: Callable[[str], bool]) -> bool:
         """Whether the owner is an earlier life of this job, or a job that is over."""

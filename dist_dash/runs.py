@@ -21,13 +21,12 @@ from rich.table import Table
 from rich.text import Text
 
 from dist_dash.errors import BadInput
-from dist_dash.run_states import Answers, RunState, find_runs, states
+from dist_dash.run_states import UNDER_WAY, Answers, RunState, find_runs, states
 
 __all__ = ["RunState", "as_json", "find_runs", "runs_command", "states", "summary", "table", "watch"]
 
 PATIENCE = 10.0  # seconds for which a live view believes what Slurm said
 STYLES = {"done": "green", "running": "cyan", "queued": "", "stopped": "yellow", "failed": "red", "new": "dim"}
-ACTIVE = ("running", "queued")
 
 
 def as_json(runs: Iterable[RunState]) -> list[dict[str, Any]]:
@@ -90,7 +89,7 @@ def watch(runs: Path | Sequence[Path], seconds: float = 2.0) -> int:
     with contextlib.suppress(KeyboardInterrupt), live or contextlib.nullcontext():
         while True:
             now = states(find_runs(runs) if isinstance(runs, Path) else runs, answers)
-            over = not any(run.state in ACTIVE for run in now)
+            over = not any(run.state in UNDER_WAY for run in now)
             if live is not None:
                 live.update(_view(now, console) if over else _fitting(now, console), refresh=True)
             elif summary(now) != said:
@@ -130,7 +129,7 @@ def _fitting(runs: Sequence[RunState], console: Console) -> Group:
     """A view of as many runs as the terminal has room for, those that wait or run before the others."""
     view, shown = _view(runs, console), list(runs)
     while len(shown) > 1 and len(console.render_lines(view)) > console.height:
-        shown = sorted(shown, key=lambda run: run.state not in ACTIVE)[: len(shown) * 4 // 5]
+        shown = sorted(shown, key=lambda run: run.state not in UNDER_WAY)[: len(shown) * 4 // 5]
         view = _view(shown, console, f"{summary(runs)}; {len(runs) - len(shown)} of them are not shown")
     return view
 

@@ -43,6 +43,7 @@ def train(command: Command, layout: Layout, stop: StopRequest) -> int:
         RunFailed: the run broke; the last complete checkpoint set is intact.
     """
     recipe, folder = command.recipe, RunFolder(command.run)
+    command.fresh = command.fresh and not layout.restarted  # a requeued job goes on
     if command.replicas not in (None, layout.replicas):
         what = f"{layout.world} ranks for {layout.members} members make {layout.replicas}"
         raise BadInput(f"replicas: {command.replicas} is not allowed; {what}")
@@ -206,7 +207,9 @@ class Run:
                 self.recipe.method.load_state_dict(own["method"])
                 self.window.load_state(own["window"])
             self.evaluated = own["evaluated"]
-            self.recorder.rewind(shared["metrics_bytes"])
+            with self.exchange.together("run folder"):
+                folder.check_owner()  # before anything is changed: starting takes long enough to be overtaken
+                self.recorder.rewind(shared["metrics_bytes"])
             self.event(f"continuing {folder.path} at step {self.step} of {self.total_steps}")
         else:
             with self.exchange.together("run folder"):
@@ -215,10 +218,10 @@ class Run:
                     folder.checkpoints.mkdir(exist_ok=True)
         with self.exchange.together("run folder"):
             if self.layout.rank == 0:
+                folder.mark(None)
                 write_atomically(folder.recipe, self.command.as_yaml(self.layout.ensemble_members))
                 environment = {**describe_environment(self.layout), "total_steps": self.total_steps}
                 write_atomically(folder.environment, json.dumps(environment, indent=1))
-                folder.mark(None)
                 if found is not None:
                     folder.note_continued()
         check_members(self.exchange, self.member.engine.module, self.recipe.init == "own")
@@ -267,7 +270,6 @@ class Run:
         """Mark how the run ended."""
         with self.exchange.together("run folder"):
             if self.layout.rank == 0:
-                self.folder.check_owner()
                 self.folder.mark(marker, why)
 
     def event(self, text: str) -> None:

@@ -8,7 +8,7 @@
 # JOB        a name that all nodes of this job share and no other job uses (default: dist-dash)
 # RANKS      ranks per node (default: its GPUs, else 1)
 #
-# Exit status: 0 finished, 75 stopped on purpose (start the same again), else failed. torchrun itself ends with 1 after
+# Exit status: 0 finished, 75 stopped on purpose (start the same again), 2 bad input, else failed. torchrun itself ends with 1 after
 # a graceful stop too; the marker file in the run folder tells.
 set -uo pipefail
 : "${NODES:?set NODES to the number of nodes}" "${HEAD:?set HEAD to host:port of the rendezvous}"
@@ -27,7 +27,8 @@ export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 # Agents with restarts on gloo must not share the rendezvous' store with the ranks.
 export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
 started=$(mktemp)
-trap 'rm -f "$started"' EXIT
+export DIST_DASH_STATUS="$started.status"
+trap 'rm -f "$started" "$DIST_DASH_STATUS"' EXIT
 # The `--` keeps torchrun from taking --run for its own --run-path.
 torchrun --nnodes "$NODES" --nproc-per-node "$ranks" \
     --rdzv-backend c10d --rdzv-endpoint "$HEAD" --rdzv-id "${JOB:-dist-dash}" ${ADDRESS:+--local-addr "$ADDRESS"} \
@@ -41,4 +42,5 @@ while kill -0 "$agent" 2>/dev/null; do wait "$agent"; status=$?; done
 [ "$run/DONE" -nt "$started" ] && exit 0
 [ -e "$run/DONE" ] && [ "$status" -eq 0 ] && exit 0
 [ "$run/CONTINUE" -nt "$started" ] && exit 75
+grep -qsx 2 "$DIST_DASH_STATUS" && exit 2
 exit "$status"

@@ -7,12 +7,11 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from dist_dash import slurm
 from dist_dash.cli import OneLine
 from dist_dash.cluster.job import TrainJob
 from dist_dash.cluster.plan import Plan, plan, print_plan
 from dist_dash.cluster.site import Site, add_options, site_from
-from dist_dash.cluster.submission import Batch, check, frozen_arguments, submit
+from dist_dash.cluster.submission import Batch, check, frozen_arguments, max_array_size, nothing_left, submit
 from dist_dash.cluster.submit import refuse_misspelt
 from dist_dash.cluster.sweep import Point, points
 from dist_dash.cluster.sweep import check as check_points
@@ -65,9 +64,9 @@ def array_command(arguments: Sequence[str]) -> int:
         return 0
     check(_batches(folder.name, left, logs, options.parallel))
     if left:
-        frozen = [dataclasses.replace(task, arguments=frozen_arguments(task.arguments, logs)) for task in left]
-        batches = _batches(folder.name, frozen, logs, options.parallel)
-        names = submit(batches)
+        with nothing_left(folder):
+            frozen = [dataclasses.replace(task, arguments=frozen_arguments(task.arguments, logs)) for task in left]
+            names = submit(_batches(folder.name, frozen, logs, options.parallel))
         parents = list(dict.fromkeys(name.partition("_")[0] for name in names))
         calls = f"{len(parents)} call{'s'[: len(parents) != 1]} of sbatch"
         print(f"submitted {len(names)} jobs by {calls}: {', '.join(parents)}")
@@ -91,7 +90,7 @@ def _largest(plans: Sequence[Plan]) -> Plan:
     return max(kinds.values(), key=lambda one: one.memory.total if one.memory else 0.0)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Task:
     """One job of the sweep, before it is submitted.
 
@@ -122,30 +121,24 @@ def _tasks(point: Point, planned: Plan, scatter: bool) -> list[Task]:
 
 def share_of(site: Site, members: int) -> Site:
     """What one member's replicas need of the resources of all."""
-    ranks = site.ranks // members
-    per_node = min(ranks, site.ranks_per_node)
-    if ranks % per_node:
-        raise BadInput(f"scatter: {ranks} ranks per member do not fill nodes of {site.ranks_per_node} ranks")
-    part = per_node / site.ranks_per_node
-    return dataclasses.replace(
-        site,
-        nodes=ranks // per_node,
-        tasks_per_node=per_node,
-        gpus_per_node=max(1, round(site.gpus_per_node * part)) if site.gpus_per_node else 0,
-        mem_gb=site.mem_gb and site.mem_gb * part,
-    )
+    return site.for_ranks(site.ranks // members)
 
 
 def _left_to_do(tasks: Sequence[Task]) -> list[Task]:
-    """Those that are neither finished nor under way."""
+    """Those that are neither finished nor under way, and one member of each ensemble that only lacks its join."""
     todo = [task for task in tasks if not (task.joins and RunFolder(task.joins).done.exists())]
-    found = states([task.run for task in todo])
-    return [task for task, run in zip(todo, found, strict=True) if run.state not in ("done", *UNDER_WAY)]
+    found = dict(zip(todo, (run.state for run in states([task.run for task in todo])), strict=True))
+    left = [task for task in todo if found[task] not in ("done", *UNDER_WAY)]
+    for folder in dict.fromkeys(task.joins for task in todo if task.joins):
+        members = [task for task in todo if task.joins == folder]
+        if all(found[task] == "done" for task in members):
+            left.append(members[0])
+    return left
 
 
 def _batches(name: str, tasks: Sequence[Task], logs: Path, parallel: int | None) -> list[Batch]:
     """One array per kind of resources, split where Slurm's arrays are too small."""
-    size, found = _max_array_size(), list[Batch]()
+    size, found = max_array_size(), list[Batch]()
     for site in dict.fromkeys(repr(task.site) for task in tasks):
         own = [task for task in tasks if repr(task.site) == site]
         attempts = own[0].site.attempts
@@ -154,10 +147,3 @@ def _batches(name: str, tasks: Sequence[Task], logs: Path, parallel: int | None)
         )
         found += Batch(name, jobs, own[0].site, logs, parallel).split(size)
     return found
-
-
-def _max_array_size() -> int:
-    try:
-        return slurm.limit("MaxArraySize") or 1001
-    except BadInput:  # no Slurm to ask: the script can be shown all the same
-        return 1001

@@ -68,11 +68,19 @@ class TrainJob:
             command = parse_command([*self.arguments, f"--run={self.run}"])
             command.fresh = False  # a recipe may say it: each time the job is started again, it would lose everything
             status = train(command, layout_from_environment(command.recipe.members, command.member), stop)
-        if status == FINISHED and self.joins is not None and first:
+        if status == FINISHED and first and FOLLOWED not in os.environ:
+            self.join()
+        return status
+
+    def join(self) -> None:
+        """Join the members that were trained alone, where this was the last of them.
+
+        Called by the batch script, where there is one: srun ends ranks that stay longer than the others.
+        """
+        if self.joins is not None:
             from dist_dash.join import join_if_complete
 
             join_if_complete(Path(self.joins))
-        return status
 
 
 def _say(text: str) -> None:

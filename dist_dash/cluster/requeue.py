@@ -9,9 +9,9 @@ It decides and the script acts, so that it may run in a container that knows no 
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,6 +27,7 @@ from dist_dash.run_folder import RunFolder, write_atomically
 
 AGAIN = 85  # exit status: the batch script is to requeue the job
 BAD_INPUT = 2
+FRUITLESS = 10  # stops in a row without a step between them after which a time limit counts as too short
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def decide(folder: RunFolder, status: int, job: slurm.Job | None, mine: str, att
         mine: this life of the job, `id.restarts`.
         attempts: how often in a row the run may fail without getting any further.
     """
-    if folder.done.exists():
+    if folder.done.exists() and (status == FINISHED or _left_by(folder, folder.done, mine)):
         return Verdict(FINISHED, "finished")
     life = int(mine.partition(".")[2] or 0)
     if job is not None and (job.restarts != life or job.state != "RUNNING"):
@@ -60,40 +61,65 @@ def decide(folder: RunFolder, status: int, job: slurm.Job | None, mine: str, att
         return Verdict(_status_of_failure(status), why)
     if _left_by(folder, folder.to_continue, mine):
         reason = folder.to_continue.read_text().strip()
-        if reason == RESTART_SIGNAL or (job is not None and job.preempted):
-            return Verdict(AGAIN, f"stopped by {reason}, saved")
+        if job is not None and job.preempted:
+            return Verdict(AGAIN, f"preempted ({reason}), saved")
+        if reason == RESTART_SIGNAL:
+            return _after_stop(folder, mine, f"stopped by {reason}, saved")
         return Verdict(TO_BE_CONTINUED, f"stopped by {reason or 'a signal'} for good; submit it again to continue")
     if status == BAD_INPUT:
         return Verdict(BAD_INPUT, "bad input: see above")
+    if job is not None and job.preempted:
+        return Verdict(AGAIN, "preempted before it had begun to listen")
+    if status == 128 + signal.SIGUSR2:
+        return _after_stop(folder, mine, "told to stop before it had begun to listen")
     return _after_failure(folder, status, mine, attempts)
+
+
+def _after_stop(folder: RunFolder, mine: str, why: str) -> Verdict:
+    """Start again, unless the time limit leaves no time to get any further."""
+    step, stops = _counted(folder, "stops")
+    if stops < FRUITLESS:
+        return Verdict(AGAIN, why)
+    return _give_up(folder, 1, mine, f"stopped {stops} times in a row at step {step}: the time limit is too short")
 
 
 def _after_failure(folder: RunFolder, status: int, mine: str, attempts: int) -> Verdict:
     """Start again, unless that happened too often since the last checkpoint."""
+    told = folder.failed.read_text().strip() if _left_by(folder, folder.failed, mine) else ""
+    why = told or f"the step ended with exit status {status}" + (" (killed)" if status > 128 else "")
+    step, failures = _counted(folder, "failures")
+    if failures < attempts:
+        return Verdict(AGAIN, f"attempt {failures} of {attempts} since step {step} failed: {why}")
+    why = f"{why}; given up after {attempts} attempts in a row that got no further than step {step}"
+    return _give_up(folder, _status_of_failure(status), mine, why)
+
+
+def _counted(folder: RunFolder, what: str) -> tuple[int, int]:
+    """The step of the newest checkpoint, and how often this has happened since; this time included."""
     step = max(folder.checkpoint_steps(), default=0)
     file = folder.jobs / "attempts.json"
     try:
         before = json.loads(file.read_text())
-        failures = int(before["failures"]) + 1 if before["step"] == step else 1
+        counts = {name: int(before[name]) for name in ("failures", "stops")} if before["step"] == step else {}
     except (OSError, ValueError, TypeError, KeyError):
-        failures = 1
-    told = folder.failed.read_text().strip() if _left_by(folder, folder.failed, mine) else ""
-    why = told or f"the step ended with exit status {status}" + (" (killed)" if status > 128 else "")
-    last = failures >= attempts
+        counts = {}
+    counts[what] = counts.get(what, 0) + 1
     folder.jobs.mkdir(parents=True, exist_ok=True)
+    write_atomically(file, json.dumps({"step": step, "failures": 0, "stops": 0, **counts}))
+    return step, counts[what]
+
+
+def _give_up(folder: RunFolder, status: int, mine: str, why: str) -> Verdict:
     # Whoever submits the run again by hand has mended something: the count starts anew.
-    write_atomically(file, json.dumps({"step": step, "failures": 0 if last else failures, "why": why}))
-    if not last:
-        return Verdict(AGAIN, f"attempt {failures} of {attempts} since step {step} failed: {why}")
-    why = f"{why}; given up after {attempts} attempts in a row that got no further than step {step}"
+    (folder.jobs / "attempts.json").unlink(missing_ok=True)
     if _is_ours(folder, mine):
         folder.mark(folder.failed, why)
-    return Verdict(_status_of_failure(status), why)
+    return Verdict(status, why)
 
 
 def _status_of_failure(status: int) -> int:
     """The exit status that tells of the failure, and of nothing else."""
-    return 1 if status in (FINISHED, AGAIN) else status
+    return status if status in (BAD_INPUT, TO_BE_CONTINUED) else 1
 
 
 def _is_ours(folder: RunFolder, mine: str) -> bool:
@@ -134,8 +160,10 @@ def batch_lines(python: str, arguments: str) -> list[str]:
         'facts=$(scontrol show job -o "$job" 2>/dev/null | head -n 1)',
         f'{python} -m dist_dash.cluster.requeue --status "$status" --facts "$facts" {arguments}',
         "verdict=$?",
-        f'[ "$verdict" -eq {AGAIN} ] && scontrol requeue "$job"',
-        'exit "$verdict"',
+        f'[ "$verdict" -eq {AGAIN} ] || exit "$verdict"',
+        'scontrol requeue "$job" && exit 0',
+        'echo "dist-dash: Slurm does not requeue job $job; submit the run again to continue" >&2',
+        f"exit {TO_BE_CONTINUED}",
     ]
 
 
@@ -148,29 +176,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--run", help="instead: the run folder")
     parser.add_argument("--attempts", type=int, default=3, help="how often a run may fail without getting any further")
     options = parser.parse_args(arguments)
-    folder, attempts = _job_of(options)
+    train_job = None if options.run else _pickled(options.logs)
+    folder = RunFolder(options.run if train_job is None else train_job.run)
+    attempts = options.attempts if train_job is None else train_job.attempts
     job = slurm.read_job(options.facts) if options.facts else None
     verdict = decide(folder, options.status, job, Launcher().job, attempts)
     if verdict.status == AGAIN and options.logs:
         clear_results(Path(options.logs), _submitit_name())
+    if verdict.status == FINISHED and train_job is not None:
+        train_job.join()
     print(f"dist-dash: {'requeued: ' if verdict.status == AGAIN else ''}{verdict.why}", file=sys.stderr)
     return verdict.status
 
 
-def _job_of(options: argparse.Namespace) -> tuple[RunFolder, int]:
-    if options.run:
-        return RunFolder(options.run), options.attempts
-    if not options.logs:
+def _pickled(logs: str | None) -> Any:
+    """The `TrainJob` that submitit has pickled."""
+    if not logs:
         raise BadInput("requeue: give --logs or --run")
     from submitit.core.utils import DelayedSubmission
 
-    pickled = Path(options.logs) / f"{_submitit_name()}_submitted.pkl"
+    pickled = Path(logs) / f"{_submitit_name()}_submitted.pkl"
     try:
-        job: Any = DelayedSubmission.load(pickled).function
+        return DelayedSubmission.load(pickled).function
     except Exception as error:  # a pickle can break in any way
         problem = getattr(error, "strerror", None) or type(error).__name__
         raise BadInput(f"requeue: {pickled} cannot be read ({problem})") from error
-    return RunFolder(job.run), job.attempts
 
 
 def _submitit_name() -> str:

@@ -117,6 +117,24 @@ class Site:
         """Of the whole job."""
         return self.nodes * self.ranks_per_node
 
+    def for_ranks(self, ranks: int) -> Site:
+        """The same for a job of fewer or more ranks, on as few nodes as hold them.
+
+        Raises:
+            BadInput: they do not fill their nodes.
+        """
+        per_node = min(ranks, self.ranks_per_node)
+        if ranks % per_node:
+            raise BadInput(f"ranks: {ranks} per job do not fill nodes of {per_node} ranks; use a multiple of it")
+        part = per_node / self.ranks_per_node
+        return dataclasses.replace(
+            self,
+            nodes=ranks // per_node,
+            tasks_per_node=per_node,
+            gpus_per_node=max(1, round(self.gpus_per_node * part)) if self.gpus_per_node else 0,
+            mem_gb=self.mem_gb and self.mem_gb * part,
+        )
+
     @property
     def minutes(self) -> int:
         """The time limit.
@@ -250,7 +268,10 @@ def sbatch_options(site: Site, name: str, after: Sequence[str]) -> dict[str, Any
     # srun does not ask the job for them
     cores = [f"--cpus-per-task={site.cpus_per_task}"] if site.cpus_per_task else []
     exports = {"OMP_NUM_THREADS": "${OMP_NUM_THREADS:-${SLURM_CPUS_PER_TASK:-1}}"}
-    lines = [f"module load {shlex.quote(module)}" for module in site.modules]
+    lines = [
+        f"module load {shlex.quote(module)} || {{ echo 'dist-dash: a module cannot be loaded' >&2; exit 2; }}"
+        for module in site.modules
+    ]
     lines += [f'export {key}="{value}"' for key, value in exports.items()]
     lines += [f"export {key}={shlex.quote(value)}" for key, value in site.environment.items()]
     options |= {

@@ -8,9 +8,10 @@ import io
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -146,20 +147,32 @@ def submit(batches: Sequence[Batch]) -> list[str]:
         BadInput: Slurm refuses one of them; those before were cancelled.
     """
     names, parents = list[str](), list[str]()
-    for batch in batches:
-        # The throttle holds for one array: its next part waits for it.
-        after = {"dependency": f"afterany:{parents[-1]}"} if parents and batch.parallel is not None else {}
-        try:
+    try:
+        for batch in batches:
+            # The throttle holds for one array: its next part waits for it.
+            after = {"dependency": f"afterany:{parents[-1]}"} if parents and batch.parallel is not None else {}
             submitted = _submit(batch, after)
             parents.append(submitted[0].partition("_")[0])
-            for job, name in zip(batch.jobs, submitted, strict=True):
-                RunFolder(job.run).note_job(name, batch.logs)
-        except BaseException:  # a full disk and Ctrl-C, too
-            for parent in parents:
-                slurm.ask("scancel", parent)
-            raise
-        names += submitted
+            names += submitted
+        for name, (job, logs) in zip(names, [(job, b.logs) for b in batches for job in b.jobs], strict=True):
+            RunFolder(job.run).note_job(name, logs)
+    except BaseException:  # a full disk and Ctrl-C, too
+        for parent in parents:
+            slurm.ask("scancel", parent)
+        raise
     return names
+
+
+@contextlib.contextmanager
+def nothing_left(folder: Path) -> Iterator[None]:
+    """Remove a folder that the body has made, where it breaks."""
+    made = not folder.exists()
+    try:
+        yield
+    except BaseException:
+        if made:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def _submit(batch: Batch, further: dict[str, Any]) -> list[str]:
@@ -194,3 +207,11 @@ def _what_there_is(site: Site) -> str:
     asked = f"{site.nodes} nodes with {site.ranks_per_node} tasks"
     asked += f" and {site.gpus_per_node} GPUs" if site.gpus_per_node else ""
     return f"; asked for {asked}, partition {'; '.join(told)}"
+
+
+def max_array_size() -> int:
+    """How many jobs an array may have."""
+    try:
+        return slurm.limit("MaxArraySize") or 1001
+    except BadInput:  # no Slurm to ask: the script can be shown all the same
+        return 1001

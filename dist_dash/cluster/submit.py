@@ -6,21 +6,24 @@ import argparse
 import dataclasses
 import difflib
 import shlex
+import signal
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import submitit
 
+from dist_dash import slurm
 from dist_dash.cli import OneLine
 from dist_dash.cluster.job import TrainJob
 from dist_dash.cluster.plan import Plan, plan, print_plan
 from dist_dash.cluster.site import add_options, site_from
-from dist_dash.cluster.submission import Batch, check, frozen_arguments, submit
+from dist_dash.cluster.submission import Batch, check, frozen_arguments, nothing_left, submit
 from dist_dash.errors import BadInput
 from dist_dash.parsing import Command, parse_command
-from dist_dash.preemption import FINISHED, TO_BE_CONTINUED
+from dist_dash.preemption import FINISHED, TO_BE_CONTINUED, StopRequest
 from dist_dash.run_folder import RunFolder
 from dist_dash.run_states import UNDER_WAY, states
 
@@ -50,6 +53,8 @@ def submit_command(arguments: Sequence[str]) -> int:
     if folder.done.exists() and not command.fresh:
         print(f"{command.run} is finished already; --fresh starts over")
         return FINISHED
+    if command.fresh:  # held until the folder has been cleared, which waits until Slurm has accepted the job
+        site = dataclasses.replace(site, sbatch={**site.sbatch, "hold": "true"})
     batch = Batch(folder.path.name, (TrainJob(str(folder.path), (), site.attempts),), site, folder.jobs)
     if options.dry_run:
         print(f"\n{batch.script()}")
@@ -57,13 +62,15 @@ def submit_command(arguments: Sequence[str]) -> int:
     if options.executor == "slurm":
         check([batch])
         refuse_if_under_way(folder)
-    arguments = train_arguments(recipe_arguments, planned, folder.jobs)
-    batch = dataclasses.replace(batch, jobs=(dataclasses.replace(batch.jobs[0], arguments=arguments),))
+    with nothing_left(folder.path):
+        arguments = train_arguments(recipe_arguments, planned, folder.jobs)
+        batch = dataclasses.replace(batch, jobs=(dataclasses.replace(batch.jobs[0], arguments=arguments),))
+        if options.executor == "slurm":
+            (name,) = submit([batch])
+            if command.fresh:
+                _start_over_and_release(folder, name)
     if options.executor == "local":
         return _run_here(batch, command)
-    if command.fresh:
-        start_over(folder)
-    (name,) = submit([batch])
     print(f"\nsubmitted as job {name}; to follow it:")
     run, log = shlex.quote(str(command.run)), shlex.quote(f"{folder.jobs}/{name}_0_log.out")
     print(f"  dist-dash runs {run}\n  tail -f {log}")
@@ -95,8 +102,18 @@ def refuse_if_under_way(folder: RunFolder) -> None:
         raise BadInput(f"run: {folder.path} is {found.state}{job} or use another --run")
 
 
+def _start_over_and_release(folder: RunFolder, held: str) -> None:
+    """Clear a run that starts over, and let its job begin."""
+    try:
+        start_over(folder)
+    except BaseException:
+        slurm.ask("scancel", held)
+        raise
+    slurm.ask("scontrol", "release", held)
+
+
 def start_over(folder: RunFolder) -> None:
-    """Clear a run; now, because a requeued job would clear it again."""
+    """Clear a run before its job begins: a job that is requeued would clear it again."""
     folder.acquire()
     try:
         folder.clear()
@@ -115,16 +132,25 @@ def _run_here(batch: Batch, command: Command) -> int:
     executor = submitit.AutoExecutor(batch.logs, cluster="local", local_max_num_timeout=1_000_000)
     resources = {"tasks_per_node": site.ranks_per_node, "gpus_per_node": site.gpus_per_node}
     executor.update_parameters(name=batch.name, timeout_min=site.minutes, stderr_to_stdout=True, **resources)
-    started = executor.submit(job)
-    shown = 0
-    while True:
-        ended = started.done()
-        text = started.paths.stdout.read_text() if started.paths.stdout.exists() else ""
-        sys.stderr.write(text[shown:])
-        shown = len(text)
-        if ended:
-            break
-        time.sleep(0.2)
+    # A terminal's Ctrl-C reaches all processes: the ranks heed it themselves, their controller must wait for them.
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        started: Any = executor.submit(job)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    shown, told = 0, False
+    with StopRequest().listening(lambda text: None) as stop:
+        while True:
+            ended = started.done()
+            if stop.made and not told:
+                told = True
+                started._process.send_signal(signal.SIGTERM)  # which it hands on to the ranks
+            text = started.paths.stdout.read_text() if started.paths.stdout.exists() else ""
+            sys.stderr.write(text[shown:])
+            shown = len(text)
+            if ended:
+                break
+            time.sleep(0.2)
     if folder.done.exists():
         return FINISHED
     return TO_BE_CONTINUED if folder.to_continue.exists() else 1

@@ -85,7 +85,7 @@ def soak(strikes: int, seed: int, folder: Path) -> None:
     with SlurmCluster(nodes=2, cpus=4, gpus=2, grace=10) as cluster:
         run = Soaked(cluster, folder / "run")
         run.slow(0.2)
-        run.submit("--attempts=1000")
+        run.submit()
         done = 0
         while done < strikes:
             told = strike(run, draw)

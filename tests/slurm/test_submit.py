@@ -7,10 +7,13 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import submitit
 
+from dist_dash.cluster.job import TrainJob
 from tests.e2e.runs import SMALL, assert_same_run, finish
 from tests.e2e.test_launch import LIGHT
 from tests.slurm.cluster import SlurmCluster, until
@@ -67,6 +70,25 @@ def test_two_jobs_on_one_node_do_not_meet(cluster: SlurmCluster, tmp_path: Path,
     finish(tmp_path / "undisturbed", 2, 2, *runs[0].recipe)
     for run in runs:
         run.same_as(tmp_path / "undisturbed")
+
+
+def test_an_executor_of_ones_own(cluster: SlurmCluster, tmp_path: Path, evidence: list[Path]) -> None:
+    """Without our batch script it is submitit that starts a stopped run again."""
+    evidence.append(tmp_path)
+    run = SlurmRun(cluster, tmp_path / "run")
+    with cluster.activated():
+        executor = submitit.AutoExecutor(tmp_path / "logs", cluster="slurm", slurm_python=sys.executable)
+        setup = [f"export PYTHONPATH={ROOT}"]
+        executor.update_parameters(timeout_min=60, nodes=2, tasks_per_node=1, slurm_setup=setup)
+        job = executor.submit(TrainJob(str(run.path), tuple(run.recipe)))
+        run.until_step(5)
+        cluster.run("scancel", "--signal=USR2", job.job_id)
+        run.until("the save", run.folder.to_continue.exists, 20)
+        seen = run.step
+        run.until_done()
+        until("the result", job.paths.result_pickle.exists, 20)
+        assert job.results() == [0, 0]
+    assert run.continued_at() == [seen]
 
 
 def test_a_queued_run_is_not_submitted_twice(cluster: SlurmCluster, tmp_path: Path) -> None:

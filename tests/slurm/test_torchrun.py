@@ -13,12 +13,15 @@ from tests.slurm.jobs import ROOT, SlurmRun
 class TorchrunRun(SlurmRun):
     """Two nodes, one torchrun each, which starts one rank."""
 
+    more: tuple[str, ...] | list[str] = ()
+
     def submit(self, *options: str) -> TorchrunRun:
         bin_folder = Path(sys.executable).parent
         exports = f"ALL,RUN={self.path},RANKS=1,PATH={bin_folder}:{self.cluster.env['PATH']},PYTHONPATH={ROOT}"
         self.path.parent.mkdir(exist_ok=True)
         where = ["-D", str(ROOT), "-o", str(self.path.with_name("torchrun.log")), "--nodes=2", f"--export={exports}"]
-        name = self.cluster.run("sbatch", "--parsable", *where, *options, "slurm/torchrun.sbatch", *self.recipe)
+        script = ["slurm/torchrun.sbatch", *self.recipe, *self.more]
+        name = self.cluster.run("sbatch", "--parsable", *where, *options, *script)
         self.given = name
         return self
 
@@ -44,3 +47,14 @@ def test_signal_requeue_and_cancel(cluster: SlurmCluster, tmp_path: Path, eviden
     assert run.continued_at()[0] == first
     finish(tmp_path / "undisturbed", 2, 2, *run.recipe)
     run.same_as(tmp_path / "undisturbed")
+
+
+def test_bad_input_is_no_reason_to_try_again(cluster: SlurmCluster, tmp_path: Path, evidence: list[Path]) -> None:
+    evidence.append(tmp_path)
+    run = TorchrunRun(cluster, tmp_path / "run")
+    run.more = ["--data=Arrays", f"--data.path={tmp_path / 'gone.npz'}"]
+    run.submit().until("the end of the job", lambda: not cluster.run("squeue", "-h"), 60)
+    log = (tmp_path / "torchrun.log").read_text()
+    assert "dist-dash: bad input: see above" in log
+    assert "attempt" not in log
+    assert not run.folder.failed.exists()

@@ -147,17 +147,22 @@ class Node:
         self.name = f"100_{task}" if task else "5"
         self._array = {"SLURM_ARRAY_JOB_ID": "100", "SLURM_ARRAY_TASK_ID": task} if task else {}
         end = {"srun": 'echo "followed $DIST_DASH_FOLLOWED, $GREETING"\nexit $STEP', "hostname": "echo n7"}
-        end |= {"python": "exit $VERDICT", "apptainer": "exit $VERDICT", "module": "exit 0"}
-        end["scontrol"] = '[ "$1" != show ] || echo "JobId=5 $4"\n[ "$1" != show ] || echo "JobId=6"'
+        end |= {"python": "exit $VERDICT", "apptainer": "exit $VERDICT", "module": '[ "$2" != "$LACKS" ]'}
+        end["scontrol"] = """
+            [ "$1" != show ] || echo "JobId=5 $4"
+            [ "$1" != show ] || echo "JobId=6"
+            [ "$1" != requeue ] || exit $REQUEUE
+        """
         for command, lines in end.items():
             note = "" if command == "hostname" else 'printf "%s\\n" "$(basename "$0")" "$@" "" >> "$CALLS"\n'
             (self._tools / command).write_text(f"#!/bin/sh\n{note}{lines}\n")
             (self._tools / command).chmod(0o755)
 
-    def run(self, script: str, step: int = 0, verdict: int = 0) -> int:
-        """The exit status of the script, where srun and the verdict have these."""
+    def run(self, script: str, step: int = 0, verdict: int = 0, requeue: int = 0, lacks: str = "none") -> int:
+        """The exit status of the script, where srun, the verdict and the requeue have these, and a module is not."""
         self.calls.unlink(missing_ok=True)
         told = {"STEP": str(step), "VERDICT": str(verdict), "CALLS": str(self.calls), "HOME": "/root"}
+        told |= {"REQUEUE": str(requeue), "LACKS": lacks}
         environment = {"PATH": f"{self._tools}:{SYSTEM}", "SLURM_JOB_ID": "5", **self._array, **told}
         done = subprocess.run([BASH, "-c", script], text=True, env=environment, capture_output=True, check=False)
         assert (done.stdout, done.stderr) == ("", "")
@@ -178,7 +183,7 @@ def case(request, capsys, tmp_path):
     return script, Node(tmp_path, "4" if "--array" in script else ""), Path(logs).absolute() / "slurm"
 
 
-@pytest.mark.parametrize(("step", "verdict", "status"), [(0, 0, 0), (75, 85, 85), (137, 1, 1), (2, 2, 2), (75, 75, 75)])
+@pytest.mark.parametrize(("step", "verdict", "status"), [(0, 0, 0), (75, 85, 0), (137, 1, 1), (2, 2, 2), (75, 75, 75)])
 def test_the_script_does_what_the_verdict_says(case, step, verdict, status):
     script, node, logs = case
     logs.mkdir(parents=True)
@@ -196,6 +201,16 @@ def test_the_script_does_what_the_verdict_says(case, step, verdict, status):
     judged = judged[judged.index("-m") :]
     assert judged[:2] == ["-m", "dist_dash.cluster.requeue"]
     assert judged[2:] == ["--status", str(step), "--facts", f"JobId=5 {node.name}", "--logs", str(logs)]
+
+
+def test_a_job_that_slurm_does_not_requeue(case):
+    """Its end is to be seen in the queue and the log: nobody starts it again."""
+    script, node, logs = case
+    logs.mkdir(parents=True)
+    assert node.run(script, 75, 85, requeue=1) == 75
+    said = (logs / f"{node.name}_0_log.out").read_text().splitlines()
+    assert said[1:] == [f"dist-dash: Slurm does not requeue job {node.name}; submit the run again to continue"]
+    assert node.called("scontrol")[-1] == ["requeue", node.name]
 
 
 def test_a_node_that_does_not_see_the_folder_says_so_and_writes_nothing(case, tmp_path):
@@ -220,6 +235,17 @@ def test_what_the_site_wants_is_there_when_the_ranks_start(capsys, tmp_path):
     assert "apptainer exec --nv image.sif /opt/env/bin/python -u" in " ".join(step)
 
 
+@pytest.mark.parametrize(("lacks", "loaded"), [("cuda/12.4", 1), ("gcc (12)", 2)])
+def test_a_module_that_is_not_there(lacks, loaded, capsys, tmp_path):
+    (script,) = scripts(capsys, *CASES["gpu"])
+    node = Node(tmp_path)
+    Path("gpu/slurm").mkdir(parents=True)
+    assert node.run(script, lacks=lacks) == 2
+    assert Path("gpu/slurm/5_0_log.out").read_text() == "dist-dash: a module cannot be loaded\n"
+    assert len(node.called("module")) == loaded
+    assert node.called("srun") + node.called("apptainer") + node.called("scontrol") == []
+
+
 # -- what is submitted -------------------------------------------------------------------------------------------------
 
 
@@ -235,6 +261,7 @@ class Controller:
     def __init__(self, folder: Path, shell: pytest.MonkeyPatch, refuses: int = -1) -> None:
         self._folder = folder
         folder.mkdir()
+        (folder / "heard").touch()
         lines = {
             "sbatch": f"""
                 case "$*" in *--test-only*) exit 0;; esac
@@ -248,9 +275,16 @@ class Controller:
             **dict.fromkeys(("srun", "squeue", "sinfo"), ""),
         }
         for command, text in lines.items():
-            (folder / command).write_text(f"#!/bin/sh\n{text}\n")
+            note = f'echo {command} "$@" $(ls */DONE 2>/dev/null) >> {folder}/heard'
+            (folder / command).write_text(f"#!/bin/sh\n{note}\n{text}\n")
             (folder / command).chmod(0o755)
         shell.setenv("PATH", f"{folder}:{SYSTEM}")
+
+    def heard(self, *commands: str) -> list[tuple[str, ...]]:
+        """The calls that change something: the command, its last word, and whether a run was finished at the time."""
+        calls = [line.split() for line in (self._folder / "heard").read_text().splitlines()]
+        changes = [words for words in calls if words[0] in commands and words[1] not in ("show", "--test-only")]
+        return [(*words[:1], *(word for word in words[1:] if not word.startswith("/"))) for words in changes]
 
     @property
     def scripts(self) -> list[str]:
@@ -304,6 +338,70 @@ def test_all_or_nothing(capsys, shell, tmp_path):
     assert main(CASES["array"]) == 2
     assert capsys.readouterr().err == "dist-dash: Slurm: QOSMaxSubmitJobPerUserLimit\n"
     assert controller.cancelled == ["70"]
+    assert not Path("sweep").exists()
+
+
+@pytest.mark.parametrize(("case", "refuses"), [("cpu", 0), ("array", 1)])
+def test_a_folder_that_was_there_before_is_left_when_slurm_refuses(case, refuses, shell, tmp_path):
+    Controller(tmp_path / "slurm", shell, refuses)
+    folder = Path({"array": "sweep"}.get(case, case))
+    assert main(CASES[case]) == 2
+    assert not folder.exists()
+    (folder / "slurm").mkdir(parents=True)
+    (folder / "slurm/1_0_log.out").touch()
+    shell.setenv("PATH", "/nothing")
+    Controller(tmp_path / "again", shell, refuses)
+    assert main(CASES[case]) == 2
+    assert (folder / "slurm/1_0_log.out").exists()
+    assert list(folder.rglob("job.json")) == []
+
+
+# -- starting over -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def finished():
+    """A run that is to start over."""
+    folder = RunFolder("cpu")
+    folder.acquire()
+    folder.metrics.touch()
+    folder.mark(folder.done)
+    folder.release()
+    return folder
+
+
+def test_a_run_is_cleared_when_slurm_has_accepted_it_and_before_it_begins(finished, shell, tmp_path):
+    controller = Controller(tmp_path / "slurm", shell)
+    assert main([*CASES["cpu"], "--fresh"]) == 0
+    (script,) = controller.scripts
+    assert "#SBATCH --hold\n" in script
+    assert controller.heard("sbatch", "scontrol", "scancel") == [("sbatch", "cpu/DONE"), ("scontrol", "release", "70")]
+    assert not finished.done.exists()
+    assert not finished.metrics.exists()
+    assert finished.submitted()["job"] == "70"
+
+
+def test_a_run_that_slurm_refuses_is_not_cleared(finished, shell, tmp_path):
+    controller = Controller(tmp_path / "slurm", shell, refuses=0)
+    assert main([*CASES["cpu"], "--fresh"]) == 2
+    assert controller.heard("scontrol", "scancel") == []
+    assert finished.done.exists()
+    assert finished.metrics.exists()
+    assert finished.submitted() == {}
+
+
+def test_a_run_that_cannot_be_cleared_is_not_begun(finished, shell, tmp_path):
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    controller = Controller(tmp_path / "slurm", shell)
+    shell.setattr(RunFolder, "clear", full)
+    assert main([*CASES["cpu"], "--fresh"]) == 1
+    assert controller.heard("scontrol", "scancel") == [("scancel", "70", "cpu/DONE")]
+    assert finished.metrics.exists()
+
+
+# -- what goes wrong ---------------------------------------------------------------------------------------------------
 
 
 def test_a_job_that_cannot_be_noted_is_not_left_in_the_queue(shell, tmp_path):

@@ -21,6 +21,7 @@ from dist_dash.run_folder import RunFolder
 
 ROOT = Path(__file__).parents[2]
 SAMPLE = Path(__file__).with_name("sample.yaml")
+ALONE = (f"--config={SAMPLE}", "--method=SGD", "--members=3", "--member=2")
 TASK = {
     "SUBMITIT_EXECUTOR": "slurm",
     "SLURM_JOB_ID": "5",
@@ -185,11 +186,34 @@ def test_started_again_it_does_not_start_over(monkeypatch, tmp_path):
 
 
 def test_the_last_member_to_finish_joins_them_all(monkeypatch):
-    alone = (f"--config={SAMPLE}", "--method=SGD", "--members=3", "--member=2")
-    (_, layout, _), joined = called(monkeypatch, *alone, joins="/shared")
+    (_, layout, _), joined = called(monkeypatch, *ALONE, joins="/shared")
     assert (layout.identity, layout.ensemble_members, joined) == (2, 3, Path("/shared"))
     monkeypatch.setenv("SLURM_PROCID", "1")
-    assert len(called(monkeypatch, *alone, joins="/shared")) == 1
+    assert len(called(monkeypatch, *ALONE, joins="/shared")) == 1
+
+
+def test_followed_by_the_script_it_leaves_the_join_to_it(monkeypatch):
+    """Srun would end a rank that stays so much longer than the others."""
+    monkeypatch.setenv(FOLLOWED, "1")
+    assert len(called(monkeypatch, *ALONE, joins="/shared")) == 1
+
+
+@pytest.mark.parametrize("status", [75, 1])
+def test_a_member_that_has_not_finished_joins_nothing(status, monkeypatch, tmp_path):
+    joined = []
+    monkeypatch.setattr("dist_dash.train.train", lambda *given: status)
+    monkeypatch.setattr("dist_dash.join.join_if_complete", joined.append)
+    monkeypatch.setattr(job_module, "leave", sys.exit)
+    job = TrainJob(str(tmp_path / "run"), ALONE, joins="/shared")
+    assert (outcome(job), joined) == (status, [])
+
+
+def test_the_script_has_a_job_join(monkeypatch):
+    joined = []
+    monkeypatch.setattr("dist_dash.join.join_if_complete", joined.append)
+    TrainJob("/shared/run", ()).join()
+    TrainJob("/shared/member_00", (), joins="/shared").join()
+    assert joined == [Path("/shared")]
 
 
 def test_bad_input_is_told_by_one_rank(monkeypatch, capsys, tmp_path):

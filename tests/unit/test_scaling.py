@@ -16,17 +16,20 @@ from complaints import cli_complaint
 from PIL import Image
 from rich.console import Console
 
-from dist_dash import scaling, scaling_report, slurm
+from dist_dash import slurm
 from dist_dash.cli import main
-from dist_dash.cluster import scaling as scaling_command
-from dist_dash.cluster import scaling_arrays, scaling_runs
-from dist_dash.cluster.scaling_arrays import arrays, resources, submit_all
-from dist_dash.cluster.scaling_runs import Task
 from dist_dash.cluster.site import Site
 from dist_dash.errors import BadInput
 from dist_dash.parsing import parse_command
 from dist_dash.run_folder import RunFolder
-from dist_dash.scaling import Grid, Point, kinds_of, read_updates, round_robin, rows, spread, whole_numbers
+from dist_dash.scaling import arrays as scaling_arrays
+from dist_dash.scaling import command as scaling_command
+from dist_dash.scaling import here as scaling_runs
+from dist_dash.scaling import points as scaling
+from dist_dash.scaling import report as scaling_report
+from dist_dash.scaling.arrays import arrays, resources, submit_all
+from dist_dash.scaling.here import Task
+from dist_dash.scaling.points import Grid, Point, kinds_of, read_updates, round_robin, rows, spread, whole_numbers
 
 pytestmark = pytest.mark.usefixtures("not_a_rank")
 ROOT = Path(__file__).parents[2]
@@ -68,7 +71,7 @@ def test_lists_are_sorted() -> None:
 
 
 def test_the_pure_part_does_not_wait_for_torch() -> None:
-    code = "import sys, dist_dash.scaling, dist_dash.scaling_report; print('torch' in sys.modules)"
+    code = "import sys, dist_dash.scaling.points, dist_dash.scaling.report; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
 
@@ -380,9 +383,9 @@ def test_nodes_follow_from_the_ranks() -> None:
     asked = {ranks: (s.nodes, s.tasks_per_node, s.gpus_per_node, s.mem_gb) for ranks, s in found.items()}
     assert asked == {1: (1, 1, 1, 25), 2: (1, 2, 2, 50), 4: (1, 4, 4, 100), 8: (2, 4, 4, 100)}
     assert all(s.ranks == ranks for ranks, s in found.items())
-    assert resources(site, 4, True).sbatch == {"mail-type": "END", "exclusive": True}
+    assert resources(site, 4, True).sbatch == {"mail-type": "END", "exclusive": "true"}
     assert resources(Site(tasks_per_node=4), 2, False).gpus_per_node == 0
-    with pytest.raises(BadInput, match="6 ranks do not fill nodes of 4 ranks"):
+    with pytest.raises(BadInput, match="6 per job do not fill nodes of 4 ranks"):
         resources(site, 6, False)
 
 

@@ -311,7 +311,10 @@ def test_the_cores_are_asked_for_twice():
 def test_the_shell_s_lines_come_in_the_order_in_which_they_are_needed():
     found = Site(modules=["a b", "c"], environment={"X": "$HOME 'y'"}, setup=["set -u"])
     lines = sbatch_options(found, "a", [])["setup"]
-    assert lines[:2] == ["module load 'a b'", "module load c"]
+    assert [line.partition(" || ")[0] for line in lines[:2]] == ["module load 'a b'", "module load c"]
+    assert {line.partition(" || ")[2] for line in lines[:2]} == {
+        "{ echo 'dist-dash: a module cannot be loaded' >&2; exit 2; }"
+    }
     assert lines[-2:] == ["""export X='$HOME '"'"'y'"'"''""", "set -u"]
 
 
@@ -342,7 +345,7 @@ def test_the_members_shares_make_up_the_whole(nodes, per_node, members, gpus):
         return
     ranks = whole.ranks // members
     if ranks > per_node and ranks % per_node:
-        assert complaint(share_of, whole, members).startswith(f"scatter: {ranks} ranks per member do not fill nodes")
+        assert complaint(share_of, whole, members).startswith(f"ranks: {ranks} per job do not fill nodes")
         return
     share = share_of(whole, members)
     assert share.ranks * members == whole.ranks
@@ -360,5 +363,5 @@ def test_a_share_has_a_gpu_even_where_ranks_share_them():
 
 
 def test_shares_that_leave_nodes_half_empty():
-    with pytest.raises(BadInput, match=r"^scatter: 3 ranks per member do not fill nodes of 2 ranks$"):
+    with pytest.raises(BadInput, match=r"^ranks: 3 per job do not fill nodes of 2 ranks; use a multiple of it$"):
         share_of(Site(nodes=3, tasks_per_node=2), 2)

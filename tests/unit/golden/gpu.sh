@@ -32,8 +32,8 @@ if ! [ -d /shared/gpu/slurm ]; then
 fi
 exec >>/shared/gpu/slurm/"${job}_0_log.out" 2>&1
 export DIST_DASH_FOLLOWED=1
-module load cuda/12.4
-module load 'gcc (12)'
+module load cuda/12.4 || { echo 'dist-dash: a module cannot be loaded' >&2; exit 2; }
+module load 'gcc (12)' || { echo 'dist-dash: a module cannot be loaded' >&2; exit 2; }
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-${SLURM_CPUS_PER_TASK:-1}}"
 export NCCL_SOCKET_IFNAME=ib0
 export GREETING='it'"'"'s $HOME'
@@ -52,6 +52,8 @@ job=${job:-$SLURM_JOB_ID}
 facts=$(scontrol show job -o "$job" 2>/dev/null | head -n 1)
 apptainer exec --nv image.sif /opt/env/bin/python -m dist_dash.cluster.requeue --status "$status" --facts "$facts" --logs /shared/gpu/slurm
 verdict=$?
-[ "$verdict" -eq 85 ] && scontrol requeue "$job"
-exit "$verdict"
+[ "$verdict" -eq 85 ] || exit "$verdict"
+scontrol requeue "$job" && exit 0
+echo "dist-dash: Slurm does not requeue job $job; submit the run again to continue" >&2
+exit 75
 

@@ -34,6 +34,8 @@ job=${job:-$SLURM_JOB_ID}
 facts=$(scontrol show job -o "$job" 2>/dev/null | head -n 1)
 '/opt/my env/python' -m dist_dash.cluster.requeue --status "$status" --facts "$facts" --logs '/shared/it'"'"'s here/my $run/slurm'
 verdict=$?
-[ "$verdict" -eq 85 ] && scontrol requeue "$job"
-exit "$verdict"
+[ "$verdict" -eq 85 ] || exit "$verdict"
+scontrol requeue "$job" && exit 0
+echo "dist-dash: Slurm does not requeue job $job; submit the run again to continue" >&2
+exit 75
 

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from dist_dash.errors import BadInput
 from dist_dash.run_folder import replacing, write_atomically
-from dist_dash.scaling import Grid, Row, Spread
+from dist_dash.scaling.points import Grid, Row, Spread
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

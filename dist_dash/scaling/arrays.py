@@ -8,16 +8,15 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 from dist_dash import slurm
 from dist_dash.cluster.job import TrainJob
-from dist_dash.cluster.scaling_runs import Task, listening
 from dist_dash.cluster.site import Site
-from dist_dash.cluster.submission import Batch, submit
+from dist_dash.cluster.submission import Batch, max_array_size, submit
 from dist_dash.errors import BadInput
 from dist_dash.preemption import FINISHED, TO_BE_CONTINUED
 from dist_dash.record import say
+from dist_dash.scaling.here import Task, listening
 
 UNANSWERED = 20  # questions in a row that a busy controller may leave without an answer
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0  # seconds between questions: a controller has more to do than to answer us
@@ -29,19 +28,8 @@ def resources(site: Site, ranks: int, exclusive: bool) -> Site:
     Raises:
         BadInput: they do not fill their nodes.
     """
-    per_node = min(ranks, site.ranks_per_node)
-    if ranks % per_node:
-        raise BadInput(f"members × replicas: {ranks} ranks do not fill nodes of {per_node} ranks; use a multiple of it")
-    part = per_node / site.ranks_per_node
-    options: dict[str, Any] = {**site.sbatch, **({"exclusive": True} if exclusive else {})}
-    return dataclasses.replace(
-        site,
-        nodes=ranks // per_node,
-        tasks_per_node=per_node,
-        gpus_per_node=max(1, round(site.gpus_per_node * part)) if site.gpus_per_node else 0,
-        mem_gb=site.mem_gb and site.mem_gb * part,
-        sbatch=options,
-    )
+    share = site.for_ranks(ranks)
+    return dataclasses.replace(share, sbatch={**site.sbatch, "exclusive": "true"}) if exclusive else share
 
 
 def arrays(name: str, tasks: Sequence[Task], sites: dict[int, Site], logs: Path, parallel: int) -> list[list[Batch]]:
@@ -51,15 +39,8 @@ def arrays(name: str, tasks: Sequence[Task], sites: dict[int, Site], logs: Path,
     for ranks, own in groupby(sorted(tasks, key=lambda t: t.run.point.ranks), lambda t: t.run.point.ranks):
         site = sites[ranks]
         jobs = tuple(TrainJob(str(task.folder.path), task.arguments, site.attempts) for task in own)
-        found.append(Batch(f"{name}-{ranks}", jobs, site, logs, parallel).split(_array_size()))
+        found.append(Batch(f"{name}-{ranks}", jobs, site, logs, parallel).split(max_array_size()))
     return found
-
-
-def _array_size() -> int:
-    try:
-        return (slurm.limit("MaxArraySize") if slurm.available() else None) or 1001
-    except BadInput:  # a script can be shown without a controller; what is to be submitted, it is asked about again
-        return 1001
 
 
 def submit_all(groups: Sequence[Sequence[Batch]]) -> list[str]:
@@ -75,7 +56,7 @@ def submit_all(groups: Sequence[Sequence[Batch]]) -> list[str]:
     for group in groups:
         try:
             names = submit(group)
-        except BadInput:
+        except BaseException:  # a full disk and Ctrl-C, too
             for parent in parents:
                 slurm.ask("scancel", parent)
             raise

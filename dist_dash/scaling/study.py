@@ -11,11 +11,11 @@ from typing import Any
 import yaml
 
 from dist_dash import slurm
-from dist_dash.cluster.scaling_runs import Task
 from dist_dash.errors import BadInput, require
 from dist_dash.parsing import Command, parse_command
 from dist_dash.run_folder import RunFolder
-from dist_dash.scaling import Grid, Point, kinds_of, round_robin, whole_numbers
+from dist_dash.scaling.here import Task
+from dist_dash.scaling.points import Grid, Point, kinds_of, round_robin, whole_numbers
 
 # A short run that records every update and does nothing else. `max_steps` is --steps.
 OVERRIDES = (

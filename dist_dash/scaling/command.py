@@ -14,17 +14,17 @@ from filelock import FileLock, Timeout
 
 from dist_dash import slurm
 from dist_dash.cli import OneLine
-from dist_dash.cluster.scaling_arrays import arrays, jobs_of, resources, submit_all, wait
-from dist_dash.cluster.scaling_collect import collect
-from dist_dash.cluster.scaling_plan import LOCK, Study, study_from
-from dist_dash.cluster.scaling_runs import run_here, start_over
 from dist_dash.cluster.site import Site, add_options, site_from
 from dist_dash.cluster.submission import check, frozen_arguments
 from dist_dash.errors import BadInput
 from dist_dash.preemption import FINISHED, TO_BE_CONTINUED
 from dist_dash.record import say
-from dist_dash.scaling import StudyRun
-from dist_dash.scaling_report import check_plotting
+from dist_dash.scaling.arrays import arrays, jobs_of, resources, submit_all, wait
+from dist_dash.scaling.collect import collect
+from dist_dash.scaling.here import run_here, start_over
+from dist_dash.scaling.points import StudyRun
+from dist_dash.scaling.report import check_plotting
+from dist_dash.scaling.study import LOCK, Study, study_from
 
 
 def scaling_parser() -> argparse.ArgumentParser:

@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from dist_dash.cluster.scaling_plan import Study
-from dist_dash.cluster.scaling_runs import Task
 from dist_dash.record import say
 from dist_dash.run_folder import read_json
-from dist_dash.scaling import Floats, Point, read_updates, rows
-from dist_dash.scaling_report import table, write
+from dist_dash.scaling.here import Task
+from dist_dash.scaling.points import Floats, Point, read_updates, rows
+from dist_dash.scaling.report import table, write
+from dist_dash.scaling.study import Study
 
 
 def collect(study: Study) -> bool:

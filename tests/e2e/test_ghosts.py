@@ -1,0 +1,52 @@
+"""A life of a job that Slurm has given up while it was still starting: its successor's run is not its to touch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dist_dash.cli import main
+from tests.e2e.runs import SMALL, assert_same_run, finish, lines_of, start, step_of, until
+from tests.support.ranks import Ranks
+
+
+def life(run: Path, number: int, *arguments: str) -> Ranks:
+    environment = {"SLURM_JOB_ID": "42", "SLURM_RESTART_COUNT": str(number)}
+    return Ranks(2, main, ["train", *SMALL, f"--run={run}", "--members=2", *arguments], environment=environment)
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_a_ghost_that_was_still_loading_data(fresh: bool, tmp_path: Path) -> None:
+    undisturbed, run, sign = tmp_path / "undisturbed", tmp_path / "run", tmp_path / "sign"
+    slow = ["--data=tests.e2e.doubles.SlowLoading", f"--data.sign={sign}"]
+    finish(undisturbed, 2, 2, *slow)
+    sign.touch()
+    ghost = life(run, 0, *slow, *(["--fresh"] if fresh else []))
+    until((run / "owner.json").exists, ghost)
+    successor = life(run, 1, *slow, *(["--fresh"] if fresh else []))
+    assert successor.results(90) == [("value", 0)] * 2, successor.output()
+    left = {path: path.stat().st_ino for path in run.rglob("*")}
+    sign.unlink()
+    assert ghost.results(60) == [("value", 1)] * 2
+    assert "was taken over by" in ghost.output().replace("\n", "")
+    assert {path: path.stat().st_ino for path in run.rglob("*")} == left, "nothing gone, new, or replaced"
+    assert [line["step"] for line in lines_of(run) if line["kind"] == "train"] == list(range(1, 31))
+    assert_same_run(run, undisturbed)
+
+
+def test_fresh_is_meant_for_the_first_life(tmp_path: Path) -> None:
+    undisturbed, run = tmp_path / "undisturbed", tmp_path / "run"
+    finish(undisturbed, 2, 2)
+    first = start(run, 2, 2)
+    until(lambda: step_of(run) >= 12, first)
+    first.signal(15)
+    first.results(60)
+    again = life(run, 0, "--fresh")
+    until(lambda: 7 <= step_of(run) < 12, again)
+    again.signal(15)
+    assert again.results(60) == [("value", 75)] * 2
+    last = life(run, 1, "--fresh")
+    assert last.results(60) == [("value", 0)] * 2
+    assert any("continuing" in line.get("text", "") for line in lines_of(run))
+    assert_same_run(run, undisturbed)
