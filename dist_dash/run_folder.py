@@ -40,7 +40,7 @@ class RunFolder:
         self.failed = self.path / "FAILED"
         self.jobs = self.path / "slurm"
         self.job = self.jobs / "job.json"
-        self._owner_file = self.path / "owner.json"
+        self.owner_file = self.path / "owner.json"
         self.lock = self.path / "owner.lock"
         self._lock: FileLock | None = None
         self._made = False
@@ -110,7 +110,7 @@ class RunFolder:
     def owner(self) -> dict[str, Any]:
         """Who owns the folder, or owned it last: `token host pid job`, and how often the run was `continued`."""
         try:
-            owner = json.loads(self._owner_file.read_text())
+            owner = json.loads(self.owner_file.read_text())
         except (OSError, ValueError):
             return {}
         return owner if isinstance(owner, dict) else {}
@@ -142,7 +142,7 @@ class RunFolder:
         """
         token = self.owner().get("token")
         if token is None:
-            raise RunFailed(f"{self._owner_file} cannot be read; the run no longer owns {self.path}")
+            raise RunFailed(f"{self.owner_file} cannot be read; the run no longer owns {self.path}")
         if token != self.token:
             raise RunFailed(f"{self.path} was taken over by {self._owner()}; this run leaves it alone")
 
@@ -166,7 +166,7 @@ class RunFolder:
         """Give the folder up; one that was made for this run, in which nothing was written, goes again."""
         if self._lock is not None:
             with contextlib.suppress(OSError, RunFailed):
-                owner_files = [self._owner_file, self.lock]
+                owner_files = [self.owner_file, self.lock]
                 if self._made and sorted(self.path.iterdir()) == sorted(owner_files):
                     self.check_owner()
                     for file in owner_files:
@@ -224,7 +224,7 @@ class RunFolder:
         return their_life.isdecimal() and int(their_life) < int(our_life)
 
     def _write_owner(self, owner: dict[str, Any]) -> None:
-        write_atomically(self._owner_file, json.dumps(owner))
+        write_atomically(self.owner_file, json.dumps(owner))
 
     def _owner(self) -> str:
         owner = self.owner()

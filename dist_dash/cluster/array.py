@@ -52,12 +52,12 @@ def array_command(arguments: Sequence[str]) -> int:
     _refuse_for_one_run(commands[0], base)
     folder = Path(options.folder or f"runs/{commands[0].run.name.rsplit('-', 2)[0]}-sweep").absolute()
     plans = [plan(dataclasses.replace(c, run=folder / p.name), site) for p, c in zip(grid, commands, strict=True)]
-    print_plan(_largest(plans))
+    logs = folder / "slurm"
+    print_plan(_largest(plans), logs)
     tasks = [task for point, one in zip(grid, plans, strict=True) for task in _tasks(point, one, options.scatter)]
     left = tasks if options.dry_run else _left_to_do(tasks)
     count = f"{len(grid)} points, {len(tasks)} jobs"
     print(f"sweep    {count}; {len(tasks) - len(left)} finished or under way are left out")
-    logs = folder / "slurm"
     if options.dry_run:
         for batch in _batches(folder.name, left, logs, options.parallel):
             print(f"\n{batch.script()}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 from dist_dash.cluster.memory import Memory, describe, estimate, facts_of_data
 from dist_dash.cluster.site import Site
@@ -34,8 +35,8 @@ class Plan:
         loader = self.command.recipe.loader
         return loader.batch_size * loader.accumulation * self.replicas
 
-    def lines(self) -> list[tuple[str, str]]:
-        """What is to be told, as pairs of a name and a text."""
+    def lines(self, logs: Path) -> list[tuple[str, str]]:
+        """What is to be told, as pairs of a name and a text; `logs`: submitit's folder."""
         recipe, site, loader = self.command.recipe, self.site, self.command.recipe.loader
         each = f"{site.ranks_per_node} rank{'s'[: site.ranks_per_node != 1]}"
         each += f" and {site.gpus_per_node} GPUs each" if site.gpus_per_node else " each, no GPU"
@@ -48,7 +49,7 @@ class Plan:
             ("batch", batch),
             ("memory", describe(self.memory) if self.memory else "not estimated: the data cannot be read from here"),
             ("time", f"{site.time} at a time; told to save {site.warning} s before, then continued by itself"),
-            ("files", f"{self.command.run}; logs and the recipe as it is now: {RunFolder(self.command.run).jobs}"),
+            ("files", f"{self.command.run}; logs and the recipe as it is now: {logs}"),
         ]
 
     @cached_property
@@ -78,7 +79,7 @@ def plan(command: Command, site: Site) -> Plan:
     return Plan(command, site, together, replicas)
 
 
-def print_plan(planned: Plan) -> None:
+def print_plan(planned: Plan, logs: Path) -> None:
     """Show what is going to happen."""
-    for name, text in planned.lines():
+    for name, text in planned.lines(logs):
         print(f"{name:<8} {text}")

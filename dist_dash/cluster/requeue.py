@@ -136,7 +136,7 @@ def _left_by(folder: RunFolder, marker: Path, mine: str) -> bool:
     """
     if not marker.exists() or folder.owner().get("job", mine) != mine:
         return False
-    return not folder._owner_file.exists() or marker.stat().st_mtime_ns >= folder._owner_file.stat().st_mtime_ns
+    return not folder.owner_file.exists() or marker.stat().st_mtime_ns >= folder.owner_file.stat().st_mtime_ns
 
 
 def clear_results(logs: Path, job: str) -> None:

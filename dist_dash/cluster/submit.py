@@ -48,7 +48,7 @@ def submit_command(arguments: Sequence[str]) -> int:
     refuse_misspelt(parser, recipe_arguments)
     command, site = parse_command(recipe_arguments), site_from(options)
     planned = plan(command, site)
-    print_plan(planned)
+    print_plan(planned, RunFolder(command.run).jobs)
     folder = RunFolder(command.run.absolute())
     if folder.done.exists() and not command.fresh:
         print(f"{command.run} is finished already; --fresh starts over")
