@@ -11,7 +11,7 @@ from typing import NoReturn
 from dist_dash import __version__
 from dist_dash.errors import BadInput, RunFailed
 from dist_dash.launched import Launcher
-from dist_dash.preemption import FINISHED, TO_BE_CONTINUED, StopRequest
+from dist_dash.preemption import BAD_INPUT, FAILED, FINISHED, TO_BE_CONTINUED, StopRequest
 
 COMMANDS = {
     "train": "train an ensemble: --config R.yaml [--run RUN] [--members M] [--any.field value]",
@@ -54,9 +54,9 @@ def guarded(call: Callable[[], int]) -> int:
     try:
         return call()
     except BadInput as error:
-        return _complain(error, 2)
+        return _complain(error, BAD_INPUT)
     except (RunFailed, OSError) as error:
-        return _complain(error, 1)
+        return _complain(error, FAILED)
 
 
 def leave(status: int) -> NoReturn:
@@ -81,7 +81,7 @@ def _train(arguments: Sequence[str]) -> int:
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     launcher = Launcher()
     # Listens before torch is imported, which takes seconds: a stop asked for in the meantime is not lost.
-    with StopRequest().listening(lambda text: None if launcher.rank else _say_at_once(text)) as stop:
+    with StopRequest().listening(lambda text: None if launcher.rank else say_at_once(text)) as stop:
         from dist_dash.parsing import parse_command
 
         command = parse_command(arguments)
@@ -167,14 +167,15 @@ RUN = {
 }
 
 
-def _say_at_once(text: str) -> None:
+def say_at_once(text: str) -> None:
+    """A line on stderr from within a signal handler."""
     os.write(2, f"{text}\n".encode())  # print could be interrupted by the signal in the middle of itself
 
 
 def _complain(error: BaseException, status: int) -> int:
     # Where every rank ends alike, and for bad input (which rank 0 hears of in any case), one of them says so.
     rank = Launcher().rank
-    if rank == 0 or not (status == 2 or getattr(error, "everywhere", False)):
+    if rank == 0 or not (status == BAD_INPUT or getattr(error, "everywhere", False)):
         which = f"rank {rank}: " if rank else ""
         print(f"dist-dash: {which}{' '.join(str(error).split())}", file=sys.stderr, flush=True)
     return status

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 FINISHED, TO_BE_CONTINUED = 0, 75  # exit statuses of a run that went well
+FAILED, BAD_INPUT = 1, 2  # and of one that did not
 # In ascending order: where the ranks heard different ones, the last decides. SIGUSR2 asks to be started again (a time
 # limit, a preemption), the others do not.
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)

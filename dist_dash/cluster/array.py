@@ -11,7 +11,15 @@ from dist_dash.cli import OneLine
 from dist_dash.cluster.job import TrainJob
 from dist_dash.cluster.plan import Plan, plan, print_plan
 from dist_dash.cluster.site import Site, add_options, site_from
-from dist_dash.cluster.submission import Batch, check, frozen_arguments, max_array_size, nothing_left, submit
+from dist_dash.cluster.submission import (
+    Batch,
+    check,
+    frozen_arguments,
+    max_array_size,
+    nothing_left,
+    submit,
+    with_members,
+)
 from dist_dash.cluster.submit import refuse_misspelt
 from dist_dash.cluster.sweep import Point, points
 from dist_dash.cluster.sweep import check as check_points
@@ -110,8 +118,7 @@ class Task:
 def _tasks(point: Point, planned: Plan, scatter: bool) -> list[Task]:
     """A point as one gang; or, where its members need not meet and that is wanted, as one job per member."""
     run, members = planned.command.run, planned.members
-    known = any(word.partition("=")[0] == "--members" for word in point.arguments)
-    arguments = point.arguments if known else (*point.arguments, f"--members={members}")
+    arguments = with_members(point.arguments, members)
     if not scatter or members == 1 or planned.command.recipe.method.exchanges:
         return [Task(run, arguments, planned.site)]
     share = share_of(planned.site, members)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from submitit import JobEnvironment
 from submitit.helpers import DelayedSubmission, TorchDistributedEnvironment
 
-from dist_dash.cli import guarded, leave
+from dist_dash.cli import guarded, leave, say_at_once
 from dist_dash.preemption import FINISHED, RESTART_SIGNAL, TO_BE_CONTINUED, StopRequest
 from dist_dash.run_folder import RunFolder
 
@@ -55,7 +54,7 @@ class TrainJob:
     def _train(self, environment: JobEnvironment) -> int:
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
         first = environment.global_rank == 0
-        with StopRequest().listening(lambda text: _say(text) if first else None) as stop:
+        with StopRequest().listening(lambda text: say_at_once(text) if first else None) as stop:
             if environment.cluster == "local":
                 TorchDistributedEnvironment().export(set_cuda_visible_devices=False)
                 os.environ["MASTER_ADDR"] = "127.0.0.1"  # no need to be reachable from others
@@ -81,7 +80,3 @@ class TrainJob:
             from dist_dash.join import join_if_complete
 
             join_if_complete(Path(self.joins))
-
-
-def _say(text: str) -> None:
-    os.write(sys.stderr.fileno(), f"{text}\n".encode())  # print could be interrupted in the middle of itself

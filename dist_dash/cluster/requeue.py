@@ -22,11 +22,10 @@ from dist_dash import slurm
 from dist_dash.cli import OneLine, guarded
 from dist_dash.errors import BadInput
 from dist_dash.launched import Launcher
-from dist_dash.preemption import FINISHED, RESTART_SIGNAL, TO_BE_CONTINUED
+from dist_dash.preemption import BAD_INPUT, FAILED, FINISHED, RESTART_SIGNAL, TO_BE_CONTINUED
 from dist_dash.run_folder import RunFolder, write_atomically
 
 AGAIN = 85  # exit status: the batch script is to requeue the job
-BAD_INPUT = 2
 FRUITLESS = 10  # stops in a row without a step between them after which a time limit counts as too short
 
 
@@ -80,7 +79,7 @@ def _after_stop(folder: RunFolder, mine: str, why: str) -> Verdict:
     step, stops = _counted(folder, "stops")
     if stops < FRUITLESS:
         return Verdict(AGAIN, why)
-    return _give_up(folder, 1, mine, f"stopped {stops} times in a row at step {step}: the time limit is too short")
+    return _give_up(folder, FAILED, mine, f"stopped {stops} times in a row at step {step}: the time limit is too short")
 
 
 def _after_failure(folder: RunFolder, status: int, mine: str, attempts: int) -> Verdict:
@@ -119,7 +118,7 @@ def _give_up(folder: RunFolder, status: int, mine: str, why: str) -> Verdict:
 
 def _status_of_failure(status: int) -> int:
     """The exit status that tells of the failure, and of nothing else."""
-    return status if status in (BAD_INPUT, TO_BE_CONTINUED) else 1
+    return status if status in (BAD_INPUT, TO_BE_CONTINUED) else FAILED
 
 
 def _is_ours(folder: RunFolder, mine: str) -> bool:

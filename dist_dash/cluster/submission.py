@@ -115,6 +115,12 @@ def frozen_arguments(arguments: Sequence[str], folder: Path) -> tuple[str, ...]:
     return tuple(kept)
 
 
+def with_members(arguments: Sequence[str], members: int) -> tuple[str, ...]:
+    """The arguments of `dist-dash train`, in which the number of members that was planned is said."""
+    known = any(word.partition("=")[0] == "--members" for word in arguments)
+    return tuple(arguments) if known else (*arguments, f"--members={members}")
+
+
 def check(batches: Sequence[Batch]) -> None:
     """Have Slurm try every batch, without submitting any.
 

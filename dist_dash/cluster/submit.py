@@ -20,7 +20,7 @@ from dist_dash.cli import OneLine
 from dist_dash.cluster.job import TrainJob
 from dist_dash.cluster.plan import Plan, plan, print_plan
 from dist_dash.cluster.site import add_options, site_from
-from dist_dash.cluster.submission import Batch, check, frozen_arguments, nothing_left, submit
+from dist_dash.cluster.submission import NEVER, Batch, check, frozen_arguments, nothing_left, submit, with_members
 from dist_dash.errors import BadInput
 from dist_dash.parsing import Command, parse_command
 from dist_dash.preemption import FINISHED, TO_BE_CONTINUED, StopRequest
@@ -90,8 +90,7 @@ def refuse_misspelt(parser: argparse.ArgumentParser, left: Sequence[str]) -> Non
 def train_arguments(arguments: Sequence[str], planned: Plan, folder: Path) -> tuple[str, ...]:
     """What the job gives to `dist-dash train`: the recipe as it is now, and the number of members that was planned."""
     frozen = frozen_arguments(arguments, folder)
-    known = any(word.partition("=")[0] == "--members" for word in frozen)
-    return frozen if known or planned.command.member is not None else (*frozen, f"--members={planned.members}")
+    return frozen if planned.command.member is not None else with_members(frozen, planned.members)
 
 
 def refuse_if_under_way(folder: RunFolder) -> None:
@@ -129,7 +128,7 @@ def _run_here(batch: Batch, command: Command) -> int:
     folder = RunFolder(job.run)
     if command.fresh:
         start_over(folder)
-    executor = submitit.AutoExecutor(batch.logs, cluster="local", local_max_num_timeout=1_000_000)
+    executor = submitit.AutoExecutor(batch.logs, cluster="local", local_max_num_timeout=NEVER)
     resources = {"tasks_per_node": site.ranks_per_node, "gpus_per_node": site.gpus_per_node}
     executor.update_parameters(name=batch.name, timeout_min=site.minutes, stderr_to_stdout=True, **resources)
     # A terminal's Ctrl-C reaches all processes: the ranks heed it themselves, their controller must wait for them.

@@ -13,13 +13,12 @@ from pathlib import Path
 
 from dist_dash import slurm
 from dist_dash.errors import BadInput
-from dist_dash.preemption import FINISHED, TO_BE_CONTINUED, StopRequest
+from dist_dash.preemption import BAD_INPUT, FINISHED, TO_BE_CONTINUED, StopRequest
 from dist_dash.record import say
 from dist_dash.run_folder import RunFolder
 from dist_dash.scaling.points import StudyRun
 
 PATIENCE = 120.0  # seconds for a run that a killed study has left behind: it is short, and may finish
-BAD_INPUT = 2
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,7 @@ from dist_dash import last_lines as tail
 from dist_dash.run_folder import RunFolder
 from dist_dash.runs import RunState, as_json
 
-
-@pytest.fixture(autouse=True)
-def no_slurm(tmp_path, monkeypatch):
-    """A machine without Slurm, whatever this one has."""
-    (tmp_path / "empty").mkdir()
-    monkeypatch.setenv("PATH", str(tmp_path / "empty"))
+pytestmark = pytest.mark.usefixtures("no_slurm")
 
 
 def measured(folder: RunFolder, text: str | bytes) -> RunState:

@@ -10,25 +10,12 @@ from pathlib import Path
 
 import pytest
 from runs_by_hand import HOLD, TRAIN, dead, lines, made, quiet, said, state_of, submitted
-from slurm_fakes import FakeSlurm
 
 from dist_dash.errors import BadInput
 from dist_dash.run_folder import RunFolder
 from dist_dash.runs import states
 
-
-@pytest.fixture(autouse=True)
-def no_slurm(tmp_path, monkeypatch):
-    """A machine without Slurm, whatever this one has."""
-    (tmp_path / "empty").mkdir()
-    monkeypatch.setenv("PATH", str(tmp_path / "empty"))
-
-
-@pytest.fixture
-def fake(tmp_path, monkeypatch):
-    found = FakeSlurm(tmp_path / "bin", monkeypatch)
-    found.say("squeue")
-    return found
+pytestmark = pytest.mark.usefixtures("no_slurm")
 
 
 # -- states by the folder and this host --------------------------------------------------------------------------------

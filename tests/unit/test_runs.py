@@ -15,26 +15,13 @@ import pytest
 from complaints import cli_complaint
 from rich.console import Console
 from runs_by_hand import EVAL, HOLD, TRAIN, dead, lines, made, submitted
-from slurm_fakes import FakeSlurm
 
 from dist_dash import runs as module
 from dist_dash.cli import main
 from dist_dash.run_folder import RunFolder
 from dist_dash.runs import RunState, as_json, find_runs, runs_command, states, summary, table, watch
 
-
-@pytest.fixture(autouse=True)
-def no_slurm(tmp_path, monkeypatch):
-    """A machine without Slurm, whatever this one has."""
-    (tmp_path / "empty").mkdir()
-    monkeypatch.setenv("PATH", str(tmp_path / "empty"))
-
-
-@pytest.fixture
-def fake(tmp_path, monkeypatch):
-    found = FakeSlurm(tmp_path / "bin", monkeypatch)
-    found.say("squeue")
-    return found
+pytestmark = pytest.mark.usefixtures("no_slurm")
 
 
 # -- which folders are runs --------------------------------------------------------------------------------------------
