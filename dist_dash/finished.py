@@ -99,5 +99,5 @@ class FinishedRun:
     def data(self) -> DataSet:
         """The data as the run saw them: splits, noisy training labels."""
         recipe = self.command.recipe
-        labels = {"label_noise": recipe.labels.noise, "validation": recipe.labels.validation}
-        return DataSet(recipe.data.load(), recipe.augment, seed=recipe.seed, **labels)
+        noise, validation = recipe.labels.noise, recipe.labels.validation
+        return DataSet(recipe.data.load(), recipe.augment, seed=recipe.seed, label_noise=noise, validation=validation)
