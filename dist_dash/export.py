@@ -5,18 +5,21 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 
 from dist_dash.data.dataset import DataSet
 from dist_dash.ensemble import save_spec
 from dist_dash.evaluation.summary import table
+from dist_dash.held_out import HeldOut
 from dist_dash.layout import Layout
 from dist_dash.parsing import Command
 from dist_dash.predictions import save_predictions
 from dist_dash.run_folder import RunFolder, write_atomically
 
 
-def export(folder: RunFolder, command: Command, layout: Layout, data: DataSet, found: dict[str, Any]) -> None:
+def export(folder: RunFolder, command: Command, layout: Layout, data: DataSet, found: HeldOut) -> None:
     """Write `ensemble.json`, `predictions.npz` and `evaluation.json`, and print the table; on rank 0.
 
     Args:
@@ -24,7 +27,7 @@ def export(folder: RunFolder, command: Command, layout: Layout, data: DataSet, f
         command: has their architectures.
         layout: rank 0's.
         data: shapes, classes, statistics.
-        found: `log_probs [members, N, C]`, `labels [N]` and the `result` of their evaluation.
+        found: what the members say of the test split.
     """
     architectures = command.resolved["models"] or [command.resolved["model"]] * layout.ensemble_members
     here = range(layout.first_member, layout.first_member + layout.members)
@@ -32,11 +35,13 @@ def export(folder: RunFolder, command: Command, layout: Layout, data: DataSet, f
     numbers = {"mean": list(data.mean), "std": list(data.std), "uint8": data.uint8}
     names = {"classes": data.classes, "class_names": data.class_names, "shape": list(data.shape)}
     save_spec(folder.ensemble, members, **names, **numbers)
-    save_results(folder, found)
+    save_results(folder, found.log_probs, found.labels, found.result)
 
 
-def save_results(folder: RunFolder, found: dict[str, Any]) -> None:
+def save_results(
+    folder: RunFolder, log_probs: NDArray[np.float32], labels: NDArray[np.int64], result: dict[str, Any]
+) -> None:
     """Write predictions and their evaluation, and print the table."""
-    save_predictions(folder.predictions, found["log_probs"], found["labels"])
-    write_atomically(folder.evaluation, json.dumps(found["result"], indent=1))
-    Console().print(table(found["result"]))
+    save_predictions(folder.predictions, log_probs, labels)
+    write_atomically(folder.evaluation, json.dumps(result, indent=1))
+    Console().print(table(result))

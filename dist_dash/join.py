@@ -119,7 +119,7 @@ def _write(folder: RunFolder, parts: Sequence[Part]) -> None:
     write_atomically(folder.recipe, first.folder.recipe.read_text())
     write_atomically(folder.environment, json.dumps(_environment(parts), indent=1))
     write_atomically(folder.metrics, "".join(json.dumps(line) + "\n" for line in lines))
-    save_results(folder, {"log_probs": log_probs, "labels": labels, "result": result})
+    save_results(folder, log_probs, labels, result)
     folder.check_owner()
     folder.mark(folder.done)
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from dist_dash.directions import Sketch
 from dist_dash.engine import Engine
 from dist_dash.seeds import derived_seed
 from dist_dash.vector import ParameterVector
@@ -29,6 +30,8 @@ class Member:
     def __init__(self, engine: Engine, index: int, accumulation: int, seed: int = 0) -> None:
         self.engine, self.index, self.accumulation, self.seed = engine, index, accumulation, seed
         self.skipped_in_a_row = 0
+        self.sketch: Sketch | None = None
+        """Sees the next update's perturbation, where one is set."""
         self._before_step = self._buffers_copied()
         self._spare: list[Tensor] | None = None
 
@@ -69,6 +72,8 @@ class Member:
 
         Batch-norm statistics (all buffers) are restored too: they move in the unperturbed forward only.
         """
+        if self.sketch is not None:
+            self.sketch.see(epsilon)
         weights = [p.data for p in self.parameters]
         # Kept for the next step: on a CPU fresh memory costs five times the copy itself.
         saved, self._spare = self._spare or [torch.empty_like(w) for w in weights], None

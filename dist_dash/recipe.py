@@ -95,17 +95,22 @@ class Record:
         every: updates per line of `metrics.jsonl`, which holds their mean.
         evaluate_every: epochs between evaluations; 0 evaluates at the end only.
         progress: a progress bar on a terminal, plain lines elsewhere; false is silent.
+        trace: samples of the evaluated split whose predictions are kept at every evaluation, for the report; 0: none.
+        directions: epochs between records of the cosines between the members' perturbations; 0: none.
         tensorboard: also write TensorBoard files (needs `pip install dist-dash[report]`).
     """
 
     every: int = 10
     evaluate_every: int = 1
     progress: bool = True
+    trace: int = 256
+    directions: int = 1
     tensorboard: bool = False
 
     def __post_init__(self) -> None:
         require(self.every >= 1, "record.every", self.every, "a whole number ≥ 1")
-        require(self.evaluate_every >= 0, "record.evaluate_every", self.evaluate_every, "a whole number ≥ 0")
+        for name in ("evaluate_every", "trace", "directions"):
+            require(getattr(self, name) >= 0, f"record.{name}", getattr(self, name), "a whole number ≥ 0")
 
 
 @dataclass

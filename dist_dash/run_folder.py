@@ -32,6 +32,7 @@ class RunFolder:
         self.metrics = self.path / "metrics.jsonl"
         self.checkpoints = self.path / "checkpoints"
         self.ensemble = self.path / "ensemble"
+        self.trace = self.path / "trace"
         self.predictions = self.path / "predictions.npz"
         self.evaluation = self.path / "evaluation.json"
         self.tensorboard = self.path / "tensorboard"
@@ -51,6 +52,10 @@ class RunFolder:
     def weights(member: int) -> str:
         """Name of a member's weights inside `ensemble/`."""
         return f"member_{member:02d}.safetensors"
+
+    def trace_at(self, step: int) -> Path:
+        """Predictions of a few samples as they were after an update."""
+        return self.trace / f"step_{step:08d}.npz"
 
     def member(self, index: int) -> RunFolder:
         """The run of one member that is trained alone and joined with the others in this folder afterwards."""
@@ -180,7 +185,7 @@ class RunFolder:
         self.done.unlink(missing_ok=True)  # first: half of a finished run must not pass for a whole one
         self.mark(None)
         self._write_owner({**self.owner(), "continued": 0})
-        for folder in (self.checkpoints, self.ensemble, self.tensorboard):
+        for folder in (self.checkpoints, self.ensemble, self.trace, self.tensorboard):
             if folder.exists():
                 shutil.rmtree(folder)
         half_written = self.path.glob(".*.partial")  # by an owner that was killed

@@ -22,11 +22,13 @@ class Found:
     Args:
         log_probs: `[members, samples, C]` on rank 0, None on the others.
         labels: `[samples]`.
+        ids: their positions in the split `[samples]`.
         unreadable: names of samples that are left out, on every rank.
     """
 
     log_probs: NDArray[np.float32] | None
     labels: NDArray[np.int64]
+    ids: NDArray[np.int64]
     unreadable: list[str]
 
 
@@ -66,4 +68,4 @@ def predict_split(
         engine.module.train()
     names = sorted(set().union(*exchange.collect(unreadable)))
     read = labels >= 0
-    return Found(None if log_probs is None else log_probs[:, read], labels[read], names)
+    return Found(None if log_probs is None else log_probs[:, read], labels[read], np.flatnonzero(read), names)

@@ -5,21 +5,20 @@ from __future__ import annotations
 import contextlib
 import json
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 
 from dist_dash.agreement import Agreement
-from dist_dash.build import build_network_of_member, evaluation_loader, load_data, on_device, train_loader
+from dist_dash.build import build_network_of_member, load_data, on_device, train_loader
 from dist_dash.checkpoint import Checkpoints
 from dist_dash.data.batch import HostBatch, sample_hash
+from dist_dash.directions import Sketch
 from dist_dash.ensemble import save_member
 from dist_dash.environment import describe_environment
 from dist_dash.errors import BadInput, RunFailed, everywhere
-from dist_dash.evaluation.summary import evaluate
 from dist_dash.exchange import Exchange
 from dist_dash.export import export
+from dist_dash.held_out import HeldOut, evaluate_split
 from dist_dash.identity import check_members, equal_members
 from dist_dash.layout import Layout, ask_for_determinism
 from dist_dash.member import Member
@@ -29,7 +28,6 @@ from dist_dash.record import Recorder, Window, say
 from dist_dash.run_folder import RunFolder, write_atomically
 from dist_dash.seeds import derived_seed
 from dist_dash.slurm import is_over
-from dist_dash.split_predictions import predict_split
 
 
 def train(command: Command, layout: Layout, stop: StopRequest) -> int:
@@ -159,9 +157,12 @@ class Run:
         factor = recipe.schedule.factor(self.step, self.steps_per_epoch, self.total_steps)
         self.member.engine.scale_learning_rate(factor)
         batch = on_device(recipe, host, self.layout, self.step)
+        self.member.sketch = sketch = Sketch() if self._directions_due() else None
         measured = recipe.method.update(self.member, batch, exchange)
         self.window.add({**measured, "skipped": measured["loss"].new_tensor(float(self.member.engine.skipped))})
         self.step += 1
+        if sketch is not None and (cosines := sketch.cosines(exchange)) is not None:
+            self.recorder.write("ascent", self.step, self.epoch, cosines=cosines)
         if self.layout.member == 0:  # between them, its replicas read what every member reads
             tell = self.event if self.layout.rank == 0 else say
             for name in host.bad:
@@ -181,9 +182,9 @@ class Run:
             if sick:
                 self.event(f"member {sick[0]}: predictions are not finite; this evaluation is left out")
             elif found is not None:
-                shown = {k: found["result"][k] for k in ("split", "ensemble", "members", "diversity")}
-                shown["diversity"].pop("pairwise")
-                self.recorder.write("eval", self.step, self.epoch, **shown)
+                self.recorder.write("eval", self.step, self.epoch, **found.shown)
+                if self.recipe.record.trace:
+                    found.keep_trace(self.folder, self.step, self.recipe.record.trace)
 
     def write_window(self) -> None:
         """Write the mean of what was measured since the last line."""
@@ -220,7 +221,9 @@ class Run:
             if self.layout.rank == 0:
                 folder.mark(None)
                 write_atomically(folder.recipe, self.command.as_yaml(self.layout.ensemble_members))
-                environment = {**describe_environment(self.layout), "total_steps": self.total_steps}
+                passes = self.recipe.method.passes
+                costs = {"total_steps": self.total_steps, "passes": passes and passes._asdict()}
+                environment = {**describe_environment(self.layout), **costs}
                 write_atomically(folder.environment, json.dumps(environment, indent=1))
                 if found is not None:
                     folder.note_continued()
@@ -245,7 +248,7 @@ class Run:
 
     def finish(self) -> None:
         """Evaluate on the test split, export the ensemble, print the table, mark the run as done."""
-        sick, found = self._evaluation("test")
+        sick, found = self._evaluation("test", calibrated=True)
         if sick:
             raise everywhere(RunFailed(f"member {sick[0]}: its predictions of the test split are not finite"))
         network, ensemble = self.member.engine.module, self.folder.ensemble
@@ -281,17 +284,12 @@ class Run:
         board = folder.tensorboard if record.tensorboard else None
         return Recorder(self.layout.rank == 0, folder.metrics, self.total_steps, record.progress, board)
 
-    def _evaluation(self, split: str) -> tuple[list[int], dict[str, Any] | None]:
+    def _directions_due(self) -> bool:
+        epochs = self.recipe.record.directions
+        return bool(epochs) and self.layout.members > 1 and (self.step + 1) % (epochs * self.steps_per_epoch) == 0
+
+    def _evaluation(self, split: str, calibrated: bool = False) -> tuple[list[int], HeldOut | None]:
         """Members whose predictions are not finite; and, on rank 0 where there are none, predictions and scores."""
-        batches = evaluation_loader(self.recipe, self.data, self.layout, split)
-        found = predict_split(self.member.engine, batches, len(batches.split), self.exchange, self.agreement.stop_now)
-        for name in found.unreadable:
-            self.event(f"unreadable sample left out of the {split} split: {name}")
-        sick = [] if found.log_probs is None else [i for i, p in enumerate(found.log_probs) if not np.isfinite(p).all()]
-        sick = self.exchange.collect([self.layout.first_member + i for i in sick])[0]
-        if sick or found.log_probs is None:
-            return sick, None
-        # Sums are taken in the order of the memory: scores must be to the bit those of the file that is written.
-        log_probs = np.ascontiguousarray(found.log_probs)
-        result = evaluate(log_probs, found.labels, split, self.recipe.seed)
-        return sick, {"log_probs": log_probs, "labels": found.labels, "result": result}
+        parts = self.recipe, self.data, self.member.engine, self.exchange
+        stop_now, tell = self.agreement.stop_now, self.event
+        return evaluate_split(*parts, split, calibrated=calibrated, stop_now=stop_now, tell=tell)

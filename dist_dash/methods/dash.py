@@ -20,7 +20,7 @@ from dist_dash.errors import BadInput, require, require_non_negative, require_po
 from dist_dash.exchange import Exchange
 from dist_dash.losses import cross_entropy, diversity, ensemble_loss
 from dist_dash.member import Member
-from dist_dash.methods.method import Measured, Method, Totals
+from dist_dash.methods.method import Measured, Method, Passes, Totals
 from dist_dash.methods.radius import check_warmup, warmed_up
 from dist_dash.methods.sam import SAM
 from dist_dash.peers import Peers, View
@@ -77,6 +77,12 @@ class DASH(Method):
         self.ascent, self.weight, self.classes, self.diversity_in = ascent, weight, classes, diversity_in
         self.direction, self.gamma, self.ascent_sync, self.rho_warmup = direction, gamma, ascent_sync, rho_warmup
         self._alone = SAM(rho_loss, ascent_sync=ascent_sync, rho_warmup=rho_warmup)
+
+    @property
+    def passes(self) -> Passes:
+        """2F + 2G, one G more for a gradient of the diversity of its own, F + 2G more for γ."""
+        own = self.ascent == "separate" and self.diversity_in == "ascent" and self.direction == "diversity"
+        return Passes(2 + (self.gamma > 0), 2 + own + 2 * (self.gamma > 0))
 
     def check(self, members: int, classes: int, mixed: bool) -> None:
         """Refuse a KL that is identically 0: with fewer than two classes left there is nothing to disagree on."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -12,6 +12,13 @@ from dist_dash.exchange import Exchange
 from dist_dash.member import Member
 
 Measured = dict[str, Tensor]
+
+
+class Passes(NamedTuple):
+    """What an update costs, per micro-batch: `forwards` F and `backwards` G."""
+
+    forwards: int
+    backwards: int
 
 
 class Method(ABC):
@@ -26,6 +33,11 @@ class Method(ABC):
 
     exchanges = False
     """Whether members exchange predictions: they must then see the same samples in the same order."""
+
+    @property
+    def passes(self) -> Passes | None:
+        """What an update costs; None where a method does not say."""
+        return None
 
     def check(self, members: int, classes: int, mixed: bool) -> None:  # noqa: B027
         """Refuse what cannot work before anything starts; `mixed`: mixup gives samples two true classes.

@@ -13,7 +13,7 @@ from dist_dash.errors import require, require_non_negative
 from dist_dash.exchange import Exchange
 from dist_dash.losses import cross_entropy
 from dist_dash.member import Member
-from dist_dash.methods.method import Measured, Method, Totals
+from dist_dash.methods.method import Measured, Method, Passes, Totals
 from dist_dash.methods.radius import check_warmup, warmed_up
 from dist_dash.vector import ParameterVector, sam_perturbation
 
@@ -28,6 +28,8 @@ class SAM(Method):
             gradient of all replicas, like one large batch.
         rho_warmup: steps over which the radius grows from 0.
     """
+
+    passes = Passes(2, 2)
 
     def __init__(
         self, rho: float = 0.05, p: float = 2.0, ascent_sync: Literal["local", "mean"] = "local", rho_warmup: int = 0

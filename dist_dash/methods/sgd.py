@@ -9,11 +9,13 @@ from dist_dash.batch import Batch
 from dist_dash.exchange import Exchange
 from dist_dash.losses import cross_entropy
 from dist_dash.member import Member
-from dist_dash.methods.method import Measured, Method, Totals
+from dist_dash.methods.method import Measured, Method, Passes, Totals
 
 
 class SGD(Method):
     """Plain descent by the configured optimizer: each member is trained as if it were alone."""
+
+    passes = Passes(1, 1)
 
     def update(self, member: Member, batch: Batch, exchange: Exchange) -> Measured:
         """One forward and one backward per micro-batch."""

@@ -1,0 +1,120 @@
+"""`dist-dash study`: choose every method's settings on validation data, run all seeds, compare, report."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import yaml
+from filelock import FileLock, Timeout
+
+from dist_dash.cli import OneLine, say_at_once
+from dist_dash.errors import BadInput, require
+from dist_dash.preemption import FINISHED, TO_BE_CONTINUED, StopRequest
+from dist_dash.record import say
+from dist_dash.run_folder import write_atomically
+from dist_dash.study.choice import Choice
+from dist_dash.study.execute import Executor
+from dist_dash.study.plan import Plan, check_commands, read_plan
+from dist_dash.study.results import write_results
+
+LOCK, PLAN = "study.lock", "study.yaml"
+
+
+def study_parser() -> argparse.ArgumentParser:
+    """The parser of `dist-dash study`."""
+    parser = OneLine(
+        prog="dist-dash study",
+        description="Compare methods fairly: each chooses its settings on validation data among as many trials, then "
+        "all are run with the same seeds under every condition. The same command again goes on where it stopped.",
+    )
+    parser.add_argument("study", help="a YAML file, such as launch/recipes/study_digits.yaml")
+    parser.add_argument("--folder", help="of all runs (default: runs/<name of the file>)")
+    parser.add_argument("--results", help="folder for the table, the report and what was chosen (default: FOLDER)")
+    parser.add_argument("--groups", type=int, help="runs at a time (default: cores // members, at least 1)")
+    parser.add_argument("--dry-run", action="store_true", help="check everything, say what would be run")
+    return parser
+
+
+def study_command(arguments: Sequence[str]) -> int:
+    """Run what is left of a study and write its results.
+
+    Returns:
+        0: the results are written; 75: stopped, the same command goes on.
+
+    Raises:
+        BadInput: the study or one of its recipes is wrong, or the folder holds another study; nothing was run.
+        RunFailed: a run broke twice.
+    """
+    options = study_parser().parse_args(arguments)
+    path = Path(options.study)
+    plan = read_plan(path)
+    folder = Path(options.folder or f"runs/{path.stem}")
+    cores = os.cpu_count() or 1
+    groups = max(1, cores // plan.members) if options.groups is None else options.groups
+    require(groups >= 1, "groups", groups, "a whole number ≥ 1")
+    results = Path(options.results) if options.results else folder
+    require(not results.exists() or results.is_dir(), "results", str(results), "a folder")
+    with tempfile.TemporaryDirectory() as temporary:
+        write_recipe(plan, Path(temporary))
+        check_commands(plan, Path(temporary))
+    _check_same(plan, folder)
+    trials, reported = len(plan.trials(folder)), len(plan.methods) * len(plan.conditions) * len(plan.seeds)
+    say(f"study: {trials} runs to choose settings, {reported} to report; {groups} at a time, in {folder}")
+    if options.dry_run:
+        return FINISHED
+    with _owned(folder), StopRequest().listening(_tell) as stop:
+        write_atomically(folder / PLAN, plan.text)
+        write_recipe(plan, folder)
+        choice = Choice(plan, folder)
+        threads = max(1, cores // (groups * plan.members))
+        with Executor(folder, plan.members, groups, threads, stop, trials + reported) as executor:
+            if not executor.run(plan.trials(folder), choice.score):
+                return TO_BE_CONTINUED
+            write_atomically(folder / "selection.json", json.dumps(choice.as_json(), indent=1))
+            runs = plan.reported(folder, choice.chosen())
+            write_groups(plan, folder, {name: (condition, method) for name, (condition, method, _) in runs.items()})
+            if not executor.run([run for _, _, run in runs.values()], lambda run: None):
+                return TO_BE_CONTINUED
+        write_results(plan, choice, folder, results)
+    return FINISHED
+
+
+def write_recipe(plan: Plan, folder: Path) -> None:
+    """Write what all runs share, as a recipe."""
+    write_atomically(folder / "recipe.yaml", yaml.safe_dump(dict(plan.recipe), sort_keys=False))
+
+
+def write_groups(plan: Plan, folder: Path, runs: dict[str, tuple[str, str]]) -> None:
+    """Write `groups.json`, from which `compare` and `report` know what the runs are called."""
+    named = {name: {"group": method, "section": condition} for name, (condition, method) in runs.items()}
+    content = {"title": plan.title, "baselines": list(plan.baselines), "notes": list(plan.notes), "runs": named}
+    write_atomically(folder / "groups.json", json.dumps(content, indent=1))
+
+
+def _check_same(plan: Plan, folder: Path) -> None:
+    if (folder / PLAN).exists():
+        if read_plan(folder / PLAN) != plan:
+            raise BadInput(f"folder: {folder} holds another study ({PLAN} differs); use another --folder")
+    elif folder.exists() and (not folder.is_dir() or any(path.name != LOCK for path in folder.iterdir())):
+        raise BadInput(f"folder: {folder} holds files that are not a study's; it must be new or a study's")
+
+
+@contextlib.contextmanager
+def _owned(folder: Path) -> Iterator[None]:
+    """Be the one study that runs in a folder."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / LOCK, timeout=0):
+            yield
+    except Timeout as error:
+        raise BadInput(f"folder: {folder} is in use by another `dist-dash study`; wait for it") from error
+
+
+def _tell(text: str) -> None:
+    say_at_once(f"study: {text.partition(':')[0]}: stopping; run the same command to continue")

@@ -1,0 +1,172 @@
+"""Run what is left of a list of runs on warm ranks, with progress and an estimate of the time left."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from dist_dash.errors import BadInput, RunFailed
+from dist_dash.preemption import BAD_INPUT, FINISHED, TO_BE_CONTINUED, StopRequest
+from dist_dash.record import say
+from dist_dash.run_folder import RunFolder
+from dist_dash.study.plan import StudyRun
+from dist_dash.study.warm import WarmRanks
+
+EVERY = 10.0  # seconds between lines where no terminal shows a bar
+
+
+class Executor:
+    """Groups of warm ranks that share the runs of a study.
+
+    Args:
+        folder: of the study.
+        world: ranks of each run.
+        groups: runs at a time.
+        threads: of each rank.
+        stop: asked for by a signal.
+        total: runs of the whole study, done or not: for the estimate.
+    """
+
+    def __init__(self, folder: Path, world: int, groups: int, threads: int, stop: StopRequest, total: int) -> None:
+        self.folder, self._stop, self._total = folder, stop, total
+        self._groups = [WarmRanks(world, threads) for _ in range(groups)]
+        self._progress = Shown(total)
+
+    def __enter__(self) -> Executor:
+        self._open = contextlib.ExitStack()
+        self._open.enter_context(self._progress)
+        for group in self._groups:
+            self._open.enter_context(group)
+        return self
+
+    def __exit__(self, *problem: object) -> None:
+        self._open.close()
+
+    def run(self, runs: Sequence[StudyRun], then: Callable[[StudyRun], None]) -> bool:
+        """Run what is not finished; whether all of them are now.
+
+        Args:
+            runs: in any number and state.
+            then: called once for each finished run, whenever it was finished; by one of several threads.
+
+        Raises:
+            BadInput: a run refuses its input, in its words.
+            RunFailed: a run broke twice.
+        """
+        left: queue.SimpleQueue[StudyRun] = queue.SimpleQueue()
+        done = [run for run in runs if RunFolder(self.folder / run.name).done.exists()]
+        for run in runs:
+            if run not in done:
+                left.put(run)
+        problems: list[Exception] = []
+
+        def work(group: WarmRanks) -> None:
+            try:
+                while not (self._stop.made or problems):
+                    run = left.get_nowait()
+                    if self._train(group, run):
+                        then(run)
+                        self._progress.advance(run.name)
+            except queue.Empty:
+                return
+            except Exception as error:  # handed to the thread that waits, which raises it
+                problems.append(error)
+
+        threads = [threading.Thread(target=work, args=(group,)) for group in self._groups]
+        for thread in threads:
+            thread.start()
+        for run in done:
+            then(run)
+        self._progress.skip(len(done))
+        self._wait(threads)
+        if problems:
+            raise problems[0]
+        return left.empty() and not self._stop.made
+
+    def _wait(self, threads: Sequence[threading.Thread]) -> None:
+        told = False
+        while any(thread.is_alive() for thread in threads):
+            if self._stop.made and not told:
+                told = True
+                for group in self._groups:
+                    group.stop()
+            for thread in threads:
+                thread.join(0.05)
+
+    def _train(self, group: WarmRanks, run: StudyRun) -> bool:
+        """Whether the run is finished: not where a stop came in between. What breaks is tried once more."""
+        folder = self.folder / run.name
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        log = folder.with_name(f"{folder.name}.log")
+        for attempt in (1, 2):
+            try:
+                status = group.train([*run.arguments, f"--run={folder}"], log)
+            except RunFailed as error:
+                if self._stop.made:
+                    return False
+                say(f"study: {run.name}: {error}")
+                continue
+            if status in (FINISHED, TO_BE_CONTINUED):
+                return status == FINISHED
+            if status == BAD_INPUT:
+                raise BadInput(f"{_last_line(log)} (study, run {run.name})")
+            say(f"study: {run.name} broke{'; trying again' if attempt == 1 else ''}: {_last_line(log)}")
+        raise RunFailed(f"{run.name} broke twice; see {log}. The same command goes on with what is left")
+
+
+class Shown:
+    """How far a study is: a bar on a terminal, else a line now and then.
+
+    Args:
+        total: runs.
+    """
+
+    def __init__(self, total: int) -> None:
+        self._total, self._done, self._run_here = total, 0, 0
+        self._started = self._told = time.monotonic()
+        self._lock = threading.Lock()
+        columns = (TextColumn("study"), MofNCompleteColumn(), BarColumn(), TimeElapsedColumn(), TextColumn("left"))
+        self._bar = Progress(
+            *columns, TimeRemainingColumn(), TextColumn("{task.description}"), console=Console(stderr=True)
+        )
+        self._show = sys.stderr.isatty()
+        self._task = self._bar.add_task("", total=total)
+
+    def __enter__(self) -> Shown:
+        if self._show:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *problem: object) -> None:
+        if self._show:
+            self._bar.stop()
+
+    def skip(self, runs: int) -> None:
+        """Count runs that were finished before."""
+        with self._lock:
+            self._done += runs
+            self._bar.update(self._task, advance=runs)
+
+    def advance(self, name: str) -> None:
+        """Count a run that has just finished."""
+        with self._lock:
+            self._done, self._run_here = self._done + 1, self._run_here + 1
+            self._bar.update(self._task, advance=1, description=name)
+            now = time.monotonic()
+            if not self._show and (now - self._told > EVERY or self._done == self._total):
+                self._told = now
+                minutes = (self._total - self._done) * (now - self._started) / self._run_here / 60
+                say(f"study: {self._done} of {self._total} runs, about {minutes:.0f} min left; finished {name}")
+
+
+def _last_line(log: Path) -> str:
+    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()] if log.exists() else []
+    return lines[-1].removeprefix("dist-dash: ") if lines else "it said nothing"
