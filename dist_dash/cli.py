@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -22,6 +23,11 @@ COMMANDS = {
     "array": "submit a sweep to Slurm: one run per point",
     "runs": "list the runs below a folder with their states: FOLDER [--watch] [--json]",
     "scaling": "measure step time and efficiency over members × replicas, here or under Slurm",
+    "compare": "compare runs: mean ± deviation over seeds, paired differences with intervals, cost",
+    "report": "one HTML page about a run, or about a folder of runs",
+    "flatness": "how flat each member's minimum is: worst loss nearby, curvature",
+    "shift": "scores under corruption of the images, and how well foreign images are told apart",
+    "study": "choose settings on validation data, run all seeds, compare and report: STUDY.yaml",
 }
 
 
@@ -126,24 +132,6 @@ def _join(arguments: Sequence[str]) -> int:
     return join_command(options.run)
 
 
-def _submit(arguments: Sequence[str]) -> int:
-    from dist_dash.cluster.submit import submit_command
-
-    return submit_command(arguments)
-
-
-def _array(arguments: Sequence[str]) -> int:
-    from dist_dash.cluster.array import array_command
-
-    return array_command(arguments)
-
-
-def _scaling(arguments: Sequence[str]) -> int:
-    from dist_dash.scaling.command import study_command
-
-    return study_command(arguments)
-
-
 def _runs(arguments: Sequence[str]) -> int:
     parser = OneLine(prog="dist-dash runs")
     parser.add_argument("folder", help="a folder with run folders in it, at any depth; or a run folder")
@@ -155,15 +143,31 @@ def _runs(arguments: Sequence[str]) -> int:
     return runs_command(options.folder, options.json, options.watch)
 
 
+def _in(module: str) -> Callable[[Sequence[str]], int]:
+    """A command that parses its own arguments: `<name>_command` in the module."""
+
+    def run(arguments: Sequence[str]) -> int:
+        name = module.removesuffix(".command").rpartition(".")[2]
+        command: Callable[[Sequence[str]], int] = getattr(importlib.import_module(module), f"{name}_command")
+        return command(arguments)
+
+    return run
+
+
 RUN = {
     "train": _train,
     "evaluate": _evaluate,
     "predict": _predict,
     "join": _join,
-    "submit": _submit,
-    "array": _array,
+    "submit": _in("dist_dash.cluster.submit"),
+    "array": _in("dist_dash.cluster.array"),
     "runs": _runs,
-    "scaling": _scaling,
+    "scaling": _in("dist_dash.scaling.command"),
+    "compare": _in("dist_dash.comparison.command"),
+    "report": _in("dist_dash.report.command"),
+    "flatness": _in("dist_dash.flatness.command"),
+    "shift": _in("dist_dash.shift.command"),
+    "study": _in("dist_dash.study.command"),
 }
 
 

@@ -67,7 +67,7 @@ def scaling_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def study_command(arguments: Sequence[str]) -> int:
+def scaling_command(arguments: Sequence[str]) -> int:
     """Check everything, run what is left, show what was found.
 
     Returns:
