@@ -47,13 +47,14 @@ class Sketch:
 
 
 def _sketched(vector: ParameterVector) -> Tensor:
-    parts = [part.detach().flatten().double() for part in vector.materialised()]
+    # Part by part, in the end scaled: a copy of the whole vector would count in the peak memory that runs report.
+    parts = [part.detach().flatten() for part in vector.tensors]
     if sum(map(len, parts)) <= SIZE:
-        return torch.cat(parts)
+        return torch.cat([part.double() for part in parts]) * vector.scale
     sums = torch.zeros(SIZE, dtype=torch.float64, device=parts[0].device)
     # Drawn on the host: the same on every rank, whatever its device.
     generator = torch.Generator().manual_seed(derived_seed("sketch"))
     for part in parts:
         drawn = torch.randint(2 * SIZE, part.shape, generator=generator).to(part.device)
-        sums.index_add_(0, drawn // 2, part * (2 * (drawn % 2) - 1))
-    return sums
+        sums.index_add_(0, drawn // 2, part.double() * (2 * (drawn % 2) - 1))
+    return sums * vector.scale

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from dist_dash.data.dataset import DataSet
 from dist_dash.ensemble import save_spec
-from dist_dash.evaluation.summary import table
+from dist_dash.evaluation.table import table
 from dist_dash.held_out import HeldOut
 from dist_dash.layout import Layout
 from dist_dash.parsing import Command

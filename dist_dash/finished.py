@@ -14,7 +14,7 @@ from dist_dash.data.dataset import DataSet
 from dist_dash.ensemble import Ensemble, load_ensemble
 from dist_dash.errors import BadInput
 from dist_dash.last_lines import parsed
-from dist_dash.parsing import Command, parse_command
+from dist_dash.parsing import SAFE_LOADER, Command, parse_command
 from dist_dash.predictions import load_arrays
 from dist_dash.run_folder import RunFolder, read_json
 
@@ -43,7 +43,7 @@ class FinishedRun:
     def recipe(self) -> dict[str, Any]:
         """Every choice as names and numbers: `recipe.yaml`."""
         try:
-            found = yaml.safe_load(self.folder.recipe.read_text())
+            found = yaml.load(self.folder.recipe.read_text(), SAFE_LOADER)
         except (OSError, ValueError, yaml.YAMLError) as error:
             raise BadInput(f"run: {self.folder.recipe} cannot be read ({type(error).__name__})") from error
         if not isinstance(found, dict):

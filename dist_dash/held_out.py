@@ -95,5 +95,5 @@ def evaluate_split(
     sick = exchange.collect([layout.first_member + i for i in sick])[0]
     if sick or found.log_probs is None:
         return sick, None
-    result = evaluate(found.log_probs, found.labels, split, recipe.seed)
+    result = evaluate(found.log_probs, found.labels, split, recipe.seed, calibrated=calibrated)
     return sick, HeldOut(split, samples, found.ids, found.log_probs, found.labels, result)

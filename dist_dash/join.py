@@ -2,9 +2,9 @@
 
 `RUN/member_00`, `RUN/member_01`, … are finished runs of one member each (`dist-dash train --members M --member I --run
 RUN/member_0I`). Joined, RUN holds what a finished run does; weights, predictions and scores equal those of members that
-were trained together to the bit. Two things cannot be had afterwards: lines of `metrics.jsonl` for steps at which not
-every member wrote one, and `ensemble` and `diversity` in the lines of evaluations under way, for they need predictions
-that nobody kept.
+were trained together to the bit. Three things cannot be had afterwards: lines of `metrics.jsonl` for steps at which not
+every member wrote one; `ensemble` and `diversity` in the lines of evaluations under way, for they need predictions that
+nobody kept; and the cosines between the members' perturbations.
 """
 
 from __future__ import annotations
@@ -15,12 +15,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from dist_dash.ensemble import save_spec
 from dist_dash.errors import BadInput
 from dist_dash.evaluation.summary import evaluate
 from dist_dash.export import save_results
 from dist_dash.launched import Launcher
 from dist_dash.parts import Incomplete, Part, parts_of, predictions_of
+from dist_dash.predictions import load_arrays
 from dist_dash.record import say
 from dist_dash.run_folder import RunFolder, replacing, write_atomically
 from dist_dash.slurm import is_over
@@ -120,8 +123,21 @@ def _write(folder: RunFolder, parts: Sequence[Part]) -> None:
     write_atomically(folder.environment, json.dumps(_environment(parts), indent=1))
     write_atomically(folder.metrics, "".join(json.dumps(line) + "\n" for line in lines))
     save_results(folder, log_probs, labels, result)
+    _write_traces(folder, parts)
     folder.check_owner()
     folder.mark(folder.done)
+
+
+def _write_traces(folder: RunFolder, parts: Sequence[Part]) -> None:
+    """Put together what every member kept of the same evaluation: the samples are the same for all."""
+    common = set.intersection(*({path.name for path in part.folder.trace.glob("step_*.npz")} for part in parts))
+    folder.trace.mkdir()
+    for name in sorted(common):
+        found = [load_arrays(part.folder.trace / name, "member") for part in parts]
+        if all(np.array_equal(one["ids"], found[0]["ids"]) for one in found):
+            log_probs = np.concatenate([one["log_probs"] for one in found])
+            with replacing(folder.trace / name) as temporary, temporary.open("wb") as file:
+                np.savez(file, log_probs=log_probs, labels=found[0]["labels"], ids=found[0]["ids"])
 
 
 def _environment(parts: Sequence[Part]) -> dict[str, Any]:

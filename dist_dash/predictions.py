@@ -9,14 +9,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dist_dash.errors import BadInput
+from dist_dash.evaluation.blocks import blocks_of
 from dist_dash.run_folder import replacing
 
 
 def save_predictions(path: Path, log_probs: NDArray[np.float32], labels: NDArray[np.int64] | None) -> None:
     """Write members' log-probabilities, and the labels where they are known; complete or not at all."""
-    arrays: dict[str, NDArray] = {"log_probs": log_probs.astype(np.float32), "probs": np.exp(log_probs).mean(0)}
+    arrays: dict[str, NDArray] = {
+        "log_probs": log_probs.astype(np.float32, copy=False),
+        "probs": np.concatenate(
+            [np.exp(log_probs[:, rows]).mean(0) for rows in blocks_of(log_probs.shape[1], log_probs[:, 0].size)]
+        ),
+    }
     if labels is not None:
-        arrays["labels"] = labels.astype(np.int64)
+        arrays["labels"] = labels.astype(np.int64, copy=False)
     with replacing(path) as temporary, temporary.open("wb") as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]
 

@@ -35,6 +35,8 @@ class RunFolder:
         self.trace = self.path / "trace"
         self.predictions = self.path / "predictions.npz"
         self.evaluation = self.path / "evaluation.json"
+        self.flatness = self.path / "flatness.json"
+        self.shift = self.path / "shift.json"
         self.tensorboard = self.path / "tensorboard"
         self.done = self.path / "DONE"
         self.to_continue = self.path / "CONTINUE"
@@ -189,7 +191,8 @@ class RunFolder:
             if folder.exists():
                 shutil.rmtree(folder)
         half_written = self.path.glob(".*.partial")  # by an owner that was killed
-        for file in (self.recipe, self.environment, self.metrics, self.predictions, self.evaluation, *half_written):
+        results = (self.predictions, self.evaluation, self.flatness, self.shift)
+        for file in (self.recipe, self.environment, self.metrics, *results, *half_written):
             file.unlink(missing_ok=True)
 
     @contextlib.contextmanager

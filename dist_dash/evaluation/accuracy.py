@@ -1,4 +1,7 @@
-"""Right or wrong, and how surprised: pure functions of log-probabilities `[N, C]` and labels `[N]`."""
+"""Right or wrong, and how surprised: pure functions of log-probabilities `[N, C]` and labels `[N]`.
+
+All of them compute in float64, whatever the dtype of the log-probabilities, and give the same for the same numbers.
+"""
 
 from __future__ import annotations
 
@@ -6,28 +9,70 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.floating]
+Doubles = NDArray[np.float64]
 Labels = NDArray[np.integer]
-LOWEST = float(np.log(np.finfo(np.float64).tiny))  # JSON has no ∞
+LOWEST = float(np.log(np.finfo(np.float64).tiny))
+"""What the logarithm of a probability of 0 counts as, −708.4: that of float64's smallest normal number.
+
+It is float64's for every input, so that finite log-probabilities, which may well lie below what float16 or float32 hold
+as a probability, keep their values, and no sample scores better with a probability of 0 than with a positive one.
+"""
 
 
 def accuracy(log_probs: Floats, labels: Labels) -> float:
-    """Share of samples whose most probable class is the label."""
+    """Share of samples whose most probable class is the label; of equally probable classes the first counts."""
     return float(np.mean(log_probs.argmax(1) == labels))
 
 
 def top_k(log_probs: Floats, labels: Labels, k: int = 5) -> float:
     """Share of samples whose label is among the `k` most probable classes; ties count by the order of the classes."""
-    order = np.argsort(-log_probs, axis=1, kind="stable")[:, :k]
-    return float(np.mean((order == labels[:, None]).any(1)))
+    return float(np.mean(ranks(log_probs, labels) < k))
 
 
 def nll(log_probs: Floats, labels: Labels) -> float:
-    """Negative log-likelihood: `−mean log p_y`, in nats; a probability of 0 counts as the smallest normal number."""
-    return float(-np.mean(np.maximum(log_probs[np.arange(len(labels)), labels], LOWEST)))
+    """Negative log-likelihood: `−mean log p_y`, in nats; `log 0` counts as `LOWEST`."""
+    return float(-np.mean(np.maximum(of_labels(log_probs, labels), LOWEST)))
+
+
+def clipped(log_probs: Floats, labels: Labels) -> int:
+    """Number of samples whose label got a probability of exactly 0 in float64: `nll` counts them as `LOWEST`."""
+    return int(np.sum(of_labels(log_probs, labels) < LOWEST))
 
 
 def brier(log_probs: Floats, labels: Labels) -> float:
     """Brier score: `mean Σ_c (p_c − 1[y = c])²`, in [0, 2]."""
-    probs = np.exp(log_probs)
-    probs[np.arange(len(labels)), labels] -= 1
-    return float(np.mean(np.sum(probs**2, axis=1)))
+    squares = squared_lengths(np.exp(as_doubles(log_probs)))
+    return float(np.mean(squared_errors(squares, of_labels(log_probs, labels))))
+
+
+# -- the same, sample by sample ----------------------------------------------------------------------------------------
+
+
+def as_doubles(log_probs: Floats) -> Doubles:
+    """In float64 and C order: sums over classes then depend neither on the memory order nor on other samples."""
+    return np.ascontiguousarray(log_probs, dtype=np.float64)
+
+
+def of_labels(log_probs: Floats, labels: Labels) -> Doubles:
+    """The labels' log-probabilities `[N]`."""
+    return log_probs[np.arange(len(labels)), labels].astype(np.float64)
+
+
+def ranks(log_probs: Floats, labels: Labels) -> NDArray[np.int64]:
+    """How many classes come before the label `[N]`: more probable ones, and as probable ones of lower index."""
+    own = log_probs[np.arange(len(labels)), labels][:, None]
+    before = np.count_nonzero(log_probs > own, axis=1)
+    tied = np.flatnonzero(np.count_nonzero(log_probs == own, axis=1) > 1)
+    lower = np.arange(log_probs.shape[1]) < labels[tied, None]
+    before[tied] += np.count_nonzero((log_probs[tied] == own[tied]) & lower, axis=1)
+    return before
+
+
+def squared_lengths(probs: Doubles) -> Doubles:
+    """`Σ_c p_c²` of each sample `[N]`."""
+    return np.einsum("nc,nc->n", probs, probs)
+
+
+def squared_errors(squares: Doubles, label_log_probs: Doubles) -> Doubles:
+    """`Σ_c (p_c − 1[y = c])² = Σ_c p_c² − 2 p_y + 1` of each sample `[N]`, from `Σ_c p_c²` and `log p_y`."""
+    return squares - 2 * np.exp(label_log_probs) + 1

@@ -1,69 +1,110 @@
-"""Everything that is reported of an ensemble's predictions: the content of `evaluation.json`, and its table."""
+"""Everything that is reported of an ensemble's predictions: the content of `evaluation.json`."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
-from rich.table import Table
 
 from dist_dash.errors import BadInput
-from dist_dash.evaluation.accuracy import Floats, Labels, accuracy, brier, nll, top_k
-from dist_dash.evaluation.calibration import ece
-from dist_dash.evaluation.diversity import disagreement, error_correlation, mean_of_pairs, pairwise_kl
+from dist_dash.evaluation.accuracy import Floats, Labels
+from dist_dash.evaluation.blocks import in_blocks
+from dist_dash.evaluation.diversity import Matrix, correlation_of, disagreement_of, kl_of, mean_of_pairs
+from dist_dash.evaluation.measure import Measured, measured
+from dist_dash.evaluation.scores import calibrated_scores, mean_of, scores_of
+from dist_dash.evaluation.table import table
 
-Scores = dict[str, float]
-
-
-def ensemble_log_probs(log_probs: Floats) -> Floats:
-    """Log of the mean of the members' softmaxes: `[members, N, C]` → `[N, C]`."""
-    return np.logaddexp.reduce(log_probs, axis=0) - np.log(len(log_probs))
+__all__ = ["evaluate", "table"]
 
 
-def scores(log_probs: Floats, labels: Labels) -> Scores:
-    """Every score of one predictor, from its log-probabilities `[N, C]`."""
-    found = {
-        "accuracy": accuracy(log_probs, labels),
-        "nll": nll(log_probs, labels),
-        "brier": brier(log_probs, labels),
-        "ece": ece(log_probs, labels),
-    }
-    if log_probs.shape[1] > 5:
-        found["top5"] = top_k(log_probs, labels, 5)
-    return found
-
-
-def evaluate(log_probs: Floats, labels: Labels, split: str, seed: int | None) -> dict[str, Any]:
+def evaluate(
+    log_probs: Floats,
+    labels: Labels,
+    split: str,
+    seed: int | None,
+    *,
+    calibrated: bool = True,
+    strict: bool = False,
+    weight_cosines: Matrix | None = None,
+) -> dict[str, Any]:
     """The content of `evaluation.json`.
 
+    Members whose predictions hold NaN or +∞ are left out, and numbered in `left_out`. −∞ is a probability of 0. Beside
+    its input it holds the ensemble's log-probabilities in float64, and blocks of a few samples.
+
     Args:
-        log_probs: `[members, N, C]`.
+        log_probs: `[members, N, C]`, of any floating-point type.
         labels: `[N]`.
         split: which split the samples are from.
         seed: of the run; None where unknown.
+        calibrated: also score after temperature scaling, which takes longest.
+        strict: refuse members that would be left out.
+        weight_cosines: cosines between the members' weights `[members, members]`, where they are known.
 
     Raises:
-        BadInput: shapes do not fit, there is no sample, a label is no class, or a member gives no distribution.
+        BadInput: shapes do not fit, there is no sample, a label is no class, a member gives no distribution, or no
+            member is left.
     """
     _check(log_probs, labels)
-    log_probs = log_probs.astype(np.float64)
-    members = [scores(member, labels) for member in log_probs]
-    pairs = {
-        "disagreement": disagreement(log_probs),
-        "kl": pairwise_kl(log_probs),
-        "error_correlation": error_correlation(log_probs, labels),
-    }
+    left_out = not_finite(log_probs)
+    if left_out and (strict or len(left_out) == len(log_probs)):
+        which = "of every member" if len(left_out) == len(log_probs) else f"of {members_in_words(left_out)}"
+        raise BadInput(f"predictions: log_probs {which} are not finite; they must be logarithms of probabilities")
+    kept = [member for member in range(len(log_probs)) if member not in left_out]
+    found = measured(log_probs, labels, kept)
+    predictors = [found.ensemble, *found.members]
+    every = [scores_of(samples) for samples in predictors]
+    if calibrated:
+        sources = [found.log_probs, *(log_probs[member] for member in kept)]
+        scaled = map(calibrated_scores, sources, predictors)
+        every = [{**plain, **others} for plain, others in zip(every, scaled, strict=True)]
+    ensemble, *members = every
+    mean = {name: mean_of(members, name) for name in members[0]}
+    cosines = None if weight_cosines is None else weight_cosines[np.ix_(kept, kept)]
+    gains = {f"ambiguity{name}": mean[of] - ensemble[of] for name, of in (("", "nll"), ("_brier", "brier"))}  # type: ignore[operator]
     return {
-        "ensemble": scores(ensemble_log_probs(log_probs), labels),
+        "ensemble": ensemble,
         "members": members,
-        "member_mean": {name: float(np.mean([m[name] for m in members])) for name in members[0]},
-        "diversity": {
-            **{name: mean_of_pairs(matrix) for name, matrix in pairs.items()},
-            "pairwise": {name: matrix.tolist() for name, matrix in pairs.items()},
-        },
+        "member_mean": mean,
+        "diversity": _diversity(found, gains, cosines),
         "split": split,
         "samples": len(labels),
         "seed": seed,
+        "left_out": left_out,
+    }
+
+
+def not_finite(log_probs: Floats) -> list[int]:
+    """The members whose predictions `[members, N, C]` hold NaN or +∞, ascending."""
+    members, samples, classes = log_probs.shape
+    sick = np.zeros((members, samples), bool)
+
+    def work(_: int, rows: slice) -> None:
+        sick[:, rows] = ~(log_probs[:, rows].max(-1) < np.inf)  # the maximum of what holds NaN is NaN
+
+    in_blocks(samples, members * classes, work)
+    return [int(member) for member in np.flatnonzero(sick.any(1))]
+
+
+def members_in_words(members: list[int]) -> str:
+    """`member 3`, or `members 3, 5`."""
+    return f"member{'s' * (len(members) > 1)} {', '.join(map(str, members))}"
+
+
+def _diversity(found: Measured, gains: dict[str, float], cosines: Matrix | None) -> dict[str, Any]:
+    pairs = {
+        "disagreement": disagreement_of(np.stack([member.choice for member in found.members])),
+        "kl": kl_of(found.cross),
+        "error_correlation": correlation_of(~np.stack([member.correct for member in found.members])),
+        **({} if cosines is None else {"weight_cosine": cosines}),
+    }
+    return {
+        **{name: mean_of_pairs(matrix) for name, matrix in pairs.items()},
+        "weight_cosine": None if cosines is None else mean_of_pairs(cosines),
+        **gains,
+        # The entropies of the members are −Σ_c p_ic log p_ic.
+        "mutual_information": max(found.entropy + float(np.diag(found.cross).mean()), 0.0),
+        "pairwise": {name: matrix.tolist() for name, matrix in pairs.items()},
     }
 
 
@@ -71,36 +112,11 @@ def _check(log_probs: Floats, labels: Labels) -> None:
     shape = log_probs.shape
     if not np.issubdtype(log_probs.dtype, np.floating):
         raise BadInput(f"predictions: log_probs hold {log_probs.dtype}; they must hold floating-point numbers")
-    if len(shape) != 3 or not shape[0] or labels.shape != shape[1:2] or not len(labels):
+    if len(shape) != 3 or 0 in shape or labels.shape != shape[1:2]:
         raise BadInput(f"predictions: log_probs {shape} and labels {labels.shape} must be [members, N, C] and [N]")
-    if not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0 or labels.max() >= shape[2]:
-        raise BadInput(f"predictions: labels must be whole numbers in 0…{shape[2] - 1}")
-    for member, total in enumerate(np.exp(log_probs.astype(np.float64)).sum(-1)):
-        if not np.allclose(total, 1, atol=1e-3):
-            raise BadInput(
-                f"predictions: log_probs of member {member} must be logarithms of probabilities that add up to 1"
-            )
-
-
-def table(evaluation: dict[str, Any]) -> Table:
-    """The table that a run ends with: each member, their mean, the ensemble."""
-    columns = [("accuracy", "accuracy", "{:.2%}"), ("nll", "NLL", "{:.4f}"), ("brier", "Brier", "{:.4f}")]
-    columns += [("ece", "ECE", "{:.4f}")]
-    pairwise = np.array(evaluation["diversity"]["pairwise"]["disagreement"])
-    others = max(1, len(pairwise) - 1)
-    result = Table(title=f"{evaluation['split']} split, {evaluation['samples']} samples", title_justify="left")
-    result.add_column("")
-    for _, title, _ in columns:
-        result.add_column(title, justify="right")
-    result.add_column("disagreement", justify="right")
-
-    def row(name: str, found: Scores, differs: float | None) -> None:
-        last = "" if differs is None else f"{differs:.2%}"
-        result.add_row(name, *(form.format(found[key]) for key, _, form in columns), last)
-
-    for index, found in enumerate(evaluation["members"]):
-        row(f"member {index}", found, float(pairwise[index].sum() / others) if len(pairwise) > 1 else None)
-    result.add_section()
-    row("member mean", evaluation["member_mean"], evaluation["diversity"]["disagreement"])
-    row("ensemble", evaluation["ensemble"], None)
-    return result
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise BadInput(f"predictions: labels hold {labels.dtype}; they must hold whole numbers in 0…{shape[2] - 1}")
+    wrong = np.flatnonzero((labels < 0) | (labels >= shape[2]))
+    if len(wrong):
+        what = f"label {labels[wrong[0]]} of sample {wrong[0]}"
+        raise BadInput(f"predictions: {what} is not allowed; it must be a whole number in 0…{shape[2] - 1}")

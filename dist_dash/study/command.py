@@ -48,41 +48,51 @@ def study_command(arguments: Sequence[str]) -> int:
         0: the results are written; 75: stopped, the same command goes on.
 
     Raises:
-        BadInput: the study or one of its recipes is wrong, or the folder holds another study; nothing was run.
+        BadInput: the study or one of its recipes is wrong, or the folder holds another study: nothing was run. Or a
+            run refused its input.
         RunFailed: a run broke twice.
     """
     options = study_parser().parse_args(arguments)
-    path = Path(options.study)
-    plan = read_plan(path)
-    folder = Path(options.folder or f"runs/{path.stem}")
-    cores = os.cpu_count() or 1
-    groups = max(1, cores // plan.members) if options.groups is None else options.groups
-    require(groups >= 1, "groups", groups, "a whole number ≥ 1")
-    results = Path(options.results) if options.results else folder
-    require(not results.exists() or results.is_dir(), "results", str(results), "a folder")
-    with tempfile.TemporaryDirectory() as temporary:
-        write_recipe(plan, Path(temporary))
-        check_commands(plan, Path(temporary))
-    _check_same(plan, folder)
-    trials, reported = len(plan.trials(folder)), len(plan.methods) * len(plan.conditions) * len(plan.seeds)
-    say(f"study: {trials} runs to choose settings, {reported} to report; {groups} at a time, in {folder}")
-    if options.dry_run:
-        return FINISHED
-    with _owned(folder), StopRequest().listening(_tell) as stop:
-        write_atomically(folder / PLAN, plan.text)
-        write_recipe(plan, folder)
-        choice = Choice(plan, folder)
-        threads = max(1, cores // (groups * plan.members))
-        with Executor(folder, plan.members, groups, threads, stop, trials + reported) as executor:
-            if not executor.run(plan.trials(folder), choice.score):
+    with StopRequest().listening(_tell) as stop:  # before anything is begun that a signal would leave behind
+        path = Path(options.study)
+        plan = read_plan(path)
+        folder = Path(options.folder or f"runs/{path.stem}")
+        results = Path(options.results) if options.results else folder
+        cores = os.cpu_count() or 1
+        groups = max(1, cores // plan.members) if options.groups is None else options.groups
+        require(groups >= 1, "groups", groups, "a whole number ≥ 1")
+        for field, place in (("folder", folder), ("results", results)):
+            require(_may_be_a_folder(place), field, str(place), "a folder, or new in one that may be written to")
+        _check_same(plan, folder)
+        with tempfile.TemporaryDirectory() as temporary:
+            write_recipe(plan, Path(temporary))
+            check_commands(plan, Path(temporary))
+        trials, reported = len(plan.trials(folder)), len(plan.methods) * len(plan.conditions) * len(plan.seeds)
+        say(f"study: {trials} runs to choose settings, {reported} to report; {groups} at a time, in {folder}")
+        if options.dry_run:
+            return FINISHED
+        with _owned(folder):
+            _check_same(plan, folder)  # again: nobody else can change it now
+            threads = max(1, cores // (groups * plan.members))
+            with Executor(folder, plan.members, groups, threads, stop, trials + reported) as executor:
+                choice = _run(plan, folder, executor)
+            if choice is None:
                 return TO_BE_CONTINUED
-            write_atomically(folder / "selection.json", json.dumps(choice.as_json(), indent=1))
-            runs = plan.reported(folder, choice.chosen())
-            write_groups(plan, folder, {name: (condition, method) for name, (condition, method, _) in runs.items()})
-            if not executor.run([run for _, _, run in runs.values()], lambda run: None):
-                return TO_BE_CONTINUED
-        write_results(plan, choice, folder, results)
+            write_results(plan, choice, folder, results)
     return FINISHED
+
+
+def _run(plan: Plan, folder: Path, executor: Executor) -> Choice | None:
+    """Choose the settings and run with them; None where a stop came in between."""
+    write_atomically(folder / PLAN, plan.text)
+    write_recipe(plan, folder)
+    choice = Choice(plan, folder)
+    if not executor.run(plan.trials(folder), choice.score):
+        return None
+    write_atomically(folder / "selection.json", json.dumps(choice.as_json(), indent=1))
+    runs = plan.reported(folder, choice.chosen())
+    write_groups(plan, folder, {name: (condition, method) for name, (condition, method, _) in runs.items()})
+    return choice if executor.run([run for _, _, run in runs.values()], lambda run: None) else None
 
 
 def write_recipe(plan: Plan, folder: Path) -> None:
@@ -97,11 +107,17 @@ def write_groups(plan: Plan, folder: Path, runs: dict[str, tuple[str, str]]) -> 
     write_atomically(folder / "groups.json", json.dumps(content, indent=1))
 
 
+def _may_be_a_folder(path: Path) -> bool:
+    """Whether it is a folder that may be written to, or can be made one."""
+    above = next(place for place in (path, *path.absolute().parents) if place.exists())
+    return above.is_dir() and os.access(above, os.W_OK | os.X_OK)
+
+
 def _check_same(plan: Plan, folder: Path) -> None:
     if (folder / PLAN).exists():
         if read_plan(folder / PLAN) != plan:
             raise BadInput(f"folder: {folder} holds another study ({PLAN} differs); use another --folder")
-    elif folder.exists() and (not folder.is_dir() or any(path.name != LOCK for path in folder.iterdir())):
+    elif folder.exists() and any(path.name != LOCK for path in folder.iterdir()):
         raise BadInput(f"folder: {folder} holds files that are not a study's; it must be new or a study's")
 
 

@@ -7,14 +7,15 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from dist_dash.errors import BadInput, RunFailed
-from dist_dash.preemption import BAD_INPUT, FINISHED, TO_BE_CONTINUED, StopRequest
+from dist_dash.preemption import BAD_INPUT, FAILED, FINISHED, TO_BE_CONTINUED, StopRequest
 from dist_dash.record import say
 from dist_dash.run_folder import RunFolder
 from dist_dash.study.plan import StudyRun
@@ -39,6 +40,7 @@ class Executor:
         self.folder, self._stop, self._total = folder, stop, total
         self._groups = [WarmRanks(world, threads) for _ in range(groups)]
         self._progress = Shown(total)
+        self._problems: list[Exception] = []
 
     def __enter__(self) -> Executor:
         self._open = contextlib.ExitStack()
@@ -47,8 +49,8 @@ class Executor:
             self._open.enter_context(group)
         return self
 
-    def __exit__(self, *problem: object) -> None:
-        self._open.close()
+    def __exit__(self, *problem: Any) -> None:
+        self._open.__exit__(*problem)
 
     def run(self, runs: Sequence[StudyRun], then: Callable[[StudyRun], None]) -> bool:
         """Run what is not finished; whether all of them are now.
@@ -66,35 +68,51 @@ class Executor:
         for run in runs:
             if run not in done:
                 left.put(run)
-        problems: list[Exception] = []
+        finished: list[StudyRun] = []
 
         def work(group: WarmRanks) -> None:
-            try:
-                while not (self._stop.made or problems):
+            with contextlib.suppress(queue.Empty), self._handing_on():
+                while not self._ending:
                     run = left.get_nowait()
                     if self._train(group, run):
                         then(run)
+                        finished.append(run)
                         self._progress.advance(run.name)
-            except queue.Empty:
-                return
-            except Exception as error:  # handed to the thread that waits, which raises it
-                problems.append(error)
 
         threads = [threading.Thread(target=work, args=(group,)) for group in self._groups]
+        self._progress.skip(len(done))
         for thread in threads:
             thread.start()
-        for run in done:
-            then(run)
-        self._progress.skip(len(done))
+        with self._handing_on():
+            for run in done:
+                if self._ending:
+                    break
+                then(run)
+                finished.append(run)
         self._wait(threads)
-        if problems:
-            raise problems[0]
-        return left.empty() and not self._stop.made
+        if self._problems:
+            raise self._problems[0]
+        return len(finished) == len(runs)
+
+    @property
+    def _ending(self) -> bool:
+        """Whether no run is to be begun any more, and those under way are to save and leave."""
+        return self._stop.made or bool(self._problems)
+
+    @contextlib.contextmanager
+    def _handing_on(self) -> Iterator[None]:
+        """Keep what goes wrong for the thread that waits, which raises it."""
+        try:
+            yield
+        except queue.Empty:
+            raise
+        except Exception as error:
+            self._problems.append(error)
 
     def _wait(self, threads: Sequence[threading.Thread]) -> None:
         told = False
         while any(thread.is_alive() for thread in threads):
-            if self._stop.made and not told:
+            if self._ending and not told:
                 told = True
                 for group in self._groups:
                     group.stop()
@@ -110,16 +128,16 @@ class Executor:
             try:
                 status = group.train([*run.arguments, f"--run={folder}"], log)
             except RunFailed as error:
-                if self._stop.made:
-                    return False
-                say(f"study: {run.name}: {error}")
-                continue
-            if status in (FINISHED, TO_BE_CONTINUED):
+                status, why = FAILED, str(error)
+            else:
+                why = _last_line(log)
+            if status == FINISHED or self._ending:
                 return status == FINISHED
             if status == BAD_INPUT:
-                raise BadInput(f"{_last_line(log)} (study, run {run.name})")
-            say(f"study: {run.name} broke{'; trying again' if attempt == 1 else ''}: {_last_line(log)}")
-        raise RunFailed(f"{run.name} broke twice; see {log}. The same command goes on with what is left")
+                raise BadInput(f"{why} (study, run {run.name})")
+            what = "was stopped" if status == TO_BE_CONTINUED else "broke"  # by a signal to its ranks alone
+            say(f"study: {run.name} {what}{'; trying again' if attempt == 1 else ''}: {why}")
+        raise RunFailed(f"{run.name} broke twice ({why}); see {log}. The same command goes on with what is left")
 
 
 class Shown:
@@ -133,10 +151,8 @@ class Shown:
         self._total, self._done, self._run_here = total, 0, 0
         self._started = self._told = time.monotonic()
         self._lock = threading.Lock()
-        columns = (TextColumn("study"), MofNCompleteColumn(), BarColumn(), TimeElapsedColumn(), TextColumn("left"))
-        self._bar = Progress(
-            *columns, TimeRemainingColumn(), TextColumn("{task.description}"), console=Console(stderr=True)
-        )
+        columns = (TextColumn("study"), MofNCompleteColumn(), BarColumn(), TimeElapsedColumn())
+        self._bar = Progress(*columns, TextColumn("{task.description}"), console=Console(stderr=True))
         self._show = sys.stderr.isatty()
         self._task = self._bar.add_task("", total=total)
 
@@ -159,12 +175,14 @@ class Shown:
         """Count a run that has just finished."""
         with self._lock:
             self._done, self._run_here = self._done + 1, self._run_here + 1
-            self._bar.update(self._task, advance=1, description=name)
             now = time.monotonic()
+            # Rich's own estimate forgets what is older than half a minute, and takes skipped runs for quick ones.
+            minutes = (self._total - self._done) * (now - self._started) / self._run_here / 60
+            left = f"about {minutes:.0f} min left; finished {name}"
+            self._bar.update(self._task, advance=1, description=left)
             if not self._show and (now - self._told > EVERY or self._done == self._total):
                 self._told = now
-                minutes = (self._total - self._done) * (now - self._started) / self._run_here / 60
-                say(f"study: {self._done} of {self._total} runs, about {minutes:.0f} min left; finished {name}")
+                say(f"study: {self._done} of {self._total} runs, {left}")
 
 
 def _last_line(log: Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,8 +13,10 @@ from typing import Any
 
 import yaml
 
+from dist_dash.engine import Torch
 from dist_dash.errors import BadInput, require
 from dist_dash.parsing import Command, parse_command
+from dist_dash.study.effect import has_effect
 
 Fields = dict[str, Any]
 LOWER_IS_BETTER = ("nll", "brier", "ece", "ece_mass", "cal_nll", "cal_brier", "cal_ece", "cal_ece_mass")
@@ -59,10 +62,17 @@ class Candidate:
 
 @dataclass(frozen=True)
 class StudyRun:
-    """One run: its folder's name below the study's, and its arguments of `dist-dash train`, without `--run`."""
+    """One run.
+
+    Args:
+        name: of its folder, below the study's.
+        arguments: of `dist-dash train`, without `--run`.
+        given: the fields of its condition, method and trial, each of which must take effect.
+    """
 
     name: str
     arguments: tuple[str, ...]
+    given: Fields = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -88,8 +98,8 @@ class Plan:
     seeds: tuple[int, ...]
     selection: Selection
     baselines: tuple[str, ...]
-    title: str
-    notes: tuple[str, ...] = ()
+    title: str = field(compare=False)
+    notes: tuple[str, ...] = field(default=(), compare=False)
     text: str = field(default="", compare=False)
 
     def trials(self, folder: Path) -> list[StudyRun]:
@@ -126,14 +136,22 @@ class Plan:
 
     def _run(self, folder: Path, name: str, condition: str, method: Candidate, trial: Fields, seed: int) -> StudyRun:
         fields = {**self.conditions[condition], **method.fields, **trial, "seed": seed, "members": self.members}
-        return StudyRun(name, (f"--config={folder / 'recipe.yaml'}", *arguments_of(fields)))
+        given = {**method.fields, **trial, **self.conditions[condition]}
+        return StudyRun(name, (f"--config={folder / 'recipe.yaml'}", *arguments_of(fields)), given)
 
 
 def arguments_of(fields: Fields) -> Iterator[str]:
     """`--field=value` for each; the name of a class before its fields."""
     for name in sorted(fields, key=lambda name: name.count(".")):
-        value = fields[name]
-        yield f"--{name}={value if isinstance(value, str) else json.dumps(value)}"
+        yield f"--{name}={_written(fields[name])}"
+
+
+def _written(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(yaml.safe_dump(value)).split()[0]
+    return json.dumps(value, default=str)
 
 
 def slug(name: str) -> str:
@@ -154,7 +172,7 @@ def read_plan(path: Path) -> Plan:
         text = path.read_text()
         found = yaml.safe_load(text)
     except (OSError, ValueError, yaml.YAMLError) as error:
-        problem = " ".join(str(error).split())
+        problem = re.sub(r' in "<\w+ string>",', ",", " ".join(str(error).split()))
         raise BadInput(f"study: {str(path)!r} is not allowed ({problem}); it must be a study's YAML file") from error
     fields = _group("study", found, ("recipe", "members", "methods", "conditions", "seeds", "selection"), Plan)
     methods = {str(name): _candidate(str(name), one) for name, one in _mapping("methods", fields["methods"]).items()}
@@ -172,9 +190,9 @@ def read_plan(path: Path) -> Plan:
         conditions=conditions,
         seeds=_seeds("seeds", fields["seeds"]),
         selection=Selection(**selection),
-        baselines=tuple(fields.get("baselines", [next(iter(methods))])),
+        baselines=_names("baselines", fields.get("baselines", [*methods][:1])),
         title=str(fields.get("title", path.stem)),
-        notes=tuple(map(str, fields.get("notes", ()))),
+        notes=_names("notes", fields.get("notes", [])),
         text=text,
     )
     _check(plan)
@@ -191,7 +209,8 @@ def check_commands(plan: Plan, folder: Path) -> list[Command]:
     seed = plan.selection.seeds[0]
     asked = {plan.trial_name(first, name, n, seed) for name, m in plan.methods.items() for n in range(len(m.trials))}
     asked |= {plan.trial_name(c, name, 0, seed) for c in plan.conditions for name in plan.methods}
-    commands = []
+    commands: list[Command] = []
+    seen: dict[str, str] = {}
     for run in plan.trials(folder):
         if run.name in asked:
             try:
@@ -199,21 +218,27 @@ def check_commands(plan: Plan, folder: Path) -> list[Command]:
             except BadInput as error:
                 raise BadInput(f"{error} (study, run {run.name})") from error
             _check_command(command, run)
+            method = f"{run.name.rpartition('-t')[0]} {command.as_yaml()}"
+            if (other := seen.setdefault(method, run.name)) != run.name:
+                raise BadInput(f"methods: the trials {other} and {run.name} are the same setting; each must be another")
             commands.append(command)
     return commands
 
 
 def _check_command(command: Command, run: StudyRun) -> None:
     recipe, where = command.recipe, f"(study, run {run.name})"
-    engine = type(recipe.engine).__name__
-    if engine != "Torch":
-        raise BadInput(f"engine: {engine} is not allowed {where}: its ranks stay alive between runs; it must be Torch")
+    for name, value in run.given.items():
+        if not has_effect(name, value, command.resolved):
+            raise BadInput(f"{name}: {value!r} has no effect {where}; it must be a field of recipes that is set once")
+    if not isinstance(recipe.engine, Torch):
+        name = type(recipe.engine).__name__
+        raise BadInput(f"engine: {name} is not allowed {where}: its ranks stay alive between runs; it must be Torch")
     if not recipe.labels.validation and recipe.data.load().validation is None:
         raise BadInput(f"labels.validation: 0 is not allowed {where}: settings are chosen on it; it must be above 0")
 
 
 def _check(plan: Plan) -> None:
-    require(isinstance(plan.members, int) and plan.members >= 1, "members", plan.members, "a whole number ≥ 1")
+    require(type(plan.members) is int and plan.members >= 1, "members", plan.members, "a whole number ≥ 1")
     require(bool(plan.methods), "methods", plan.methods, "at least one method")
     require(bool(plan.conditions), "conditions", plan.conditions, "at least one, such as {all: {}}")
     for what, names in (("methods", plan.methods), ("conditions", plan.conditions)):
@@ -235,7 +260,7 @@ def _candidate(name: str, given: Any) -> Candidate:
     trials = fields["trials"]
     require(isinstance(trials, list) and bool(trials), f"methods.{name}.trials", trials, "a list of groups of fields")
     parts = [_mapping(f"methods.{name}.trials[{n}]", trial) for n, trial in enumerate(trials)]
-    if len({json.dumps(part, sort_keys=True) for part in parts}) < len(parts):
+    if len({json.dumps(part, sort_keys=True, default=str) for part in parts}) < len(parts):
         raise BadInput(f"methods.{name}.trials: one of them is there twice; each must be a setting of its own")
     return Candidate(_mapping(f"methods.{name}.fields", fields["fields"]), tuple(parts))
 
@@ -257,6 +282,11 @@ def _group(field: str, given: Any, needed: Sequence[str], kind: type) -> Fields:
 def _mapping(field: str, given: Any) -> Fields:
     require(isinstance(given, dict), field, given, "a group of fields")
     return {str(name): value for name, value in given.items()}
+
+
+def _names(field: str, given: Any) -> tuple[str, ...]:
+    require(isinstance(given, list), field, given, "a list of texts")
+    return tuple(map(str, given))
 
 
 def _seeds(field: str, given: Any) -> tuple[int, ...]:

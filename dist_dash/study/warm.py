@@ -3,32 +3,38 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import multiprocessing
+import multiprocessing.connection
 import os
 import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import torch
+
 from dist_dash.cli import guarded
 from dist_dash.errors import RunFailed
 from dist_dash.layout import layout_from_environment
 from dist_dash.parsing import parse_command
-from dist_dash.preemption import FAILED, StopRequest
+from dist_dash.preemption import FAILED, FINISHED, StopRequest
 from dist_dash.train import train
 
 CONTEXT = multiprocessing.get_context("spawn")  # nothing of the parent's: a rank is as fresh as torchrun's
 GRACE = 120.0  # seconds for ranks to save after a stop
+STARTING = threading.Lock()  # groups start their ranks one after the other: they change this process's environment
 
 
 class WarmRanks:
     """One process per rank of a run, which train one run after the other; a context manager.
 
-    A rank that dies or fails takes the others with it; the next run starts new ones.
+    A run that does not end well takes its ranks with it; the next run starts new ones.
 
     Args:
         world: ranks of every run.
@@ -39,6 +45,7 @@ class WarmRanks:
         self.world, self.threads, self._runs = world, threads, 0
         self._processes: list[Any] = []
         self._pipes: list[Connection] = []
+        self._asked_to_stop = False
 
     def __enter__(self) -> WarmRanks:
         self._folder = tempfile.TemporaryDirectory(prefix="dist-dash-")
@@ -64,18 +71,25 @@ class WarmRanks:
         try:
             for pipe in self._pipes:
                 pipe.send((list(arguments), f"file://{meet}", str(log)))
+            if self._asked_to_stop:  # while the ranks were being started
+                self._terminate()
             statuses = {self._answer(rank) for rank in range(self.world)}
         except (EOFError, OSError) as error:
+            died = self._dead()
             self._end(0.0)
-            raise RunFailed(f"a rank died ({error or type(error).__name__}); see {log}") from error
+            raise RunFailed(died) from error
         finally:
             meet.unlink(missing_ok=True)
-        if FAILED in statuses:  # its process groups are in disorder
+        if statuses != {FINISHED}:  # its process groups are in disorder, or its ranks remember that they were to stop
             self._end(0.0)
         return max(statuses, key=lambda status: (status == FAILED, status))
 
     def stop(self) -> None:
-        """Ask the run under way to save and leave."""
+        """Ask the run under way to save and leave, and those that come."""
+        self._asked_to_stop = True
+        self._terminate()
+
+    def _terminate(self) -> None:
         for process in self._processes:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process.pid, signal.SIGTERM)
@@ -83,29 +97,42 @@ class WarmRanks:
     def _answer(self, rank: int) -> int:
         """The rank's status; waits for all of them at once, for the others hang where one has died."""
         waiting: list[Any] = [self._pipes[rank], *(process.sentinel for process in self._processes)]
-        ready = multiprocessing.connection.wait(waiting)
-        if self._pipes[rank] not in ready:
-            died = next(r for r, process in enumerate(self._processes) if process.sentinel in ready)
-            raise EOFError(f"rank {died}, exit status {self._processes[died].exitcode}")
+        if self._pipes[rank] not in multiprocessing.connection.wait(waiting):
+            raise EOFError
         status: int = self._pipes[rank].recv()
         return status
 
+    def _dead(self) -> str:
+        """Which rank has died, once its pipe or its process said so."""
+        multiprocessing.connection.wait([process.sentinel for process in self._processes], timeout=5)
+        dead = {rank: process.exitcode for rank, process in enumerate(self._processes) if process.exitcode is not None}
+        if not dead:
+            return "a rank does not answer any more"
+        rank = min(dead, key=lambda rank: dead[rank])  # killed ones first: others may have died of that
+        return f"rank {rank} died (exit status {dead[rank]})"
+
     def _start(self) -> None:
-        for rank in range(self.world):
-            ours, theirs = CONTEXT.Pipe()
-            process = CONTEXT.Process(target=_serve, args=(theirs, rank, self.world, self.threads), daemon=True)
-            with _environment(OMP_NUM_THREADS=str(self.threads), TORCH_CPP_LOG_LEVEL="ERROR"):
-                process.start()
-            theirs.close()
-            self._processes.append(process)
-            self._pipes.append(ours)
+        with STARTING, _environment(OMP_NUM_THREADS=str(self.threads), TORCH_CPP_LOG_LEVEL="ERROR"):
+            for rank in range(self.world):
+                self._start_rank(rank)
+
+    def _start_rank(self, rank: int) -> None:
+        ours, theirs = CONTEXT.Pipe()
+        # No daemon, which may have no data workers; it ends with the pipe, or with this process.
+        process = CONTEXT.Process(target=_serve, args=(theirs, rank, self.world, self.threads), daemon=False)
+        process.start()
+        theirs.close()
+        self._processes.append(process)
+        self._pipes.append(ours)
 
     def _end(self, patience: float) -> None:
         for pipe in self._pipes:
             pipe.close()
         for process in self._processes:
             process.join(patience)
-            if process.is_alive():
+            if process.exitcode != FINISHED:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)  # with its data workers
                 process.kill()
                 process.join()
         self._processes, self._pipes = [], []
@@ -135,6 +162,8 @@ def _serve(pipe: Connection, rank: int, world: int, threads: int) -> None:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     # Data workers are forked as in a rank that a launcher started: they end with it.
     multiprocessing.set_start_method("fork", force=True)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    gc.freeze()  # modules are not looked through after every run
     with StopRequest().listening(lambda text: None) as stop:
         while True:
             try:
@@ -146,8 +175,19 @@ def _serve(pipe: Connection, rank: int, world: int, threads: int) -> None:
                 os.dup2(file.fileno(), 1)
                 os.dup2(file.fileno(), 2)
             _forget_peak_memory()
-            pipe.send(guarded(lambda: _train(arguments, stop)))  # noqa: B023
+            torch.use_deterministic_algorithms(False)  # until the recipe asks for it: as in a new process
+            status = guarded(lambda: _train(arguments, stop))  # noqa: B023
+            gc.collect()  # process groups hold threads and sockets
             sys.stdout.flush()
+            pipe.send(status)
+
+
+def _end_with_parent() -> None:
+    """A rank whose study was killed must not keep its run from the next study."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    multiprocessing.connection.wait([parent.sentinel])
+    os._exit(FAILED)
 
 
 def _train(arguments: Sequence[str], stop: StopRequest) -> int:

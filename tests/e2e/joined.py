@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.e2e.runs import lines_of
+from tests.e2e.runs import lines_of, traces
 
 QUICK = ["--method=SGD", "--engine=Torch", "--max_steps=45", "--record.every=5"]
 SAME = ("recipe.yaml", "evaluation.json", "predictions.npz", "ensemble/ensemble.json")
@@ -23,6 +23,8 @@ def assert_joined(run: Path, together: Path) -> None:
         assert timings[0] == timings[1]
         unknown = {"ensemble", "diversity"} if one["kind"] == "eval" else set()
         assert one == {name: value for name, value in other.items() if name not in unknown}
+    assert traces(together)
+    assert traces(run) == traces(together)
     assert (run / "DONE").exists()
     assert not (run / "FAILED").exists()
     assert not list(run.rglob("*.partial"))

@@ -67,6 +67,11 @@ def lines_of(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines() if line.endswith("}")]
 
 
+def traces(run: Path) -> dict[str, bytes]:
+    """What was kept of the evaluations under way; the files hold no time."""
+    return {path.name: path.read_bytes() for path in (run / "trace").glob("*")}
+
+
 def assert_same_run(ours: Path, theirs: Path) -> None:
     """Weights, predictions and every recorded number equal to the bit; timings alone may differ."""
     members = sorted(path.name for path in (theirs / "ensemble").glob("*.safetensors"))
@@ -79,6 +84,7 @@ def assert_same_run(ours: Path, theirs: Path) -> None:
             np.testing.assert_array_equal(a[key], b[key], err_msg=f"{name} {key}")
     a, b = np.load(ours / "predictions.npz"), np.load(theirs / "predictions.npz")
     np.testing.assert_array_equal(a["log_probs"], b["log_probs"])
+    assert traces(ours) == traces(theirs)
     kept = [[line for line in lines_of(run) if line["kind"] != "event"] for run in (ours, theirs)]
     for one, other in zip(*kept, strict=True):
         assert {**one, "timing": None} == {**other, "timing": None}

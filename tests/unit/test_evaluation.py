@@ -6,9 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dist_dash.evaluation.accuracy import accuracy, brier, nll, top_k
+from dist_dash.evaluation.average import ensemble_log_probs
 from dist_dash.evaluation.calibration import ece
 from dist_dash.evaluation.diversity import disagreement, error_correlation, mean_of_pairs, pairwise_kl
-from dist_dash.evaluation.summary import ensemble_log_probs, scores
+from dist_dash.evaluation.scores import scores
 
 FEW = settings(max_examples=40, deadline=None, derandomize=True, database=None)
 

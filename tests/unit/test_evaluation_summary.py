@@ -6,8 +6,10 @@ import pytest
 from rich.console import Console
 
 from dist_dash.errors import BadInput
+from dist_dash.evaluation.average import ensemble_log_probs
 from dist_dash.evaluation.diversity import mean_of_pairs, pairwise_kl
-from dist_dash.evaluation.summary import ensemble_log_probs, evaluate, scores, table
+from dist_dash.evaluation.scores import scores
+from dist_dash.evaluation.summary import evaluate, table
 
 COIN = np.full((1, 3, 2), -np.log(2))
 

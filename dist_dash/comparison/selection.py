@@ -1,0 +1,172 @@
+"""Which runs are compared: those named, those below a folder, or those that a folder's `groups.json` names."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from dist_dash.errors import BadInput, require
+from dist_dash.run_folder import RunFolder, read_json
+
+GROUPS = "groups.json"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a run is, and where a study wants it.
+
+    Args:
+        path: the run's folder.
+        group: of `groups.json`; None without.
+        section: of `groups.json`; None without.
+    """
+
+    path: Path
+    group: str | None = None
+    section: str | None = None
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What is to be compared.
+
+    Args:
+        places: finished runs, at least one, in the order of display.
+        title: of the whole.
+        baselines: what `groups.json` compares with.
+        notes: what was left out.
+        partial: whether runs that should be there are not.
+    """
+
+    places: tuple[Place, ...]
+    title: str = ""
+    baselines: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    partial: bool = False
+
+
+def select(paths: Sequence[Path], partial: bool) -> Selection:
+    """The finished runs that the paths name.
+
+    Args:
+        paths: run folders, and folders with run folders at any depth; or one folder with a `groups.json`.
+        partial: go on without the runs that are named but not finished.
+
+    Raises:
+        BadInput: there is nothing to compare, or what is named is not finished, or `groups.json` is wrong.
+    """
+    require(bool(paths), "runs", "nothing", "finished runs, or a folder of them")
+    for path in paths:
+        if not path.is_dir():
+            raise BadInput(f"runs: {path} is {'a file' if path.exists() else 'missing'}; it must be a finished run")
+    if len(paths) == 1 and not _is_run(paths[0]) and (paths[0] / GROUPS).exists():
+        return _of_groups(paths[0], partial)
+    places, notes, missing = list[Place](), list[str](), list[Path]()
+    for path in paths:
+        if _is_run(path):
+            if is_finished(path):
+                places.append(Place(path))
+            else:
+                missing.append(path)
+            continue
+        finished, unfinished = runs_below(path)
+        if not finished:
+            how = f"; {_some(unfinished)} not finished" if unfinished else ""
+            raise BadInput(f"runs: {path} holds no finished run{how}; it must be a run or have finished ones below it")
+        places.extend(map(Place, finished))
+        if unfinished:
+            notes.append(f"Left out, not finished: {_some(unfinished)}.")
+        if (path / GROUPS).exists():
+            notes.append(f"{path / GROUPS} is not used: it counts only where its folder is the only argument.")
+    if missing:
+        notes.append(_without(missing, len(places) + len(missing), partial))
+    if not places:
+        raise BadInput("runs: none of them is finished; at least one must be")
+    return Selection(tuple(places), notes=tuple(notes), partial=bool(missing))
+
+
+def runs_below(folder: Path) -> tuple[list[Path], list[Path]]:
+    """The finished and the other run folders in `folder`, each in natural order (s2 before s10).
+
+    Members that were trained alone are no runs: the folder in which they are joined is one, once they are.
+    """
+    finished, unfinished = list[Path](), list[Path]()
+    for name, folders, _ in os.walk(folder):
+        path = Path(name)
+        if _is_run(path) or RunFolder(path).members():
+            (finished if is_finished(path) else unfinished).append(path)
+            folders.clear()
+        folders[:] = [below for below in folders if not below.startswith(".")]
+    return sorted(finished, key=_natural), sorted(unfinished, key=_natural)
+
+
+def is_finished(path: Path) -> bool:
+    """Whether a run has come to its end, its ensemble exported."""
+    run = RunFolder(path)
+    return run.done.exists() and run.recipe.is_file() and (run.ensemble / "ensemble.json").is_file()
+
+
+def _is_run(path: Path) -> bool:
+    return RunFolder(path).recipe.exists()
+
+
+def _natural(path: Path) -> list[list[tuple[int, str]]]:
+    return [[(int(p), "") if p.isdecimal() else (-1, p) for p in re.split(r"(\d+)", part)] for part in path.parts]
+
+
+def _without(missing: Sequence[Path], all_runs: int, partial: bool) -> str:
+    """The note that runs are missing.
+
+    Raises:
+        BadInput: that was not allowed.
+    """
+    more = f" and {len(missing) - 1} more of {all_runs} runs are" if len(missing) > 1 else " is"
+    what = f"{missing[0]}{more} not finished"
+    if not partial:
+        raise BadInput(f"runs: {what}; finish what is missing, or go on without by --partial")
+    return f"Partial: {what}, and left out."
+
+
+def _some(paths: Sequence[Path]) -> str:
+    more = f" and {len(paths) - 3} more" if len(paths) > 3 else ""
+    return ", ".join(map(str, paths[:3])) + more
+
+
+# -- groups.json -------------------------------------------------------------------------------------------------------
+
+
+def _of_groups(folder: Path, partial: bool) -> Selection:
+    file = folder / GROUPS
+    content = read_json(file, "groups")
+    runs = content.get("runs") if isinstance(content, dict) else None
+    if not isinstance(runs, dict) or not runs:
+        raise BadInput(f"groups: {file} names no runs; it must hold runs: {{path: {{group, section}}}}")
+    title, baselines = content.get("title", ""), content.get("baselines", [])
+    if not isinstance(title, str) or not _are_texts(baselines):
+        raise BadInput(f"groups: {file} is wrong; its title must be a text, its baselines a list of groups' names")
+    places = [_place(folder, name, entry) for name, entry in runs.items()]
+    missing = [place.path for place in places if not is_finished(place.path)]
+    notes = [_without(missing, len(places), partial)] if missing else []
+    there = tuple(place for place in places if place.path not in missing)
+    if not there:
+        raise BadInput(f"runs: none of the {len(places)} runs in {file} is finished; at least one must be")
+    return Selection(there, title, tuple(dict.fromkeys(baselines)), tuple(notes), bool(missing))
+
+
+def _place(folder: Path, name: str, entry: Any) -> Place:
+    field = f"groups: {folder / GROUPS}: {name!r}"
+    parts = PurePosixPath(name)
+    if not name or parts.is_absolute() or ".." in parts.parts:
+        raise BadInput(f"{field} is not allowed; it must be a path inside the folder")
+    texts = [entry.get("group"), entry.get("section", "")] if isinstance(entry, Mapping) else [None]
+    if not _are_texts(texts) or not texts[0]:
+        raise BadInput(f"{field} is wrong; it must have a group and may have a section, both texts")
+    return Place(folder / name, *texts)
+
+
+def _are_texts(values: Any) -> bool:
+    return isinstance(values, list) and all(isinstance(value, str) for value in values)

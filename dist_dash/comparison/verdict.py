@@ -1,0 +1,107 @@
+"""What the figures of a section say, in sentences that claim no more than they show."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dist_dash.comparison.metrics import better, figure_of, number, percent
+from dist_dash.comparison.section import Best, Group, Section
+from dist_dash.comparison.statistics import Difference
+
+DECIDING = (("accuracy",), ("cal_nll", "nll"), ("cal_ece", "ece"))
+DIVERSITY = ("diversity.disagreement", "diversity.kl")
+
+
+def verdict(section: Section) -> list[str]:
+    """Which group is best and how sure that is, how each stands to the baselines, whether members differ, the cost.
+
+    Of accuracy, NLL and ECE, the latter two calibrated where every group has that. Better, worse, more and less are
+    said only where the 95 % interval of the paired differences excludes 0.
+    """
+    metrics = _deciding(section)
+    if len(section.groups) == 1:
+        return [_alone(section.groups[0], metrics)]
+    found = [_about_best(metric, section.best[metric], section) for metric in metrics]
+    for baseline in section.baselines:
+        for metric in (*metrics, *(name for name in DIVERSITY if name in section.metrics)):
+            found.append(_against(section, metric, baseline))
+    return [sentence for sentence in [*found, _about_cost(section)] if sentence]
+
+
+def _deciding(section: Section) -> list[str]:
+    """The first of each choice that every group has."""
+    found = []
+    for figures in DECIDING:
+        names = [f"ensemble.{figure}" for figure in figures]
+        found += [name for name in names if all(name in group.metrics for group in section.groups)][:1]
+    return found
+
+
+def _alone(group: Group, metrics: Sequence[str]) -> str:
+    told = ", ".join(f"{figure_of(metric)} {_value(metric, group.metrics[metric].mean)}" for metric in metrics)
+    return f"There is one group only, {group.name}, and nothing to compare it with: {told} ({_seeds(len(group.runs))})."
+
+
+def _about_best(metric: str, best: Best, section: Section) -> str:
+    summary, lead = section.group(best.group).metrics[metric], best.lead
+    value = f"{_value(metric, summary.mean)} (mean over {_seeds(summary.n)})"
+    begins = f"{figure_of(metric)}: {best.group} has the best mean, {value}"
+    if lead.mean is None or lead.n < 2:
+        return f"{begins}; {best.runner_up} follows, but nothing can be told from {_seeds(lead.n)} in common."
+    amount = f"{_amount(metric, lead)}, {lead.n} paired seeds"
+    if best.bold:
+        return f"{figure_of(metric)}: {best.group} is best, {value}; to the second best, {best.runner_up}: {amount}."
+    if lead.excludes_zero:
+        return f"{begins}, but in the seeds in common the second best, {best.runner_up}, is better: {amount}."
+    return (
+        f"{begins}, but no difference to the second best, {best.runner_up}, can be told from {lead.n} seeds: "
+        f"{_amount(metric, lead)}."
+    )
+
+
+def _against(section: Section, metric: str, baseline: str) -> str:
+    """How every other group stands to a baseline; empty where none can be compared."""
+    kinds: dict[str, list[str]] = {}
+    for group in section.groups:
+        if group.name == baseline:
+            continue
+        difference = section.differences[group.name, baseline][metric]
+        if difference.mean is not None:
+            amount = _amount(metric, difference)
+            kinds.setdefault(_kind(metric, difference), []).append(f"{group.name} ({amount}, n = {difference.n})")
+    told = "; ".join(f"{kind}: {', '.join(groups)}" for kind, groups in sorted(kinds.items()))
+    return f"{figure_of(metric)} against {baseline}: {told}." if told else ""
+
+
+def _kind(metric: str, difference: Difference) -> str:
+    """Words that sort as they should be read: better before no difference before nothing before worse."""
+    if difference.n < 2:
+        return f"nothing can be told from {_seeds(difference.n)}"
+    if not difference.excludes_zero:
+        return f"no difference can be told from {difference.n} seeds"
+    more = difference.low is not None and difference.low > 0
+    way = better(metric)
+    if way is None:
+        return "more" if more else "less"
+    return "better" if more == (way == "higher") else "worse"
+
+
+def _about_cost(section: Section) -> str:
+    baseline = section.baselines[0]
+    times = [(group.name, section.relative_step_time(group)) for group in section.groups if group.name != baseline]
+    told = ", ".join(f"{time:.2f} times with {name}" for name, time in times if time is not None)
+    return f"Time of an update, in those of {baseline}: {told}." if told else ""
+
+
+def _amount(metric: str, difference: Difference) -> str:
+    low, high = (number(metric, end, "+") for end in (difference.low, difference.high))
+    interval = f", 95 % interval [{low}, {high}]" if difference.low is not None else ""
+    return f"{number(metric, difference.mean, '+')}{' percentage points' if percent(metric) else ''}{interval}"
+
+
+def _value(metric: str, value: float) -> str:
+    return f"{number(metric, value)}{' %' if percent(metric) else ''}"
+
+
+def _seeds(n: int) -> str:
+    return f"{n} seed{'s' * (n != 1)}"

@@ -1,0 +1,203 @@
+"""Draw pictures in processes beside one another and put each on disk as PNG, SVG and CSV."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import functools
+import io
+import math
+import multiprocessing
+import os
+import warnings
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dist_dash.errors import BadInput, RunFailed
+from dist_dash.report.picture import NotHere, Picture
+from dist_dash.report.style import STYLE
+from dist_dash.run_folder import replacing
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+VECTORS_UP_TO = 200_000  # bytes: a larger SVG goes into the page as PNG, where that is smaller
+KINDS = ("png", "svg", "csv")
+MOST_PROCESSES = 4
+
+
+@dataclass(frozen=True)
+class Job:
+    """A picture to be drawn.
+
+    Args:
+        title: shown where it cannot be drawn.
+        draw: called with `of`; both must be picklable.
+        of: run, runs or figures that it is drawn of.
+        prefix: of the names of its files, where several pictures have the same.
+    """
+
+    title: str
+    draw: Callable[..., Picture]
+    of: tuple[Any, ...]
+    prefix: str = ""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A picture as the page shows it.
+
+    Args:
+        title: heading.
+        name: of its files.
+        caption: text below.
+        findings: beside it.
+        uri: the picture itself, as `data:` URI.
+        width: in the page, CSS pixels.
+        height: likewise.
+        columns: of its CSV.
+        why_not: empty; or why there is no picture, and all but the title is empty.
+    """
+
+    title: str
+    name: str = ""
+    caption: str = ""
+    findings: dict[str, str] | None = None
+    uri: str = ""
+    width: int = 0
+    height: int = 0
+    columns: tuple[str, ...] = ()
+    why_not: str = ""
+
+    @property
+    def id(self) -> str:
+        """Of its element in the page."""
+        return f"picture-{self.name}"
+
+    @property
+    def alt(self) -> str:
+        """What is read out in the picture's place; the numbers themselves are in its CSV."""
+        told = "; ".join(f"{name}: {value}" for name, value in (self.findings or {}).items())
+        return f"{self.title}{'. ' * bool(told)}{told}. Described below; its numbers are in {self.name}.csv."
+
+
+def draw_all(jobs: Sequence[Job], folder: Path, processes: int | None = None) -> list[Shown]:
+    """Draw every job; in its order.
+
+    Args:
+        jobs: no two of whose pictures have the same name.
+        folder: for the files; made where it is missing.
+        processes: to draw in; None: as many as there are cores, at most `MOST_PROCESSES`.
+
+    Raises:
+        OSError: a file cannot be written.
+        RunFailed: a process was killed.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    wanted = min(len(jobs), processes or min(MOST_PROCESSES, len(os.sched_getaffinity(0))))
+    drawing = functools.partial(_draw, folder=folder)
+    if wanted <= 1:
+        return [drawing(job) for job in jobs]
+    # Neither threads nor locks of this process are copied, and what takes long to import is imported once.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(
+        ["matplotlib.figure", "matplotlib.backends.backend_svg", "dist_dash.report.catalogue"]
+    )
+    try:
+        with ProcessPoolExecutor(wanted, mp_context=context) as pool:
+            return list(pool.map(drawing, jobs))
+    except BrokenProcessPool as error:
+        raise RunFailed("report: a process that draws was killed, perhaps for want of memory") from error
+
+
+def remove_others(folder: Path, names: Sequence[str]) -> None:
+    """Remove pictures that an earlier report left in its folder and this one does not have."""
+    kept = {f"{name}.{kind}" for name in names for kind in KINDS}
+    for kind in KINDS:
+        for path in folder.glob(f"*.{kind}"):
+            if path.name not in kept:
+                path.unlink()
+
+
+def _draw(job: Job, folder: Path) -> Shown:
+    import matplotlib
+
+    try:
+        with matplotlib.rc_context(STYLE), warnings.catch_warnings():
+            # Names in scripts that the font lacks are drawn as boxes; the page itself has them right.
+            warnings.filterwarnings("ignore", message="Glyph")
+            picture = job.draw(*job.of)
+            letter_by_letter(picture.figure)
+            if job.prefix:
+                picture = replace(picture, name=f"{job.prefix}-{picture.name}")
+            return _shown(picture, folder)
+    except NotHere as reason:
+        return Shown(job.title, why_not=str(reason))
+    except BadInput as error:  # data that have moved, a file that is torn: the rest of the report stands
+        return Shown(job.title, why_not=f"This could not be drawn: {' '.join(str(error).split())}.")
+
+
+def _shown(picture: Picture, folder: Path) -> Shown:
+    png = saved(picture.figure, "png")
+    picture.figure.set_layout_engine("none")  # what took long to lay out stays where it is
+    svg = saved(picture.figure, "svg")
+    for kind, content in zip(KINDS, (png, svg, as_csv(picture).encode()), strict=True):
+        with replacing(folder / f"{picture.name}.{kind}") as path:
+            path.write_bytes(content)
+    vectors = len(svg) <= max(VECTORS_UP_TO, len(png))
+    kind, content = ("svg+xml", svg) if vectors else ("png", png)
+    width, height = (round(96 * inches) for inches in picture.figure.get_size_inches())
+    return Shown(
+        title=picture.title,
+        name=picture.name,
+        caption=picture.caption,
+        findings=dict(picture.findings),
+        uri=f"data:image/{kind};base64,{base64.b64encode(content).decode()}",
+        width=width,
+        height=height,
+        columns=tuple(picture.data),
+    )
+
+
+def letter_by_letter(figure: Figure) -> None:
+    """Draw every text as it stands: a `$` in a name begins no formula. Ticks of logarithmic axes alone are formulas."""
+    from matplotlib.text import Text
+
+    formulas = {
+        label
+        for axes in figure.axes
+        for axis in (axes.xaxis, axes.yaxis)
+        if axis.get_scale() != "linear"
+        for label in (*axis.get_ticklabels(which="major"), *axis.get_ticklabels(which="minor"))
+    }
+    for text in figure.findobj(Text):
+        if text not in formulas:
+            text.set_parse_math(False)
+
+
+def saved(figure: Figure, kind: str) -> bytes:
+    """The file's content; no date and no version in it, so that equal runs give equal bytes."""
+    content = io.BytesIO()
+    metadata = {"Date": None, "Creator": None} if kind == "svg" else {"Software": None}
+    figure.savefig(content, format=kind, metadata=metadata)
+    return content.getvalue()
+
+
+def as_csv(picture: Picture) -> str:
+    """The picture's data, a column each; numbers in full, what is not finite left empty."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(picture.data)
+    writer.writerows([_told(value) for value in row] for row in zip(*picture.data.values(), strict=True))
+    return text.getvalue()
+
+
+def _told(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    number = value.item() if hasattr(value, "item") else value  # NumPy's write themselves as np.float64(…)
+    return "" if number is None or (isinstance(number, float) and not math.isfinite(number)) else number

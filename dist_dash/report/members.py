@@ -1,0 +1,42 @@
+"""Which members a run's scores are of, and their predictions."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dist_dash.evaluation.average import ensemble_log_probs
+from dist_dash.finished import FinishedRun
+from dist_dash.report.picture import NotHere
+
+
+def kept_members(run: FinishedRun) -> list[int]:
+    """Numbers of the members that `evaluation.json` scores, in its order: all but those left out as not finite."""
+    left_out = set(run.evaluation.get("left_out") or ())
+    return [number for number in range(len(run.evaluation["members"]) + len(left_out)) if number not in left_out]
+
+
+def finite_predictions(run: FinishedRun) -> tuple[list[int], NDArray[np.floating], NDArray[np.integer]]:
+    """Numbers of the members whose predictions are numbers, their log-probabilities `[members, N, C]`, labels `[N]`.
+
+    Raises:
+        NotHere: no member is left.
+        BadInput: the run holds no predictions.
+    """
+    log_probs, labels = run.predictions()
+    numbers = [number for number, member in enumerate(log_probs) if not np.isnan(member).any()]
+    if not numbers or not len(labels):
+        raise NotHere("No member has predictions that are numbers.")
+    return numbers, log_probs if len(numbers) == len(log_probs) else log_probs[numbers], labels
+
+
+def predictors(run: FinishedRun) -> tuple[dict[str, NDArray[np.floating]], NDArray[np.integer]]:
+    """Log-probabilities `[N, C]` of the ensemble and of each member, by name, and labels `[N]`; raises as above.
+
+    The ensemble of one member is that member: it stands there once.
+    """
+    numbers, log_probs, labels = finite_predictions(run)
+    found = {"ensemble": ensemble_log_probs(log_probs)}
+    if len(numbers) > 1:
+        found |= {f"member {number}": member for number, member in zip(numbers, log_probs, strict=True)}
+    return found, labels

@@ -1,0 +1,71 @@
+"""HTML from templates: every value is escaped where it is put in."""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from dist_dash.run_folder import replacing
+
+
+@functools.cache
+def _templates() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("dist_dash.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["with_code"] = with_code
+    return environment
+
+
+def page(template: str, **values: Any) -> str:
+    """One page with its style in it.
+
+    Args:
+        template: name of a file in `templates/`.
+        values: what it shows.
+    """
+    loader = _templates().loader
+    assert loader is not None
+    css, *_ = loader.get_source(_templates(), "style.css")
+    return _templates().get_template(template).render(**values, css=Markup(css))
+
+
+def with_code(sentence: str) -> Markup:
+    """A sentence, escaped, with what stands between backticks as code."""
+    parts = str(sentence).split("`")
+    if len(parts) % 2 == 0:
+        return escape(sentence)
+    code = Markup("<code>{}</code>")
+    return Markup("").join(code.format(part) if index % 2 else escape(part) for index, part in enumerate(parts))
+
+
+def write_page(path: Path, content: str) -> None:
+    """Write a page complete or not at all, in UTF-8 whatever the locale; names that are no Unicode lose a letter."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content.encode("utf-8", "replace"))
+
+
+def name_of(path: Path) -> str:
+    """A folder's name, as far as it is Unicode."""
+    return os.fsencode(path.resolve().name).decode("utf-8", "replace")
+
+
+def relative(folder: Path, page: Path) -> str:
+    """Where a page finds a folder, as part of an address."""
+    found = os.path.relpath(folder.resolve(), page.resolve().parent)
+    return os.fsencode(found).decode("utf-8", "replace")
+
+
+def slug(name: str) -> str:
+    """Lower-case letters, digits and hyphens of a name; may be empty."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")

@@ -1,0 +1,78 @@
+"""The report of one run: its page, and its pictures beside it."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from dist_dash.finished import FinishedRun
+from dist_dash.report.catalogue import PARTS, Part, jobs_of
+from dist_dash.report.draw import Shown, draw_all, remove_others
+from dist_dash.report.page import name_of, page, relative, write_page
+from dist_dash.report.tables import answers, cost, diversity
+from dist_dash.report.words import what_came_of_it, what_was_trained
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page with what is shown in it; also an entry of the contents."""
+
+    id: str
+    title: str
+    pictures: Sequence[Shown] = ()
+
+    @property
+    def why_not(self) -> str:
+        """What all its pictures lack, where none can be drawn and all say the same."""
+        reasons = {shown.why_not for shown in self.pictures}
+        return reasons.pop() if len(reasons) == 1 else ""
+
+
+def report_of_run(path: Path, output: Path, without: Collection[str]) -> None:
+    """Write the page, and its pictures into `RUN/report/`.
+
+    Args:
+        path: the run.
+        output: the page.
+        without: names of parts that are left out.
+
+    Raises:
+        BadInput: the run is not finished, or its files hold something else than they should.
+        OSError: something cannot be written; there is no new page then.
+    """
+    run = FinishedRun(path)
+    tables = {"answers": answers(run), "diversity": diversity(run), "cost": cost(run)}  # refuse before drawing
+    wanted = [part for part in PARTS if part.name not in without]
+    folder = path / "report"
+    drawn = iter(draw_all([job for part in wanted for job in jobs_of(part, path)], folder))
+    sections = [_section(part, drawn) for part in wanted]
+    remove_others(folder, [shown.name for section in sections for shown in section.pictures])
+    first = [Section("answer", "The answer"), Section("diversity", "Diversity"), Section("cost", "Cost")]
+    content = page(
+        "run.html",
+        title=f"Report of the run {name_of(path)}",
+        trained=" ".join(what_was_trained(run)),
+        outcome=what_came_of_it(run),
+        contents=[*first, *sections, Section("reproduce", "Reproduce it")],
+        sections=sections,
+        folder=relative(folder, output),
+        commands=_commands(path),
+        recipe=yaml.safe_dump(run.recipe, sort_keys=False, allow_unicode=True),
+        environment=json.dumps(run.environment, indent=1, ensure_ascii=False),
+        **tables,
+    )
+    write_page(output, content)
+
+
+def _section(part: Part, drawn: Iterator[Shown]) -> Section:
+    return Section(part.name, part.title, [next(drawn) for _ in part.pictures])
+
+
+def _commands(path: Path) -> str:
+    name = shlex.quote(name_of(path))
+    return f"dist-dash train --config recipe.yaml --run {name}\ndist-dash report {name}"

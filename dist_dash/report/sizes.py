@@ -1,0 +1,92 @@
+"""What each further member adds: accuracy and NLL against the number of members."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dist_dash.comparison.section import Section
+from dist_dash.evaluation.sizes import size_curve
+from dist_dash.finished import FinishedRun
+from dist_dash.report.colours import COLOURS
+from dist_dash.report.ledger import Ledger
+from dist_dash.report.members import finite_predictions
+from dist_dash.report.picture import NotHere, Picture
+from dist_dash.report.style import WIDTH, legend_below, new_figure, of_group, plain, tidy
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+MOST_SUBSETS = 100
+PANELS = (("accuracy", "accuracy"), ("nll", "NLL"))
+HOW = (
+    f"Each size: the mean over all subsets of members, at most {MOST_SUBSETS} of them drawn at random where there are "
+    "more. A curve that still falls (NLL) or rises (accuracy) at its end says that more members would help; a flat "
+    "one says that the members know much the same."
+)
+
+
+def sizes(run: FinishedRun) -> Picture:
+    """Mean and deviation over subsets of the run's members.
+
+    Raises:
+        NotHere: there is one member only.
+        BadInput: the run holds no predictions.
+    """
+    _, log_probs, labels = finite_predictions(run)
+    if len(log_probs) < 2:
+        raise NotHere("The ensemble has one member, so there are no smaller ensembles in it.")
+    curve = size_curve(log_probs, labels, MOST_SUBSETS)
+    counts = [one.members for one in curve]
+    figure = new_figure(WIDTH, 3.4)
+    ledger = Ledger("panel", "members", "subsets", "mean", "sd")
+    for axes, (name, title) in zip(figure.subplots(1, 2), PANELS, strict=True):
+        means = np.array([getattr(one, name) for one in curve])
+        spreads = np.array([getattr(one, f"{name}_sd") for one in curve])
+        axes.fill_between(counts, means - spreads, means + spreads, color=COLOURS[0], alpha=0.2, linewidth=0)
+        axes.plot(counts, means, color=COLOURS[0], marker="o", linewidth=2)
+        for one, mean, spread in zip(curve, means.tolist(), spreads.tolist(), strict=True):
+            ledger.add(name, one.members, one.subsets, mean, spread)
+        _finish(axes, title, len(curve))
+    return Picture(
+        "sizes",
+        "Scores against the number of members",
+        f"{len(labels)} samples of the {run.evaluation.get('split')} split, without temperature scaling. {HOW} Band: "
+        "one standard deviation over the subsets, which share members.",
+        figure,
+        ledger.data,
+    )
+
+
+def sizes_of_groups(section: Section) -> Picture:
+    """The mean curve of each group over its runs. Raises `NotHere` and `BadInput`."""
+    figure = new_figure(WIDTH, 4.2)
+    ledger = Ledger("panel", "group", "members", "mean", "sd_over_runs", "runs")
+    panels = figure.subplots(1, 2)
+    most = 1
+    for index, group in enumerate(section.groups):
+        curves = []
+        for run in group.runs:
+            _, log_probs, labels = finite_predictions(FinishedRun(run.path))
+            curves.append(size_curve(log_probs, labels, MOST_SUBSETS))
+        count = min(map(len, curves))
+        most = max(most, count)
+        for axes, (name, _) in zip(panels, PANELS, strict=True):
+            values = np.array([[getattr(one, name) for one in curve[:count]] for curve in curves])
+            means, spreads = values.mean(0), values.std(0, ddof=1) if len(values) > 1 else np.full(count, np.nan)
+            axes.plot(range(1, count + 1), means, label=plain(group.name), **of_group(index), markersize=5)
+            for size, (mean, spread) in enumerate(zip(means.tolist(), spreads.tolist(), strict=True), 1):
+                ledger.add(name, group.name, size, mean, spread, len(values))
+    if most < 2:
+        raise NotHere("The ensembles have one member each, so there are no smaller ensembles in them.")
+    for axes, (_, title) in zip(panels, PANELS, strict=True):
+        _finish(axes, title, most)
+    legend_below(figure, panels[0], 3)
+    caption = f"Mean over the runs of a group, without temperature scaling. {HOW} Deviations over runs are in the CSV."
+    return Picture("sizes", "Scores against the number of members", caption, figure, ledger.data)
+
+
+def _finish(axes: Axes, title: str, most: int) -> None:
+    tidy(axes, title, "members", "nats" if title == "NLL" else "share of samples")
+    axes.set_xticks(range(1, most + 1, max(1, most // 12)))
