@@ -101,14 +101,11 @@ def _train(arguments: Sequence[str]) -> int:
 
 
 def _evaluate(arguments: Sequence[str]) -> int:
-    parser = OneLine(prog="dist-dash evaluate")
-    parser.add_argument("run", nargs="?", help="a finished run")
-    parser.add_argument("--predictions", help="instead: an .npz file with log_probs [members, N, C] and labels [N]")
-    parser.add_argument("--json", action="store_true", help="print evaluation.json instead of the table")
-    options = parser.parse_args(arguments)
-    from dist_dash.commands import evaluate_command
+    # What torch's C++ says when a peer is lost is a page of its own frames; this project says who is missing.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    from dist_dash.evaluate_command import evaluate_command
 
-    return evaluate_command(options.run, options.predictions, options.json)
+    return evaluate_command(arguments)
 
 
 def _predict(arguments: Sequence[str]) -> int:

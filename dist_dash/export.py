@@ -10,13 +10,15 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from dist_dash.data.dataset import DataSet
-from dist_dash.ensemble import save_spec
+from dist_dash.ensemble import load_ensemble, save_spec
+from dist_dash.evaluation.summary import with_weight_cosines
 from dist_dash.evaluation.table import table
 from dist_dash.held_out import HeldOut
 from dist_dash.layout import Layout
 from dist_dash.parsing import Command
 from dist_dash.predictions import save_predictions
 from dist_dash.run_folder import RunFolder, write_atomically
+from dist_dash.weights import weight_cosines
 
 
 def export(folder: RunFolder, command: Command, layout: Layout, data: DataSet, found: HeldOut) -> None:
@@ -41,7 +43,8 @@ def export(folder: RunFolder, command: Command, layout: Layout, data: DataSet, f
 def save_results(
     folder: RunFolder, log_probs: NDArray[np.float32], labels: NDArray[np.int64], result: dict[str, Any]
 ) -> None:
-    """Write predictions and their evaluation, and print the table."""
+    """Write predictions and their evaluation, and print the table; the folder holds the members already."""
+    result = with_weight_cosines(result, weight_cosines(load_ensemble(folder.path).networks))
     save_predictions(folder.predictions, log_probs, labels)
     write_atomically(folder.evaluation, json.dumps(result, indent=1))
     Console().print(table(result))

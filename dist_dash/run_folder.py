@@ -17,6 +17,8 @@ from filelock import FileLock, Timeout
 
 from dist_dash.errors import BadInput, RunFailed
 
+SPLITS = ("train", "validation", "test")
+
 
 class RunFolder:
     """The public layout of a run on disk.
@@ -58,6 +60,14 @@ class RunFolder:
     def trace_at(self, step: int) -> Path:
         """Predictions of a few samples as they were after an update."""
         return self.trace / f"step_{step:08d}.npz"
+
+    def evaluation_of(self, split: str) -> Path:
+        """Scores of a split."""
+        return self.evaluation if split == "test" else self.path / f"evaluation_{split}.json"
+
+    def predictions_of(self, split: str) -> Path:
+        """Predictions of a split."""
+        return self.predictions if split == "test" else self.path / f"predictions_{split}.npz"
 
     def member(self, index: int) -> RunFolder:
         """The run of one member that is trained alone and joined with the others in this folder afterwards."""
@@ -191,7 +201,9 @@ class RunFolder:
             if folder.exists():
                 shutil.rmtree(folder)
         half_written = self.path.glob(".*.partial")  # by an owner that was killed
-        results = (self.predictions, self.evaluation, self.flatness, self.shift)
+        results = [self.flatness, self.shift]
+        for split in SPLITS:
+            results += [self.evaluation_of(split), self.predictions_of(split)]
         for file in (self.recipe, self.environment, self.metrics, *results, *half_written):
             file.unlink(missing_ok=True)
 

@@ -74,6 +74,15 @@ def evaluate(
     }
 
 
+def with_weight_cosines(result: dict[str, Any], cosines: Matrix | None) -> dict[str, Any]:
+    """The content of `evaluation.json` with the cosines between the members' weights, for whoever knows them later."""
+    diversity = result["diversity"]
+    if cosines is None:
+        return result
+    pairwise = {**diversity["pairwise"], "weight_cosine": cosines.tolist()}
+    return {**result, "diversity": {**diversity, "weight_cosine": mean_of_pairs(cosines), "pairwise": pairwise}}
+
+
 def not_finite(log_probs: Floats) -> list[int]:
     """The members whose predictions `[members, N, C]` hold NaN or +∞, ascending."""
     members, samples, classes = log_probs.shape

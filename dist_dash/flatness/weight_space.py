@@ -55,11 +55,31 @@ def plane_through(first: Tensor, second: Tensor, third: Tensor) -> Plane:
 
 
 class TooSlow(Exception):
-    """The networks asked for would take longer than allowed; `seconds` is the estimate."""
+    """What was asked for would take longer than allowed; `seconds` is the estimate."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__(f"{seconds:.0f} s")
         self.seconds = seconds
+
+
+class Stopwatch:
+    """Estimates how long equal pieces of work take in all, from the first ones.
+
+    By the time that the processor spends on them: what else a machine does must not decide what a report shows.
+
+    Args:
+        pieces: how many there are.
+        patience: seconds that they may take together.
+    """
+
+    def __init__(self, pieces: int, patience: float) -> None:
+        self._pieces, self._patience, self._start = pieces, patience, time.process_time()
+
+    def check(self, done: int) -> None:
+        """Raise `TooSlow` where all pieces would take longer than allowed, by those that are done."""
+        spent = (time.process_time() - self._start) / torch.get_num_threads()
+        if (expected := spent / done * self._pieces) > self._patience:
+            raise TooSlow(expected)
 
 
 class BetweenMembers:
@@ -100,17 +120,17 @@ class BetweenMembers:
 
         Args:
             points: each makes its weights.
-            patience: seconds that all together may take, judged by the first.
+            patience: seconds that all together may take, judged by the first two.
 
         Raises:
             TooSlow: they would take longer.
         """
         found = []
-        start = time.perf_counter()
+        watch = Stopwatch(len(points), patience)
         for point in points:
             found.append(self.score(point()))
-            if len(found) == 2 and (expected := (time.perf_counter() - start) / 2 * len(points)) > patience:
-                raise TooSlow(expected)
+            if len(found) == 2:
+                watch.check(2)
         return np.array(found, dtype=np.float64)
 
 

@@ -9,7 +9,7 @@ from dist_dash.comparison.section import Section
 from dist_dash.finished import FinishedRun
 from dist_dash.report.coverage import coverage_of_groups
 from dist_dash.report.draw import Job
-from dist_dash.report.embedding import embedding
+from dist_dash.report.embedding_groups import embedding_of_groups
 from dist_dash.report.flatness_bars import flatness_bars
 from dist_dash.report.groups import forest, members, quality
 from dist_dash.report.picture import NotHere, Picture
@@ -25,11 +25,6 @@ class FolderPart:
     name: str
     title: str
     draw: Callable[[Section], Picture]
-
-
-def embedding_of_groups(section: Section) -> Picture:
-    """Of one run per group, that of the first seed, in shared coordinates. Raises `NotHere`."""
-    return embedding({plain(group.name, 32): FinishedRun(group.runs[0].path) for group in section.groups})
 
 
 def flatness_of_groups(section: Section) -> Picture:

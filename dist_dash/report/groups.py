@@ -118,8 +118,10 @@ def _scatter(section: Section, pairs: Sequence[tuple[str, str]], name: str, titl
         for index, group in enumerate(section.groups):
             if {across, up} <= set(group.metrics):
                 x, y = group.metrics[across], group.metrics[up]
-                style = {**of_group(index), "linestyle": "none", "elinewidth": 1, "capsize": 2, "markersize": 7}
-                axes.errorbar(x.mean, y.mean, xerr=x.sd, yerr=y.sd, label=plain(group.name), **style)
+                style = of_group(index)
+                axes.errorbar(x.mean, y.mean, xerr=x.sd, yerr=y.sd, fmt="none", ecolor=style["color"], elinewidth=1)
+                mark = {"color": style["color"], "marker": style["marker"], "linestyle": "none", "markersize": 7}
+                axes.plot(x.mean, y.mean, label=plain(group.name), **mark)
                 ledger.add(group.name, across, x.mean, x.sd, up, y.mean, y.sd, len(group.runs))
         tidy(axes, "", _axis(across), _axis(up))
     legend_below(figure, panels[0], 3)

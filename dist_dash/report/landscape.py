@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from dist_dash.errors import BadInput
 from dist_dash.finished import FinishedRun
 from dist_dash.flatness.ball import random_directions, unit
 from dist_dash.flatness.subset import subset
 from dist_dash.flatness.surface import NetworkLoss
-from dist_dash.flatness.weight_space import BetweenMembers, Plane, TooSlow, barrier, plane_through
+from dist_dash.flatness.weight_space import BetweenMembers, Plane, Stopwatch, TooSlow, barrier, plane_through
 from dist_dash.report.colours import colour
 from dist_dash.report.picture import NotHere, Picture
 from dist_dash.report.style import WIDTH, legend_below, new_figure, of_group, tidy
@@ -56,8 +57,8 @@ def _computed(between: BetweenMembers) -> str:
     if between.batch_norm:
         text += (
             "The batch-norm statistics of every network, the members included, are estimated anew on "
-            f"{sum(map(len, between.batches))} training samples without augmentation, because no network but a member has its own; "
-            "members can therefore differ a little from their scores elsewhere. "
+            f"{sum(map(len, between.batches))} training samples without augmentation, because no network but a member "
+            "has its own; members can therefore differ a little from their scores elsewhere. "
         )
     return text
 
@@ -217,7 +218,12 @@ def _segments_figure(t: NDArray[np.float64], scores: NDArray[np.float64], names:
 
 
 def loss_within(
-    run: FinishedRun, radius: float = 0.5, points: int = 11, directions: int = 5, samples: int = 500
+    run: FinishedRun,
+    radius: float = 0.5,
+    points: int = 11,
+    directions: int = 5,
+    samples: int = 500,
+    patience: float = PATIENCE,
 ) -> Picture:
     """Training loss of each member along its gradient, and along random directions, against the distance.
 
@@ -227,15 +233,23 @@ def loss_within(
         points: distances, 0 included.
         directions: random ones.
         samples: of the training split, at most.
+        patience: seconds that it may take.
 
     Raises:
-        NotHere: the data cannot be reached.
+        NotHere: the data cannot be reached, or it would take too long.
     """
     radii = np.linspace(0, radius, points)
     with _or_not_here():
         networks = run.ensemble().networks
         x, y = subset(run, "train", samples, 0)
-        found = [_along(NetworkLoss(network, x, y, torch.float32), radii, directions) for network in networks]
+        each = (directions + 1) * points
+        watch = Stopwatch(len(networks) * each, patience)
+        found = []
+        for number, network in enumerate(networks):
+            surface = NetworkLoss(network, x, y, torch.float32)
+            loss, gradient = surface.gradient(surface.centre)
+            watch.check(number * each + 3)  # a gradient takes as long as three losses
+            found.append(_along(surface, loss, gradient, radii, directions))
     ascents, randoms = np.array([ascent for ascent, _ in found]), np.array([random for _, random in found])
     rises, sideways = ascents[:, -1] - ascents[:, 0], randoms[:, :, -1] - randoms[:, :, 0]
     rows = [(member, r) for member in range(len(found)) for r in range(points)]
@@ -265,13 +279,12 @@ def loss_within(
 
 
 def _along(
-    surface: NetworkLoss, radii: NDArray[np.float64], directions: int
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Losses along the gradient `[points]` and along random directions `[directions, points]`."""
-    centre, gradient = surface.gradient(surface.centre)
+    surface: NetworkLoss, loss: float, gradient: Tensor, radii: NDArray[np.float64], directions: int
+) -> tuple[list[float], list[list[float]]]:
+    """Losses along the gradient `[points]` and along random directions `[directions][points]`; `loss` at the centre."""
     ways = [unit(gradient), *random_directions(surface.centre, directions, derived_seed("loss within"))]
-    losses = [[centre, *(surface.loss(surface.centre + float(radius) * way) for radius in radii[1:])] for way in ways]
-    return np.array(losses[0]), np.array(losses[1:])
+    losses = [[loss, *(surface.loss(surface.centre + float(radius) * way) for radius in radii[1:])] for way in ways]
+    return losses[0], losses[1:]
 
 
 def _within_figure(radii: NDArray[np.float64], ascents: NDArray[np.float64], randoms: NDArray[np.float64]) -> Figure:

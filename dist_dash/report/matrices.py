@@ -66,10 +66,11 @@ def _heat_map(axes: Axes, matrix: Array, names: list[str], form: str, colours: s
     axes.set(xlabel="member", ylabel="member")
     if len(matrix) > MOST_ANNOTATED:
         return
+    backgrounds = image.to_rgba(matrix)
     for (row, column), value in np.ndenumerate(matrix):
         if not np.isfinite(value):
             continue
-        colour: Any = "black" if row == column else _ink(image.cmap(image.norm(value)))
+        colour = "black" if row == column else _ink(backgrounds[row, column])
         size = 9 if len(matrix) <= 6 else 7
         axes.text(column, row, form.format(value), ha="center", va="center", color=colour, fontsize=size)
 

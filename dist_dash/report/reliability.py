@@ -117,7 +117,7 @@ def _pooled(group: Group) -> dict[str, Bins]:
             sums.setdefault(stage, []).append(reliability(scaled(found["ensemble"]), labels))
     if not sums:
         raise NotHere("There are no predictions.")
-    pooled = {}
+    pooled: dict[str, Bins] = {}
     for stage, bins in sums.items():
         counts = np.array([one.count for one in bins], np.float64)
         total = counts.sum(0)

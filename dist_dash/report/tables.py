@@ -43,7 +43,7 @@ class Cell:
         key: what the number is, as `evaluation.json` names it.
         below: a second, smaller line.
         bold: told apart as the best.
-        marked: told apart as a difference that is not 0.
+        kind: `better`, `worse`, `more`, `less` or `marked`: a difference that is not 0; else empty.
         words: whether it is a text that may be broken into lines.
     """
 
@@ -52,7 +52,7 @@ class Cell:
     key: str = ""
     below: str = ""
     bold: bool = False
-    marked: bool = False
+    kind: str = ""
     words: bool = False
 
 
@@ -76,12 +76,13 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """A table with a title, and sentences below it."""
+    """A table with a title, and sentences below it; `spans` are headings above those of so many columns each."""
 
     title: str
     headings: Sequence[Heading]
     rows: Sequence[Row]
     legend: Sequence[str] = ()
+    spans: Sequence[tuple[str, int]] = ()
 
 
 def answers(run: FinishedRun) -> Table:

@@ -74,7 +74,7 @@ def _made_with(environment: Mapping[str, Any]) -> str:
 
 
 def component(given: Any, zeros: bool = True) -> str:
-    """A class and its choices: `DASH (rho_loss 0.1, rho_div 0.3)`; what is null, off, or (unless `zeros`) 0 is unsaid."""
+    """A class and its choices: `DASH (rho_loss 0.1, rho_div 0.3)`; null, false and (unless `zeros`) 0 are unsaid."""
     if not isinstance(given, Mapping):
         return text(given)
     path = str(given.get("class_path", ""))

@@ -34,8 +34,8 @@ def shift_parser() -> OneLine:
         prog="dist-dash shift",
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Accuracy, calibration and diversity under corruptions of severity 1 to 5, and detection of\n"
-        "out-of-distribution samples; written to RUN/shift.json.",
+        description="Accuracy, calibration and diversity under corruptions of severity 1 to 5, and\n"
+        "detection of out-of-distribution samples; written to RUN/shift.json.",
         epilog=f"corruptions, whose severities are not those of ImageNet-C:\n{corruptions}",
     )
     parser.add_argument("run", help="a finished run")

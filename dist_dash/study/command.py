@@ -20,7 +20,7 @@ from dist_dash.record import say
 from dist_dash.run_folder import write_atomically
 from dist_dash.study.choice import Choice
 from dist_dash.study.execute import Executor
-from dist_dash.study.plan import Plan, check_commands, read_plan
+from dist_dash.study.plan import BASE, Plan, check_commands, read_plan
 from dist_dash.study.results import write_results
 
 LOCK, PLAN = "study.lock", "study.yaml"
@@ -97,7 +97,7 @@ def _run(plan: Plan, folder: Path, executor: Executor) -> Choice | None:
 
 def write_recipe(plan: Plan, folder: Path) -> None:
     """Write what all runs share, as a recipe."""
-    write_atomically(folder / "recipe.yaml", yaml.safe_dump(dict(plan.recipe), sort_keys=False))
+    write_atomically(folder / BASE, yaml.safe_dump(dict(plan.recipe), sort_keys=False))
 
 
 def write_groups(plan: Plan, folder: Path, runs: dict[str, tuple[str, str]]) -> None:

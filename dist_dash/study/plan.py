@@ -19,6 +19,7 @@ from dist_dash.parsing import Command, parse_command
 from dist_dash.study.effect import has_effect
 
 Fields = dict[str, Any]
+BASE = "base.yaml"  # in a study's folder: the recipe that its runs share; it is no run itself
 LOWER_IS_BETTER = ("nll", "brier", "ece", "ece_mass", "cal_nll", "cal_brier", "cal_ece", "cal_ece_mass")
 HIGHER_IS_BETTER = ("accuracy", "top5", "aac", "cal_aac")
 
@@ -137,7 +138,7 @@ class Plan:
     def _run(self, folder: Path, name: str, condition: str, method: Candidate, trial: Fields, seed: int) -> StudyRun:
         fields = {**self.conditions[condition], **method.fields, **trial, "seed": seed, "members": self.members}
         given = {**method.fields, **trial, **self.conditions[condition]}
-        return StudyRun(name, (f"--config={folder / 'recipe.yaml'}", *arguments_of(fields)), given)
+        return StudyRun(name, (f"--config={folder / BASE}", *arguments_of(fields)), given)
 
 
 def arguments_of(fields: Fields) -> Iterator[str]:

@@ -367,7 +367,7 @@ def test_a_signal_before_anything_is_begun(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(WarmRanks, "train", lambda *_: pytest.fail("it was to stop"))
     path = study(tmp_path)
     assert main(["study", str(path), f"--folder={tmp_path / 'runs'}"]) == 75
-    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["recipe.yaml", "study.lock", "study.yaml"]
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["base.yaml", "study.lock", "study.yaml"]
 
 
 def test_a_signal_while_results_are_written(
@@ -401,7 +401,7 @@ def test_a_run_that_breaks_twice_ends_the_study(tmp_path: Path, capfd: Any) -> N
     ]
     assert log.read_text().count(why) == 2
     assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == [
-        "recipe.yaml",
+        "base.yaml",
         "selection",
         "study.lock",
         "study.yaml",

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -83,7 +84,7 @@ def test_the_ascent_equals_a_loop_written_from_its_definition(surface, rho, step
     offset = rho * slope / np.linalg.norm(slope)
     best = 0.0
     assert found.one_step == pytest.approx(surface.value(offset) - surface.constant, abs=1e-12)
-    for step in range(steps):
+    for _ in range(steps):
         best = max(best, surface.value(offset) - surface.constant)
         slope = surface.slope + surface.hessian @ offset
         offset = offset + rho / 2 * slope / np.linalg.norm(slope)
@@ -100,7 +101,7 @@ def test_every_point_asked_for_lies_in_the_ball_and_none_is_above_the_true_maxim
     found = ascend(surface, rho, steps)
     assert max(np.linalg.norm(offset) for offset in surface.asked) <= rho * (1 + 1e-12) + 1e-15
     assert len(surface.asked) == steps + 1
-    assert 0 <= found.worst
+    assert found.worst >= 0
     assert found.one_step <= found.worst
     assert found.worst <= highest_rise(surface, rho) + 1e-9
 
@@ -108,7 +109,7 @@ def test_every_point_asked_for_lies_in_the_ball_and_none_is_above_the_true_maxim
 @given(quadratics(), st.sampled_from([0.05, 1.0]))
 def test_more_steps_never_find_less(surface, rho):
     found = [ascend(surface, rho, steps).worst for steps in range(1, 8)]
-    assert all(more >= less - 1e-12 for less, more in zip(found, found[1:], strict=False))
+    assert all(more >= less - 1e-12 for less, more in pairwise(found))
 
 
 @given(quadratics(convex=True), st.sampled_from([0.01, 0.1, 0.5]))

@@ -249,7 +249,9 @@ class NoSecondDerivative(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient):
-        return gradient * torch.where(gradient.abs() > 0, torch.sqrt(gradient * 0) / torch.sqrt(gradient * 0 + 1) + 1, 1)
+        return gradient * torch.where(
+            gradient.abs() > 0, torch.sqrt(gradient * 0) / torch.sqrt(gradient * 0 + 1) + 1, 1
+        )
 
 
 def test_a_curvature_that_is_not_finite_is_said_to_be():

@@ -2,6 +2,7 @@
 
 import copy
 import io
+import itertools
 from itertools import combinations
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import nn
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from dist_dash.flatness.subset import subset
-from dist_dash.flatness.weight_space import barrier
+from dist_dash.flatness.weight_space import Stopwatch, TooSlow, barrier
 from dist_dash.models import MLP, SmallCNN
 from dist_dash.report import landscape
 from dist_dash.report.flatness_bars import flatness_bars
@@ -177,7 +178,24 @@ def test_what_would_take_too_long_is_not_begun(made, monkeypatch):
         with pytest.raises(NotHere, match="minutes"):
             picture(run, patience=0.0)
     assert len(asked) == 4
+    with pytest.raises(NotHere, match="minutes"):
+        loss_within(run, patience=0.0)
     assert len(loss_plane(run, grid=2, patience=60.0).data["x"]) == 7
+
+
+def test_the_time_is_estimated_from_what_was_done_so_far(made, monkeypatch):
+    """One second passes at each look at the clock: at the start, and after a gradient (worth three losses) a member."""
+    run, _ = made
+    clock = itertools.count(0, torch.get_num_threads())
+    monkeypatch.setattr("time.process_time", lambda: next(clock))
+    loss_within(run, points=3, directions=2, patience=9.1)  # 27 losses, 3 of them in the first second
+    with pytest.raises(NotHere, match="0 minutes"):
+        loss_within(run, points=3, directions=2, patience=8.9)
+    watch = Stopwatch(10, 4.9)
+    with pytest.raises(TooSlow) as caught:
+        watch.check(2)
+    assert caught.value.seconds == 5
+    Stopwatch(10, 5.1).check(2)
 
 
 # -- segments ----------------------------------------------------------------------------------------------------------
@@ -257,7 +275,7 @@ def test_the_loss_within_a_distance_is_that_of_networks_so_far_away(made):
 
 
 def test_random_directions_are_as_long_as_said(tmp_path):
-    """A linear classifier on a point of no curvature to speak of: the rise of the loss is the slope times the length."""
+    """A linear classifier, of little curvature: the rise of the loss is the slope times the length."""
     run, networks = finished_run(tmp_path / "run", [MLP(depth=0)])
     data = loss_within(run, radius=1e-2, points=3, directions=200).data
     x, y = subset(run, "train", 500, 0)

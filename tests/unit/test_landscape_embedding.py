@@ -42,14 +42,18 @@ def make(tmp_path):
 
 
 @FEW
-@given(st.integers(1, 5), st.integers(1, 6), st.integers(2, 5), st.integers(0, 2**32), st.sampled_from([0.3, 3.0, 60.0]))
+@given(
+    st.integers(1, 5), st.integers(1, 6), st.integers(2, 5), st.integers(0, 2**32), st.sampled_from([0.3, 3.0, 60.0])
+)
 def test_distances_are_roots_of_the_mean_squared_jensenshannon_distance_of_scipy(k, n, classes, seed, sharpness):
     logits = sharpness * np.random.default_rng(seed).standard_normal((k, n, classes))
     log_probs = logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True)
     found = distances(log_probs)
     for i in range(k):
         for j in range(k):
-            squares = [jensenshannon(np.exp(p), np.exp(q)) ** 2 for p, q in zip(log_probs[i], log_probs[j], strict=True)]
+            squares = [
+                jensenshannon(np.exp(p), np.exp(q)) ** 2 for p, q in zip(log_probs[i], log_probs[j], strict=True)
+            ]
             assert found[i, j] == pytest.approx(np.sqrt(np.nan_to_num(squares).mean()), abs=2e-7)
     assert np.array_equal(found, found.T)
     assert not np.diag(found).any()

@@ -206,7 +206,7 @@ def test_the_same_study_under_other_words_is_the_same(tmp_path: Path) -> None:
 
 def plan_of(tmp_path: Path, study: Any = STUDY) -> Plan:
     plan = read_plan(written(tmp_path, study))
-    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(plan.recipe))
+    (tmp_path / "base.yaml").write_text(yaml.safe_dump(plan.recipe))
     return plan
 
 
@@ -261,7 +261,7 @@ def test_anchors_may_be_used(tmp_path: Path) -> None:
 
 def test_the_study_of_this_project_can_be_run(tmp_path: Path) -> None:
     plan = read_plan(Path(__file__).parents[2] / "launch/recipes/study_digits.yaml")
-    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(plan.recipe))
+    (tmp_path / "base.yaml").write_text(yaml.safe_dump(plan.recipe))
     commands = check_commands(plan, tmp_path)
     assert len({command.as_yaml() for command in commands}) == len(commands)
     assert plan.selection.split == "validation"
@@ -294,7 +294,7 @@ def test_values_survive_the_way_to_the_recipe(
 ) -> None:
     """What a study gives is what the run's recipe says, and the check sees that it is."""
     plan_of(tmp_path)
-    found = resolved = parse_command([f"--config={tmp_path / 'recipe.yaml'}", *arguments_of(fields)]).resolved
+    found = resolved = parse_command([f"--config={tmp_path / 'base.yaml'}", *arguments_of(fields)]).resolved
     for part in where:
         found = found[part]
     assert found == value
