@@ -140,13 +140,12 @@ def _runs(arguments: Sequence[str]) -> int:
     return runs_command(options.folder, options.json, options.watch)
 
 
-def _in(module: str) -> Callable[[Sequence[str]], int]:
-    """A command that parses its own arguments: `<name>_command` in the module."""
+def _in(module: str, command: str) -> Callable[[Sequence[str]], int]:
+    """A command that parses its own arguments."""
 
     def run(arguments: Sequence[str]) -> int:
-        name = module.removesuffix(".command").rpartition(".")[2]
-        command: Callable[[Sequence[str]], int] = getattr(importlib.import_module(module), f"{name}_command")
-        return command(arguments)
+        found: Callable[[Sequence[str]], int] = getattr(importlib.import_module(module), command)
+        return found(arguments)
 
     return run
 
@@ -156,15 +155,15 @@ RUN = {
     "evaluate": _evaluate,
     "predict": _predict,
     "join": _join,
-    "submit": _in("dist_dash.cluster.submit"),
-    "array": _in("dist_dash.cluster.array"),
+    "submit": _in("dist_dash.cluster.submit", "submit_command"),
+    "array": _in("dist_dash.cluster.array", "array_command"),
     "runs": _runs,
-    "scaling": _in("dist_dash.scaling.command"),
-    "compare": _in("dist_dash.comparison.command"),
-    "report": _in("dist_dash.report.command"),
-    "flatness": _in("dist_dash.flatness.command"),
-    "shift": _in("dist_dash.shift.command"),
-    "study": _in("dist_dash.study.command"),
+    "scaling": _in("dist_dash.scaling.command", "scaling_command"),
+    "compare": _in("dist_dash.comparison.command", "compare_command"),
+    "report": _in("dist_dash.report.command", "report_command"),
+    "flatness": _in("dist_dash.flatness.command", "flatness_command"),
+    "shift": _in("dist_dash.shift.command", "shift_command"),
+    "study": _in("dist_dash.study.command", "study_command"),
 }
 
 

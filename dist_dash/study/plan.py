@@ -129,10 +129,12 @@ class Plan:
         found = {}
         for condition in self.conditions:
             for name, method in self.methods.items():
-                trial = method.trials[chosen[condition, name]]
+                number = chosen[condition, name]
                 for seed in self.seeds:
-                    place = f"reported/{slug(condition)}/{slug(name)}-s{seed}"
-                    found[place] = condition, name, self._run(folder, place, condition, method, trial, seed)
+                    # Named by its setting: one that was chosen before the scores changed must not pass for this one.
+                    place = f"reported/{slug(condition)}/{slug(name)}-t{number}-s{seed}"
+                    run = self._run(folder, place, condition, method, method.trials[number], seed)
+                    found[place] = condition, name, run
         return found
 
     def _run(self, folder: Path, name: str, condition: str, method: Candidate, trial: Fields, seed: int) -> StudyRun:

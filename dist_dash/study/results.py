@@ -2,35 +2,43 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
+from dist_dash.comparison import as_csv, as_json, as_markdown, load_comparison
+from dist_dash.record import say
+from dist_dash.report.folder_report import report_of_folder
 from dist_dash.run_folder import write_atomically
 from dist_dash.study.choice import Choice
 from dist_dash.study.plan import Plan
 
 
 def write_results(plan: Plan, choice: Choice, folder: Path, results: Path) -> None:
-    """Write the results of a finished study.
+    """Write the results of a finished study: `selection.md`, `comparison.md .csv .json`, `report.html`.
 
     Args:
         plan: the study.
         choice: its settings.
-        folder: of its runs.
+        folder: of its runs; the report's pictures and their data stay there, in `report/`.
         results: where to.
     """
     results.mkdir(parents=True, exist_ok=True)
+    comparison = load_comparison([folder])
     write_atomically(results / "selection.md", selection_as_markdown(plan, choice.as_json()))
+    write_atomically(results / "comparison.md", as_markdown(comparison))
+    write_atomically(results / "comparison.csv", as_csv(comparison))
+    write_atomically(results / "comparison.json", json.dumps(as_json(comparison), indent=1, allow_nan=False) + "\n")
+    say("study: drawing the report")
+    report_of_folder(folder, results / "report.html", without=(), partial=False, baselines=())
+    say(f"study: finished; {results / 'report.html'} has the answer, {results / 'comparison.md'} the tables")
 
 
 def selection_as_markdown(plan: Plan, selection: dict[str, Any]) -> str:
     """Every trial with its validation score, the chosen one in bold: one table a condition."""
-    lines = [f"# {plan.title}: how settings were chosen", ""]
-    seeds = ", ".join(map(str, selection["seeds"]))
-    lines += [
-        f"By `{selection['score']}` of the ensemble on the {selection['split']} split, mean over seeds {seeds}.",
-        "",
-    ]
+    seeds, split = ", ".join(map(str, selection["seeds"])), selection["split"]
+    rule = f"By `{selection['score']}` of the ensemble on the {split} split, mean over seeds {seeds}."
+    lines = [f"# {plan.title}: how settings were chosen", "", rule, ""]
     for condition, methods in selection["conditions"].items():
         lines += [f"## {condition}", "", f"| method | setting | {selection['score']} |", "|---|---|---|"]
         for method, found in methods.items():

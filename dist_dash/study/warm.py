@@ -113,8 +113,13 @@ class WarmRanks:
 
     def _start(self) -> None:
         with STARTING, _environment(OMP_NUM_THREADS=str(self.threads), TORCH_CPP_LOG_LEVEL="ERROR"):
-            for rank in range(self.world):
-                self._start_rank(rank)
+            # Ctrl-C on the terminal reaches ranks that are still loading modules: they hear of it afterwards.
+            mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            try:
+                for rank in range(self.world):
+                    self._start_rank(rank)
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
     def _start_rank(self, rank: int) -> None:
         ours, theirs = CONTEXT.Pipe()
@@ -165,6 +170,7 @@ def _serve(pipe: Connection, rank: int, world: int, threads: int) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     gc.freeze()  # modules are not looked through after every run
     with StopRequest().listening(lambda text: None) as stop:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         while True:
             try:
                 arguments, meet, log = pipe.recv()

@@ -98,6 +98,13 @@ def train(ranks: WarmRanks, run: Path, *arguments: str) -> int:
     return ranks.train([*SHORT, *arguments, f"--run={run}"], run.parent / "log")
 
 
+def outcome(call: Callable[[], int]) -> str:
+    try:
+        return str(call())
+    except RunFailed as error:
+        return str(error)
+
+
 def assert_same(ours: Path, theirs: Path) -> None:
     """Everything that a run leaves is the same, to the byte where it holds no times."""
     assert_same_run(ours, theirs)
@@ -143,9 +150,7 @@ def test_other_ranks_follow_bad_input_and_a_stop(cold: Path, tmp_path: Path) -> 
         assert train(ranks, tmp_path / "foreign", "--method=SGD") == 2
         (tmp_path / "sign").write_text("0.1")
         held = ["--engine=tests.e2e.faults.Held", f"--engine.sign={tmp_path / 'sign'}", *METHODS["sgd"]]
-        striking = when(
-            lambda: step_of(tmp_path / "b") >= 5, lambda: os.kill(ranks._processes[1].pid, signal.SIGUSR2)
-        )
+        striking = when(lambda: step_of(tmp_path / "b") >= 5, lambda: os.kill(ranks._processes[1].pid, signal.SIGUSR2))
         assert train(ranks, tmp_path / "b", *held) == 75
         striking.join()
         (tmp_path / "sign").unlink()
@@ -179,10 +184,9 @@ def test_a_rank_that_is_killed_in_a_run_is_named(rank: int, cold: Path, tmp_path
 def test_a_stop_that_comes_before_the_ranks_is_not_lost(tmp_path: Path) -> None:
     with WarmRanks(2) as ranks:
         ranks.stop()
-        try:
-            assert train(ranks, tmp_path / "run", "--method=SGD", "--max_steps=100000") == 75
-        except RunFailed as error:  # they had no handler for it yet
-            assert "exit status -15" in str(error)
+        ended = outcome(lambda: train(ranks, tmp_path / "run", "--method=SGD", "--max_steps=100000"))
+    # In the latter case they had no handler for it yet.
+    assert ended in {"75", "rank 0 died (exit status -15)", "rank 1 died (exit status -15)"}
 
 
 def test_groups_start_their_ranks_at_the_same_time(tmp_path: Path) -> None:
@@ -208,8 +212,8 @@ def test_the_executor_tries_a_killed_run_again(cold: Path, tmp_path: Path, capfd
     (tmp_path / "orders").write_text(f"1 6 {signal.SIGKILL}")
     struck = ["--engine=tests.e2e.faults.Struck", f"--engine.orders={tmp_path / 'orders'}"]
     runs = [
-        StudyRun("selection/a", tuple([*SHORT, *METHODS["sgd"], *struck])),
-        StudyRun("selection/b", tuple([*SHORT, *METHODS["dash"]])),
+        StudyRun("selection/a", (*SHORT, *METHODS["sgd"], *struck)),
+        StudyRun("selection/b", (*SHORT, *METHODS["dash"])),
     ]
     seen: list[str] = []
     with Executor(tmp_path, 2, 1, 1, StopRequest(), 2) as executor:
@@ -263,40 +267,45 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(warm, "CONTEXT", CONTEXT)
         patch.setattr(os, "cpu_count", lambda: 2)
-        assert main(["study", str(study(folder)), f"--folder={folder / 'runs'}", f"--results={folder / 'results'}"]) == 0
+        assert (
+            main(["study", str(study(folder)), f"--folder={folder / 'runs'}", f"--results={folder / 'results'}"]) == 0
+        )
     return folder
 
 
-RUNS = ["selection/noisy/plain-t0-s100", "selection/noisy/plain-t1-s100", "selection/noisy/dash-t0-s100"]
-RUNS += ["selection/noisy/dash-t1-s100", "reported/noisy/plain-s0", "reported/noisy/plain-s1"]
-RUNS += ["reported/noisy/dash-s0", "reported/noisy/dash-s1"]
+TRIALS = [f"selection/noisy/{method}-t{number}-s100" for method in ("plain", "dash") for number in (0, 1)]
+
+
+def reported(folder: Path) -> list[str]:
+    """The runs that a study has chosen to report, in its order."""
+    return list(json.loads((folder / "runs/groups.json").read_text())["runs"])
 
 
 def assert_same_study(ours: Path, theirs: Path) -> None:
-    for name in RUNS:
-        assert_same_run(ours / "runs" / name, theirs / "runs" / name)
     for name in ("runs/selection.json", "runs/groups.json", "results/selection.md"):
         assert (ours / name).read_bytes() == (theirs / name).read_bytes()
+    for name in [*TRIALS, *reported(theirs)]:
+        assert_same_run(ours / "runs" / name, theirs / "runs" / name)
 
 
 def test_a_whole_study(undisturbed: Path) -> None:
     folder = undisturbed / "runs"
     done = {str(path.parent.relative_to(folder)) for path in folder.rglob("DONE")}
-    assert done == set(RUNS)
+    assert done == {*TRIALS, *reported(undisturbed)}
+    assert len(done) == 4 + 4
     selection = json.loads((folder / "selection.json").read_text())
     for method in ("Plain", "DASH"):
         found = selection["conditions"]["noisy"][method]
         best = found["trials"][found["chosen"]]
         assert best["mean"] == min(trial["mean"] for trial in found["trials"])
-        (field, value), *_ = best["fields"].items()
+        ((field, value),) = best["fields"].items()
+        group, _, part = field.partition(".")
+        name = f"{method.lower()}-t{found['chosen']}"
         for seed in (0, 1):
-            recipe = yaml.safe_load((folder / f"reported/noisy/{method.lower()}-s{seed}/recipe.yaml").read_text())
-            group, _, name = field.partition(".")
-            assert recipe[group]["init_args"][name] == value
+            recipe = yaml.safe_load((folder / f"reported/noisy/{name}-s{seed}/recipe.yaml").read_text())
+            assert recipe[group]["init_args"][part] == value
             assert recipe["seed"] == seed
             assert recipe["labels"] == {"noise": 0.2, "validation": 0.25, "smoothing": 0.0, "mixup": 0.0}
-    groups = json.loads((folder / "groups.json").read_text())
-    assert list(groups["runs"]) == [name for name in RUNS if name.startswith("reported")]
     assert "| **" in (undisturbed / "results/selection.md").read_text()
 
 
@@ -334,7 +343,7 @@ def test_stopped_and_continued_it_is_the_same_study(undisturbed: Path, tmp_path:
     path, sign, folder = study_again(undisturbed, tmp_path), undisturbed / "sign", tmp_path / "runs"
     command = ["study", str(path), f"--folder={folder}", f"--results={tmp_path / 'results'}"]
     sign.write_text("0.03")
-    strikes = [(RUNS[1], signal.SIGTERM), (RUNS[5], signal.SIGINT)]
+    strikes = [(TRIALS[1], signal.SIGTERM), (reported(undisturbed)[1], signal.SIGINT)]
     try:
         for run, number in strikes:
             hit = when(lambda run=run: step_of(folder / run) >= 3, lambda n=number: os.kill(os.getpid(), n))  # type: ignore[misc]
@@ -347,13 +356,16 @@ def test_stopped_and_continued_it_is_the_same_study(undisturbed: Path, tmp_path:
     finally:
         sign.unlink()
     assert main(command) == 0
-    assert f"about 0 min left; finished {RUNS[-1]}" in capfd.readouterr().err
+    assert f"about 0 min left; finished {reported(undisturbed)[-1]}" in capfd.readouterr().err
     assert_same_study(tmp_path, undisturbed)
 
 
 def test_two_groups_make_the_same_study(undisturbed: Path, tmp_path: Path) -> None:
     path = study_again(undisturbed, tmp_path)
-    assert main(["study", str(path), f"--folder={tmp_path / 'runs'}", f"--results={tmp_path / 'results'}", "--groups=2"]) == 0
+    assert (
+        main(["study", str(path), f"--folder={tmp_path / 'runs'}", f"--results={tmp_path / 'results'}", "--groups=2"])
+        == 0
+    )
     assert_same_study(tmp_path, undisturbed)
 
 
@@ -370,9 +382,7 @@ def test_a_signal_before_anything_is_begun(tmp_path: Path, monkeypatch: pytest.M
     assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["base.yaml", "study.lock", "study.yaml"]
 
 
-def test_a_signal_while_results_are_written(
-    undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_signal_while_results_are_written(undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from dist_dash.study import command
 
     def struck(plan: Any, choice: Any, folder: Path, results: Path) -> None:
@@ -393,11 +403,11 @@ def test_a_run_that_breaks_twice_ends_the_study(tmp_path: Path, capfd: Any) -> N
     assert main(["study", str(path), f"--folder={tmp_path / 'runs'}"]) == 1
     said = capfd.readouterr().err.splitlines()
     why = "member 1: no finite gradient for 2 updates in a row; lower its learning rate"
-    log = tmp_path / "runs" / f"{RUNS[0]}.log"
+    log = tmp_path / "runs" / f"{TRIALS[0]}.log"
     assert said[1:] == [
-        f"study: {RUNS[0]} broke; trying again: {why}",
-        f"study: {RUNS[0]} broke: {why}",
-        f"dist-dash: {RUNS[0]} broke twice ({why}); see {log}. The same command goes on with what is left",
+        f"study: {TRIALS[0]} broke; trying again: {why}",
+        f"study: {TRIALS[0]} broke: {why}",
+        f"dist-dash: {TRIALS[0]} broke twice ({why}); see {log}. The same command goes on with what is left",
     ]
     assert log.read_text().count(why) == 2
     assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == [
@@ -415,7 +425,7 @@ def test_input_that_a_run_refuses_ends_the_study(tmp_path: Path, capfd: Any) -> 
     said = capfd.readouterr().err.splitlines()
     assert len(said) == 2
     assert said[1].startswith("dist-dash: loader.batch_size: 4096 × ")
-    assert said[1].endswith(f"(study, run {RUNS[0]})")
+    assert said[1].endswith(f"(study, run {TRIALS[0]})")
 
 
 def test_a_folder_belongs_to_one_study_at_a_time(tmp_path: Path, capfd: Any) -> None:
@@ -427,20 +437,30 @@ def test_a_folder_belongs_to_one_study_at_a_time(tmp_path: Path, capfd: Any) -> 
     assert [file.name for file in folder.iterdir()] == ["study.lock"]
 
 
-def test_a_study_that_is_killed_takes_its_ranks_along(tmp_path: Path, capfd: Any) -> None:
-    """As a user starts it: ranks are new interpreters. Killed without a warning, it can be run again at once."""
-    methods = {"Plain": {"fields": {"method": "SGD"}, "trials": [{}]}}
-    path, folder = study(tmp_path, methods=methods, seeds=[0]), tmp_path / "runs"
-    (tmp_path / "sign").write_text("0.1")
-    command = ["study", str(path), f"--folder={folder}"]
-    began = subprocess.Popen(
+def started(tmp_path: Path, *command: str) -> subprocess.Popen[bytes]:
+    """As a user starts it, in a process group as a terminal makes it; ranks are new interpreters."""
+    return subprocess.Popen(
         [sys.executable, "-m", "dist_dash", *command],
         cwd=Path(__file__).parents[2],
-        env={**os.environ, "TMPDIR": str(tmp_path)},
+        env={**os.environ, "TMPDIR": str(tmp_path / "temporary")},
         stderr=subprocess.PIPE,
+        start_new_session=True,
     )
+
+
+def lone(tmp_path: Path) -> list[str]:
+    """The command of a study of two runs."""
+    methods = {"Plain": {"fields": {"method": "SGD"}, "trials": [{}]}}
+    return ["study", str(study(tmp_path, methods=methods, seeds=[0])), f"--folder={tmp_path / 'runs'}"]
+
+
+def test_a_study_that_is_killed_takes_its_ranks_along(tmp_path: Path, capfd: Any) -> None:
+    """Killed without a warning, it can be run again at once."""
+    command, folder = lone(tmp_path), tmp_path / "runs"
+    (tmp_path / "sign").write_text("0.1")
+    began = started(tmp_path, *command)
     try:
-        wait_until(lambda: step_of(folder / RUNS[0]) >= 2, 120)
+        wait_until(lambda: step_of(folder / TRIALS[0]) >= 2, 120)
         ranks = psutil.Process(began.pid).children(recursive=True)
         assert len(ranks) >= 2
         assert main(command) == 2
@@ -450,5 +470,22 @@ def test_a_study_that_is_killed_takes_its_ranks_along(tmp_path: Path, capfd: Any
         began.communicate()
     wait_until(lambda: not any(rank.is_running() and rank.status() != psutil.STATUS_ZOMBIE for rank in ranks), 30)
     (tmp_path / "sign").unlink()
+    shutil.rmtree(tmp_path / "temporary")  # nobody was left to clear it
+    (tmp_path / "temporary").mkdir()
     assert main(command) == 0
-    assert (folder / "reported/noisy/plain-s0/DONE").exists()
+    assert (folder / "reported/noisy/plain-t0-s0/DONE").exists()
+
+
+def test_ctrl_c_while_the_ranks_are_started(tmp_path: Path) -> None:
+    """The whole foreground process group hears it: the study says so in one line, the ranks nothing."""
+    began = started(tmp_path, *lone(tmp_path))
+    try:
+        wait_until(lambda: len(psutil.Process(began.pid).children()) >= 3, 120)  # two ranks, the resource tracker
+        os.killpg(began.pid, signal.SIGINT)
+        _, said = began.communicate(timeout=120)
+    finally:
+        began.kill()
+        began.communicate()
+    assert began.returncode == 75, said.decode()
+    assert said.decode().splitlines()[1:] == ["study: SIGINT: stopping; run the same command to continue"]
+    assert not (tmp_path / "runs" / TRIALS[0] / "DONE").exists()

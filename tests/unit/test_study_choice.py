@@ -41,7 +41,7 @@ class Evaluator:
 
     def __call__(self, path: Path, split: str = "test") -> dict[str, Any]:
         self.asked.append((path, split))
-        members = {name: -1.0 for name in self.scores[path.name]}  # whoever reads these chooses something else
+        members = dict.fromkeys(self.scores[path.name], -1.0)  # whoever reads these chooses something else
         return {"ensemble": self.scores[path.name], "members": [members], "member_mean": members}
 
 
@@ -189,5 +189,5 @@ def test_groups_name_every_reported_run(tmp_path: Path) -> None:
     content = json.loads((tmp_path / "groups.json").read_text())
     assert (content["title"], content["baselines"], content["notes"]) == ("T", ["Plain"], ["a", "b"])
     assert list(content["runs"]) == list(runs)  # in the order of the study
-    assert content["runs"]["reported/20-wrong/flat-s1"] == {"group": "Flat", "section": "20 % wrong"}
+    assert content["runs"]["reported/20-wrong/flat-t0-s1"] == {"group": "Flat", "section": "20 % wrong"}
     assert len(content["runs"]) == 2 * 3 * 2
