@@ -45,7 +45,7 @@ def _grid(table: Table, part: int) -> Grid:
     title = f"{table.title}{', continued' if part else ''}"
     grid = Grid(title=Text(plain(title)), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     grid.padding, grid.show_edge = (0, GAP - 1, 0, 0), False  # the other cell of a gap is the box's
-    grid.add_column("", overflow="fold", min_width=_names_width(table))
+    grid.add_column("", overflow="fold")
     for heading in table.headings:
         grid.add_column(Text(_folded(heading)), justify="right", no_wrap=True)
     for name, cells in table.rows:

@@ -25,6 +25,7 @@ from dist_dash.preemption import FINISHED
 from dist_dash.record import say
 from dist_dash.run_folder import write_atomically
 
+SAMPLES, CPU = 500, torch.device("cpu")
 AVERAGED = ("loss", "gradient_norm", "weight_norm", "one_step_rise", "worst_rise", "random_rise", "eigenvalue", "trace")
 
 
@@ -40,7 +41,9 @@ def flatness_parser() -> argparse.ArgumentParser:
     parser.add_argument("run", help="a finished run")
     parser.add_argument("--rho", type=float, default=0.05, help="radius of the ball (default: 0.05)")
     parser.add_argument("--steps", type=int, default=5, help="of the ascent to the worst point (default: 5)")
-    parser.add_argument("--samples", type=int, default=500, help="of the split, always the same (default: 500)")
+    parser.add_argument(
+        "--samples", type=int, default=SAMPLES, help=f"of the split, always the same (default: {SAMPLES})"
+    )
     parser.add_argument(
         "--split",
         choices=["train", "test", "validation"],
@@ -78,9 +81,28 @@ def flatness_command(arguments: Sequence[str]) -> int:
         batch_size=given.batch_size,
     )
     require(given.samples >= 1, "samples", given.samples, "a whole number ≥ 1")
-    run = FinishedRun(given.run)
+    result = measure_run(FinishedRun(given.run), options, given.split, given.samples, device)
+    if given.json:
+        print(json.dumps(result, allow_nan=False))
+    else:
+        Console().print(table(result))
+    return FINISHED
+
+
+def measure_run(
+    run: FinishedRun,
+    options: FlatnessOptions,
+    split: str = "train",
+    samples: int = SAMPLES,
+    device: torch.device = CPU,
+) -> dict[str, Any]:
+    """Measure every member and write `flatness.json` into the run; returns its content.
+
+    Raises:
+        BadInput: the data cannot be reached, or no member has a finite loss; nothing was written.
+    """
     networks = run.ensemble().to(device).networks
-    x, y = subset(run, given.split, given.samples, given.seed)
+    x, y = subset(run, split, samples, options.seed)
     found: list[Flatness | None] = []
     for index, network in enumerate(networks):
         try:
@@ -88,13 +110,9 @@ def flatness_command(arguments: Sequence[str]) -> int:
         except NotFinite as error:
             say(f"flatness: member {index} is left out: {error}")
             found.append(None)
-    result = summary(found, options, given.split, len(x))
+    result = summary(found, options, split, len(x))
     write_atomically(run.folder.flatness, json.dumps(result, indent=1, allow_nan=False))
-    if given.json:
-        print(json.dumps(result, allow_nan=False))
-    else:
-        Console().print(table(result))
-    return FINISHED
+    return result
 
 
 def summary(members: Sequence[Flatness | None], options: FlatnessOptions, split: str, samples: int) -> dict[str, Any]:

@@ -15,12 +15,14 @@ from filelock import FileLock, Timeout
 
 from dist_dash.cli import OneLine, say_at_once
 from dist_dash.errors import BadInput, require
+from dist_dash.finished import FinishedRun
+from dist_dash.flatness.command import measure_run
 from dist_dash.preemption import FINISHED, TO_BE_CONTINUED, StopRequest
 from dist_dash.record import say
 from dist_dash.run_folder import write_atomically
 from dist_dash.study.choice import Choice
 from dist_dash.study.execute import Executor
-from dist_dash.study.plan import BASE, Plan, check_commands, read_plan
+from dist_dash.study.plan import BASE, Plan, StudyRun, check_commands, read_plan
 from dist_dash.study.results import write_results
 
 LOCK, PLAN = "study.lock", "study.yaml"
@@ -92,7 +94,13 @@ def _run(plan: Plan, folder: Path, executor: Executor) -> Choice | None:
     write_atomically(folder / "selection.json", json.dumps(choice.as_json(), indent=1))
     runs = plan.reported(folder, choice.chosen())
     write_groups(plan, folder, {name: (condition, method) for name, (condition, method, _) in runs.items()})
-    return choice if executor.run([run for _, _, run in runs.values()], lambda run: None) else None
+
+    def measure(run: StudyRun) -> None:
+        finished = FinishedRun(folder / run.name)
+        if plan.flatness is not None and not finished.folder.flatness.exists():
+            measure_run(finished, plan.flatness)
+
+    return choice if executor.run([run for _, _, run in runs.values()], measure) else None
 
 
 def write_recipe(plan: Plan, folder: Path) -> None:

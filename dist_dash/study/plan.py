@@ -15,6 +15,7 @@ import yaml
 
 from dist_dash.engine import Torch
 from dist_dash.errors import BadInput, require
+from dist_dash.flatness.measure import FlatnessOptions
 from dist_dash.parsing import Command, parse_command
 from dist_dash.study.effect import has_effect
 
@@ -90,6 +91,7 @@ class Plan:
         baselines: methods that the others are compared with.
         title: of tables and pages.
         notes: sentences that a reader of the results must know.
+        flatness: options of `dist-dash flatness` (`rho`, `steps`), which is measured of every reported run; None: not.
     """
 
     recipe: Fields
@@ -101,6 +103,7 @@ class Plan:
     baselines: tuple[str, ...]
     title: str = field(compare=False)
     notes: tuple[str, ...] = field(default=(), compare=False)
+    flatness: FlatnessOptions | None = field(default=None, compare=False)
     text: str = field(default="", compare=False)
 
     def trials(self, folder: Path) -> list[StudyRun]:
@@ -196,6 +199,9 @@ def read_plan(path: Path) -> Plan:
         baselines=_names("baselines", fields.get("baselines", [*methods][:1])),
         title=str(fields.get("title", path.stem)),
         notes=_names("notes", fields.get("notes", [])),
+        flatness=FlatnessOptions(**_group("flatness", fields["flatness"], (), FlatnessOptions))
+        if fields.get("flatness") is not None
+        else None,
         text=text,
     )
     _check(plan)

@@ -360,6 +360,15 @@ def test_a_difference_that_cannot_be_told_is_not_claimed(section: Section) -> No
     assert f"no difference to the second best, {best.runner_up}, can be told from 5 seeds: " in sentence
 
 
+def test_nor_is_one_to_a_baseline(folder: Path) -> None:
+    section = only(loaded(folder, baselines=["SAM"]))
+    found = section.differences["DASH", "SAM"]["ensemble.cal_nll"]
+    (sentence,) = [s for s in verdict(section) if s.startswith("cal_nll against SAM: ")]
+    told = f"DASH ({found.mean:+.4f}, 95 % interval [{found.low:+.4f}, {found.high:+.4f}], n = 5)"
+    assert not found.excludes_zero
+    assert f"against SAM: no difference can be told from 5 seeds: {told}; worse: SGD (+0.0" in sentence
+
+
 def test_the_best_that_is_told_apart_is_called_the_best(tmp_path: Path) -> None:
     study(tmp_path, {"SGD": 0.0, "DASH": 0.03})
     sentence, *_ = verdict(only(loaded(tmp_path)))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from dist_dash.comparison import Comparison, Section, load_comparison
 from dist_dash.comparison.selection import runs_below
-from dist_dash.comparison.settings import differing, flat, names, section_names, text
+from dist_dash.comparison.settings import differing, flat, names, section_names, settings_of, text
 from dist_dash.errors import BadInput
 
 
@@ -44,6 +44,27 @@ def test_choices_become_texts_by_field() -> None:
         "models": "null",
         "epochs": "4",
     }
+
+
+def test_seed_data_labels_and_what_has_no_effect_are_no_settings() -> None:
+    recipe = {
+        "method": {"class_path": "a.DASH"},
+        "data": {"class_path": "a.Data", "init_args": {"seed": 1}},
+        "database": "a setting",
+        "labels": {"noise": 0.1},
+        "record": {"every": 1},
+        "recorder": "a setting",
+        "seed": 3,
+        "seeds": "a setting",
+    }
+    method, found, labels, data = settings_of(recipe, {"layout": {"replicas": 2}})
+    assert method == "DASH"
+    assert dict(found) == {
+        "method.class_path": "a.DASH",
+        **dict.fromkeys(("database", "recorder", "seeds"), "a setting"),
+        "replicas": "2",
+    }
+    assert (dict(labels), dict(data)) == ({"labels.noise": "0.1"}, {"data.class_path": "a.Data", "data.seed": "1"})
 
 
 @pytest.mark.parametrize(
@@ -135,10 +156,12 @@ def test_equal_numbers_are_equal_settings(tmp_path: Path) -> None:
 
 
 def test_label_noise_makes_sections(tmp_path: Path) -> None:
-    for noise in (0.4, 0.0, 0.07):
+    for noise in (0.4, 0.0, 0.07, 0.125):
         study(tmp_path / f"{noise}", {"SGD": 0.0, "SAM": 0.0}, seeds=2, labels__noise=noise)
-    comparison = load_comparison([tmp_path / "0.4", tmp_path / "0.0", tmp_path / "0.07"])
-    assert [s.name for s in comparison.sections] == ["40 % label noise", "no label noise", "7 % label noise"]
+    comparison = load_comparison([tmp_path / name for name in ("0.4", "0.0", "0.07", "0.125")])
+    assert [section.name for section in comparison.sections] == [
+        *("40 % label noise", "no label noise", "7 % label noise", "12.5 % label noise"),
+    ]
     assert all(sorted(group_names(section)) == ["SAM", "SGD"] for section in comparison.sections)
 
 
@@ -344,6 +367,9 @@ def test_an_unknown_baseline_is_refused_with_those_that_there_are(tmp_path: Path
     told(tmp_path, baselines=["plane"])
     for said in (refusal([tmp_path]), refusal([tmp_path], baselines=["plane"], partial=True)):
         assert said == "baseline: 'plane' is not allowed; it must be one of 'sharp', 'plain'"
+    (tmp_path / "runs/plain-20-0/DONE").unlink()
+    assert loaded(tmp_path, partial=True).sections[0].baselines == ("plain",)  # plain SGD
+    assert "'plane'" in refusal([tmp_path], baselines=["plane"], partial=True)
 
 
 def test_a_group_that_holds_different_settings_says_so(tmp_path: Path) -> None:

@@ -105,6 +105,16 @@ def test_a_difference_is_shown_with_both_ends_of_its_interval(comparison: Compar
     assert f"{found.high:+.4f}" in text
 
 
+def test_only_differences_that_are_told_apart_are_marked(comparison: Comparison) -> None:
+    (section,) = comparison.sections
+    found = section.differences["DASH", "SAM"]["ensemble.accuracy"]
+    assert found.low is not None
+    assert not found.excludes_zero
+    mean, low, high = (f"{100 * value:+.2f}" for value in (found.mean, found.low, found.high))
+    assert f"{mean} [{low}, {high}]" in as_markdown(comparison)
+    assert f"{mean}*" not in shown(comparison)
+
+
 def test_names_are_no_markup_on_the_terminal(evil: Comparison) -> None:
     text = shown(evil, 400)
     assert "[bold red]A|B[/] <script>" in text
