@@ -18,8 +18,8 @@ from dist_dash.parsing import one_line_of
 from dist_dash.predictions import load_arrays
 
 
-def without_fields(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The command's own arguments; and the source's, `--data.field value`, each as `--data.field=value`.
+def without_fields(arguments: Sequence[str], name: str = "data") -> tuple[list[str], list[str]]:
+    """The command's own arguments; and those of the source `name`, `--name.field value`, each as `--name.field=value`.
 
     Raises:
         BadInput: the last field has no value.
@@ -28,7 +28,7 @@ def without_fields(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     fields: list[str] = []
     left = iter(arguments)
     for argument in left:
-        if not argument.startswith("--data."):
+        if not argument.startswith(f"--{name}."):
             ours.append(argument)
         elif "=" in argument:
             fields.append(argument)

@@ -56,8 +56,8 @@ def severity(run: FinishedRun) -> Picture:
         title="Under corruption",
         caption=f"Scores of {found['samples']} test samples under {len(found['corruptions'])} corruptions of rising "
         "severity: bold the mean over all corruptions, of the ensemble and of its members; thin, the ensemble under "
-        f"each corruption alone. Temperatures were fitted on {found['fitted_on']}; they are not fitted again under "
-        "corruption. The severities are this project's own: numbers are not comparable with those on ImageNet-C.",
+        f"each corruption alone. Nothing is fitted under corruption: temperatures are from {found['fitted_on']}. "
+        "The severities are this project's own: numbers are not comparable with those on ImageNet-C.",
         figure=figure,
         data={name: [row[name] for row in rows] for name in rows[0]},
         findings={

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from dist_dash.cli import OneLine
+from dist_dash.data_argument import without_fields
 from dist_dash.errors import BadInput, require
 from dist_dash.finished import FinishedRun
 from dist_dash.record import say
@@ -60,7 +61,7 @@ def shift_command(arguments: Sequence[str]) -> int:
     Raises:
         BadInput: nothing was written.
     """
-    ours, fields = _without_fields(arguments)
+    ours, fields = without_fields(arguments, "ood")
     options = shift_parser().parse_args(ours)
     severities = _severities(options.severities)
     asked = chosen(options.corruptions)
@@ -95,24 +96,6 @@ def shift_command(arguments: Sequence[str]) -> int:
     else:
         Console().print(tables(found))
     return 0
-
-
-def _without_fields(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The command's own arguments, and those of the OOD source as `--ood.field=value`."""
-    ours: list[str] = []
-    fields: list[str] = []
-    left = iter(arguments)
-    for argument in left:
-        if not argument.startswith("--ood."):
-            ours.append(argument)
-        elif "=" in argument:
-            fields.append(argument)
-        else:
-            value = next(left, None)
-            if value is None:
-                raise BadInput(f"{argument.lstrip('-')}: missing; give its value")
-            fields.append(f"{argument}={value}")
-    return ours, fields
 
 
 def _severities(given: str) -> list[int]:

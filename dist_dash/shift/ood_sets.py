@@ -8,18 +8,15 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import jsonargparse
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 
-from dist_dash.data import Source
 from dist_dash.data.dataset import DataSet
 from dist_dash.data.rng import sample_rng
 from dist_dash.data.source import ArraySplit, Split, SubsetSplit
+from dist_dash.data_argument import source_of
 from dist_dash.errors import BadInput
-from dist_dash.parsing import one_line_of
 from dist_dash.predictions import load_arrays
 from dist_dash.seeds import derived_seed
 from dist_dash.shift.samples import ChangedSplit, subset
@@ -146,17 +143,10 @@ class ResizedSplit(Split):
 
 def _from_source(given: str, fields: Sequence[str]) -> Split:
     """The test split of the source that a recipe's `data` would be with the same words."""
-    parser = jsonargparse.ArgumentParser(prog="dist-dash shift", exit_on_error=False, allow_abbrev=False)
-    parser.add_subclass_arguments(Source, "data", required=True)
-    arguments = [f"--data={given}", *(re.sub(r"^--ood\.", "--data.", field) for field in fields)]
     try:
-        source: Source = parser.instantiate(parser.parse_args(arguments)).data
-        return source.load().test
+        return source_of([f"--data={given}", *(re.sub(r"^--ood\.", "--data.", field) for field in fields)]).load().test
     except BadInput as error:
-        problem = str(error)
-    except (jsonargparse.ArgumentError, ValueError, TypeError, OSError, yaml.YAMLError) as error:
-        problem = one_line_of(error, parser, arguments)
-    raise BadInput(re.sub(r"\bdata(?=[.:])", "ood", problem))
+        raise BadInput(re.sub(r"\bdata(?=[.:])", "ood", str(error))) from error
 
 
 def _from_file(given: str, data: DataSet) -> ArraySplit:

@@ -70,11 +70,11 @@ def divided(data: DataSet, samples: int | None, seed: int) -> tuple[SubsetSplit,
     test = subset(data.test, samples, seed)
     if data.validation is not None:
         fitting = subset(data.validation, samples, seed)
-        return fitting, test, f"the clean validation split, {len(fitting)} samples"
+        return fitting, test, "clean validation samples"
     order = sample_rng(seed, 0, 0, derived_seed("shift halves")).permutation(len(test))
     halves = order[: len(test) // 2], order[len(test) // 2 :]
     fitting, reported = (SubsetSplit(data.test, np.sort(test.indices[half])) for half in halves)
-    return fitting, reported, f"a clean half of the chosen test samples, {len(fitting)}, which no other figure is of"
+    return fitting, reported, "clean test samples, a half; scores are of the other half"
 
 
 def predictions(

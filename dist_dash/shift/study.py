@@ -44,9 +44,12 @@ class Study:
         self, ensemble: Ensemble, data: DataSet, values: Values, samples: int | None, seed: int, reading: Reading
     ) -> None:
         self.values, self.seed, self.reading = values, seed, reading
-        fitting, self.reported, self.fitted_on = divided(data, samples, seed)
+        fitting, self.reported, source = divided(data, samples, seed)
         held_out, held_out_labels = predicted(ensemble, fitting, reading)
         clean, labels = predicted(ensemble, self.reported, reading)
+        if not len(labels):
+            raise BadInput("data: no sample of the test split can be read; check that the data are still there")
+        self.fitted_on = f"{len(held_out_labels)} {source}" if len(held_out_labels) else "no samples, hence none"
         ill = sick(held_out) | sick(clean)
         if ill.all():
             raise RunFailed("every member predicts NaN; there is nothing to evaluate")
@@ -55,13 +58,13 @@ class Study:
         healthy = [ensemble.networks[member] for member in self._healthy]
         self.ensemble = Ensemble(healthy, ensemble.shape, ensemble.classes, ensemble.class_names)
         self.temperatures = Temperatures.fitted(held_out[~ill], held_out_labels)
-        self.clean = scored(clean[~ill], labels, self.temperatures, seed)
+        self.clean = {**scored(clean[~ill], labels, self.temperatures, seed), "left_out": self.left_out}
         # OOD detection has nothing that is fitted: all chosen test samples count.
         self.test, inside = self.reported, clean
         if data.validation is None:
             self.test = SubsetSplit(data.test, np.concatenate([fitting.indices, self.reported.indices]))
             inside = np.concatenate([held_out, clean], axis=1)
-        self._inside = _all_scores(inside[~ill])
+        self.inside = _all_scores(inside[~ill])
 
     def under(self, corruption: Corruption, severity: int) -> dict[str, Any]:
         """The scores of the reported samples under a corruption."""
@@ -79,7 +82,7 @@ class Study:
             {name: np.concatenate([scores[name] for scores in own]) for name in own[0]}
             for own in zip(*parts, strict=True)
         ]
-        return {"name": other.name, "text": other.text, **judged(self._inside, outside)}
+        return {"name": other.name, "text": other.text, **judged(self.inside, outside)}
 
 
 def measured(
@@ -114,7 +117,7 @@ def measured(
             who: float(np.mean([1 - mean[who]["accuracy"] for mean in by_severity.values()]))
             for who in ("ensemble", "member_mean")
         },
-        "ood": {"samples": len(study.test), "sets": detected},
+        "ood": {"samples": len(study.inside[0]["entropy"]), "sets": detected},
     }
 
 

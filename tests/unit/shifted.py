@@ -34,10 +34,10 @@ def finished(path: Path, members: int, *arguments: str, gain: float = 8.0) -> Pa
     return path
 
 
-def vectors(path: Path, validation: bool = False) -> list[str]:
+def vectors(path: Path, validation: bool = False, train: int = 60) -> list[str]:
     """An .npz file of vectors of 5 features; the arguments that use it."""
     rng = np.random.default_rng(0)
-    parts = {"train": 60, "test": 31, **({"val": 20} if validation else {})}
+    parts = {"train": train, "test": 31, **({"val": 20} if validation else {})}
     arrays = {f"x_{part}": rng.normal(size=(n, 5)).astype(np.float32) for part, n in parts.items()}
     np.savez(path, **arrays, **{f"y_{part}": np.arange(n) % 3 for part, n in parts.items()})
     return ["--data=Arrays", f"--data.path={path}"]

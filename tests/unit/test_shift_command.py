@@ -5,12 +5,15 @@ import shutil
 
 import numpy as np
 import pytest
+from PIL import Image
 from shifted import SYNTHETIC, finished, vectors
 
 from dist_dash.cli import guarded
+from dist_dash.finished import FinishedRun
 from dist_dash.run_folder import RunFolder
 from dist_dash.shift.command import shift_command
 from dist_dash.shift.corruptions import CORRUPTIONS
+from dist_dash.shift.values import values_of
 
 pytestmark = pytest.mark.usefixtures("not_a_rank")
 QUICK = ["--corruptions=contrast,impulse_noise", "--severities=2,5"]
@@ -91,7 +94,7 @@ def test_a_subset_of_the_samples(run, capsys):
     found = json.loads(called(capsys, run, *QUICK, "--json", "--samples=9")[1])
     assert found["samples"] == 5
     assert found["ood"]["samples"] == 9
-    assert found["fitted_on"].startswith("a clean half of the chosen test samples, 4,")
+    assert found["fitted_on"].startswith("4 clean test samples, a half; ")
 
 
 def test_another_data_set(run, capsys, tmp_path):
@@ -118,7 +121,7 @@ def test_vectors_are_given_noise_alone(tmp_path, capsys):
     assert list(found["corrupted"]) == noise
     assert found["not_applicable"] == [name for name in CORRUPTIONS if name not in noise]
     assert "left out: defocus_blur, " in err
-    assert (found["samples"], found["fitted_on"]) == (31, "the clean validation split, 20 samples")
+    assert (found["samples"], found["fitted_on"]) == (31, "20 clean validation samples")
     assert found["ood"]["sets"][1]["name"] == "permuted features"
     assert len(found["values"]["low"]) == 5
     (run / "shift.json").unlink()
@@ -128,6 +131,40 @@ def test_vectors_are_given_noise_alone(tmp_path, capsys):
     np.savez(tmp_path / "x.npz", x=np.zeros((3, 4)))
     assert "have shape (4,); it must be the run's, (5,)" in called(capsys, run, f"--ood={tmp_path / 'x.npz'}")[2]
     assert "resize: samples (4,) cannot" in called(capsys, run, f"--ood={tmp_path / 'x.npz'}", "--resize")[2]
+
+
+def test_the_range_of_floats_follows_the_seed(tmp_path, capsys):
+    run = finished(tmp_path / "run", 1, *vectors(tmp_path / "data.npz", train=1500))
+    for seed in (0, 1):
+        out = called(capsys, run, "--corruptions=shot_noise", "--severities=1", "--json", f"--seed={seed}")[1]
+        assert json.loads(out)["values"] == values_of(FinishedRun(run).data(), seed).as_json()
+    assert values_of(FinishedRun(run).data(), 0).as_json() != values_of(FinishedRun(run).data(), 1).as_json()
+
+
+def test_pictures_that_cannot_be_read(tmp_path, capsys):
+    for split in ("train", "val"):
+        for name in ("ant", "bee"):
+            (tmp_path / split / name).mkdir(parents=True)
+            for index in range(5):
+                pixels = np.random.default_rng(index).integers(0, 256, (10, 9, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(tmp_path / split / name / f"{index}.png")
+    arguments = ["--data=ImageFolder", f"--data.root={tmp_path}", "--data.image_size=8", "--data.resize=8"]
+    strict = finished(tmp_path / "strict", 1, *arguments)
+    patient = finished(tmp_path / "patient", 1, *arguments, "--loader.on_bad_sample=skip")
+    for index in range(4):
+        (tmp_path / "val/ant" / f"{index}.png").write_text("torn")
+    assert "cannot be read" in refused(capsys, strict, *QUICK)
+    status, out, _ = called(capsys, patient, *QUICK, "--json")
+    assert status == 0
+    found = json.loads(out)
+    assert 1 <= found["samples"] <= 5
+    assert found["ood"]["sets"][0]["samples"] == 6
+    assert found["ood"]["samples"] == 6
+    for index in range(1, 5):
+        (tmp_path / "val/bee" / f"{index}.png").write_text("torn")
+    (tmp_path / "val/ant/4.png").write_text("torn")
+    (tmp_path / "val/bee/0.png").write_text("torn")
+    assert "no sample of the test split can be read" in refused(capsys, patient, *QUICK)
 
 
 def test_one_member(tmp_path, capsys):

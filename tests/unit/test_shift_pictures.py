@@ -117,7 +117,7 @@ def test_distributions_and_curves(made):
 
 
 def test_names_of_files_are_drawn_letter_by_letter(tmp_path):
-    file = tmp_path / ("$\\frac{<b>" + "x" * 60 + ".npz")
+    file = tmp_path / ("$\\frac{<b>$" + "x" * 60 + ".npz")
     np.savez(file, x=np.zeros((4, 3, 8, 8), np.uint8))
     run, _ = shifted(tmp_path / "run", 1, *SYNTHETIC, options=[f"--ood={file}"])
     assert len(colours(shift.detection(run))) > 20

@@ -191,7 +191,7 @@ def test_labels_of_reported_samples_do_not_move_temperatures(run):
 def test_a_validation_split_is_what_temperatures_are_fitted_on(tmp_path):
     run = FinishedRun(finished(tmp_path / "run", 2, *SYNTHETIC, "--labels.validation=0.25"))
     study = study_of(run)
-    assert study.fitted_on == "the clean validation split, 10 samples"
+    assert study.fitted_on == "10 clean validation samples"
     assert len(study.reported) == study.clean["samples"] == len(study.test) == 30
     data = run.data()
     said = run.ensemble().predict(np.stack([data.validation.evaluation(i) for i in range(10)]))
@@ -203,6 +203,7 @@ def test_a_single_sample_is_reported_and_not_calibrated(run):
     study = study_of(run, samples=1)
     found = all_of(study, sets=built_in(study.test, study.values, 0))
     assert found["samples"] == 1
+    assert found["fitted_on"] == "no samples, hence none"
     assert found["clean"]["ensemble"]["cal_nll"] is None
     assert found["mean"]["4"]["member_mean"]["cal_nll"] is None
     assert len(found["ood"]["sets"]) == 3
@@ -232,7 +233,7 @@ def test_members_that_predict_nan_are_left_out_and_named(run):
     study = study_of(run, ensemble=ensemble)
     found = all_of(study, severities=[1], sets=built_in(study.test, study.values, 0))
     assert found["left_out"] == [1]
-    assert found["corrupted"]["contrast"]["1"]["left_out"] == [1]
+    assert found["clean"]["left_out"] == found["corrupted"]["contrast"]["1"]["left_out"] == [1]
     assert len(found["clean"]["members"]) == 2
     healthy = study_of(run).clean
     assert found["clean"]["members"][1] == pytest.approx(healthy["members"][2])
