@@ -3,13 +3,14 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bash launch/setup.sh dev
-slurm=yes
+wanted=
 for argument in "$@"; do
     case "${argument#./}" in
-        tests | tests/ | tests/slurm*) slurm=yes; break ;;
-        tests/*) slurm=no ;;
+        tests | tests/) wanted="slurm e2e" ;;
+        tests/*) wanted="$wanted $(cut -d/ -f2 <<<"${argument#./}")" ;;
     esac
 done
-[ $slurm = no ] || bash tests/slurm/install.sh
+[[ " ${wanted:-slurm} " != *" slurm "* ]] || bash tests/slurm/install.sh
+[[ " ${wanted:-e2e} " != *" e2e "* ]] || bash tests/e2e/install_chromium.sh
 export OMP_NUM_THREADS=1
 exec .venv/bin/python -m pytest "$@"

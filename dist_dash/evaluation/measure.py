@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dist_dash.errors import BadInput
-from dist_dash.evaluation.accuracy import Doubles, Floats, Labels
+from dist_dash.evaluation.accuracy import Doubles, Floats, Labels, as_doubles
 from dist_dash.evaluation.average import log_of_mean
 from dist_dash.evaluation.blocks import blocks_of, in_blocks
 from dist_dash.evaluation.diversity import Matrix, cross_terms, entropy_of
@@ -53,7 +53,7 @@ def measured(log_probs: Floats, labels: Labels, kept: Sequence[int]) -> Measured
     totals, ensemble = np.empty((len(kept), samples)), np.empty((samples, classes))
 
     def work(number: int, rows: slice) -> None:
-        block = np.stack([log_probs[member, rows] for member in kept]).astype(np.float64, copy=False)
+        block = as_doubles(np.stack([log_probs[member, rows] for member in kept]))
         with np.errstate(over="ignore"):
             probs = np.exp(block)
         totals[:, rows] = probs.sum(-1)

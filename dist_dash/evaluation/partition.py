@@ -12,6 +12,9 @@ import numpy as np
 from dist_dash.evaluation.accuracy import Doubles, Floats
 from dist_dash.evaluation.blocks import in_blocks
 
+ORDER, RADIUS = 10, 0.04
+"""Of the polynomials, and of the circle that they are exact in, relative to its centre."""
+
 _NO_CLASS = -2e4  # d of a class of probability 0: exp(β d) is exactly 0, and no product with it is NaN, for β ≥ 0.05
 
 
@@ -88,21 +91,19 @@ class Expanded:
         centre: the β to expand about.
     """
 
-    ORDER, RADIUS = 10, 0.04
-
     def __init__(self, log_probs: Floats, top: Doubles, centre: float) -> None:
         self._centre = centre
         # Further out there are digits enough to see where the best β is, though not to score with it.
-        self.reach = (centre * (1 - 4 * self.RADIUS), centre * (1 + 4 * self.RADIUS))
-        self._single = np.empty((self.ORDER + 1, len(top)))
-        self._double = np.empty((self.ORDER + 1, len(top)))
+        self.reach = (centre * (1 - 4 * RADIUS), centre * (1 + 4 * RADIUS))
+        self._single = np.empty((ORDER + 1, len(top)))
+        self._double = np.empty((ORDER + 1, len(top)))
 
         def work(_: int, rows: slice) -> None:
             x = _differences(log_probs, top, rows)
             x *= centre
             weights = np.exp(x)
             squares = weights * weights
-            for order in range(self.ORDER + 1):
+            for order in range(ORDER + 1):
                 if order:
                     weights *= x
                     squares *= x
@@ -111,14 +112,14 @@ class Expanded:
 
         in_blocks(len(top), log_probs.shape[1], work)
         factor = 1.0
-        for order in range(1, self.ORDER + 1):
+        for order in range(1, ORDER + 1):
             factor /= order
             self._single[order] *= factor
             self._double[order] *= factor * 2**order
 
     def covers(self, beta: Doubles) -> bool:
         """Whether all are within `RADIUS` of the centre, relative to it."""
-        return bool(np.all(np.abs(beta / self._centre - 1) <= self.RADIUS))
+        return bool(np.all(np.abs(beta / self._centre - 1) <= RADIUS))
 
     def slopes(self, beta: Doubles) -> tuple[Doubles, Doubles]:
         """`F′` and `F″`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from dist_dash.evaluation.accuracy import Floats, Labels
 from dist_dash.evaluation.blocks import in_blocks
 from dist_dash.evaluation.diversity import Matrix, correlation_of, disagreement_of, kl_of, mean_of_pairs
 from dist_dash.evaluation.measure import Measured, measured
-from dist_dash.evaluation.scores import calibrated_scores, mean_of, scores_of
+from dist_dash.evaluation.scores import Scores, calibrated_scores, mean_of, scores_of
 from dist_dash.evaluation.table import table
 
 __all__ = ["evaluate", "table"]
@@ -61,12 +62,11 @@ def evaluate(
     ensemble, *members = every
     mean = {name: mean_of(members, name) for name in members[0]}
     cosines = None if weight_cosines is None else weight_cosines[np.ix_(kept, kept)]
-    gains = {f"ambiguity{name}": mean[of] - ensemble[of] for name, of in (("", "nll"), ("_brier", "brier"))}  # type: ignore[operator]
     return {
         "ensemble": ensemble,
         "members": members,
         "member_mean": mean,
-        "diversity": _diversity(found, gains, cosines),
+        "diversity": _diversity(found, every, cosines),
         "split": split,
         "samples": len(labels),
         "seed": seed,
@@ -100,7 +100,10 @@ def members_in_words(members: list[int]) -> str:
     return f"member{'s' * (len(members) > 1)} {', '.join(map(str, members))}"
 
 
-def _diversity(found: Measured, gains: dict[str, float], cosines: Matrix | None) -> dict[str, Any]:
+def _diversity(found: Measured, scores: Sequence[Scores], cosines: Matrix | None) -> dict[str, Any]:
+    """`scores`: of the ensemble, then of each member."""
+    if cosines is not None and not np.isfinite(cosines).all():
+        cosines = None
     pairs = {
         "disagreement": disagreement_of(np.stack([member.choice for member in found.members])),
         "kl": kl_of(found.cross),
@@ -110,11 +113,17 @@ def _diversity(found: Measured, gains: dict[str, float], cosines: Matrix | None)
     return {
         **{name: mean_of_pairs(matrix) for name, matrix in pairs.items()},
         "weight_cosine": None if cosines is None else mean_of_pairs(cosines),
-        **gains,
+        "ambiguity": _gain(scores, "nll"),
+        "ambiguity_brier": _gain(scores, "brier"),
         # The entropies of the members are −Σ_c p_ic log p_ic.
         "mutual_information": max(found.entropy + float(np.diag(found.cross).mean()), 0.0),
         "pairwise": {name: matrix.tolist() for name, matrix in pairs.items()},
     }
+
+
+def _gain(scores: Sequence[Scores], loss: str) -> float:
+    ensemble, *members = [float(one[loss] or 0.0) for one in scores]
+    return float(np.mean(members)) - ensemble
 
 
 def _check(log_probs: Floats, labels: Labels) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -35,15 +36,18 @@ def table(evaluation: dict[str, Any]) -> Group:
 
     A member's disagreement is its mean one with the others. `cal`: after temperature scaling.
     """
-    several = len(evaluation["members"]) > 1
-    return Group(*[_of_predictors(evaluation), *([_of_pairs(evaluation["diversity"])] if several else [])])
+    tables: list[Table | str] = [_of_predictors(evaluation)]
+    if len(evaluation["members"]) > 1:
+        tables += ["", _of_pairs(evaluation["diversity"])]
+    return Group(*tables)
 
 
 def _of_predictors(evaluation: dict[str, Any]) -> Table:
     columns = [column for column in SCORES if column[0] in evaluation["ensemble"]]
     pairwise = np.array(evaluation["diversity"]["pairwise"]["disagreement"])
     differs = pairwise.sum(1) / (len(pairwise) - 1) if len(pairwise) > 1 else [None]
-    result = _empty(f"{evaluation['split']} split, {evaluation['samples']} samples")
+    of = f" of {PurePath(evaluation['data']).name}" if "data" in evaluation else ""
+    result = _empty(f"{evaluation['split']} split{of}, {evaluation['samples']} samples")
     result.add_column("", no_wrap=True, min_width=11)
     for _, title, _ in [*columns, ("", "disagree-\nment", "")]:
         result.add_column(title, justify="right", no_wrap=True)

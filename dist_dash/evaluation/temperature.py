@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dist_dash.evaluation.accuracy import LOWEST, Doubles, Floats
-from dist_dash.evaluation.partition import Direct, Expanded, Partition
+from dist_dash.evaluation.partition import RADIUS, Direct, Expanded, Partition
 
 LEAST, MOST = 0.05, 20.0
 """Bounds of the temperature: samples that are all right, or all wrong, would have it go to 0, or to infinity."""
@@ -53,33 +53,42 @@ def fitted(log_probs: Floats, top: Doubles, own: Doubles, group: Groups, groups:
         if expanded.covers(beta):
             return beta, expanded
         centre = float(beta.min() + beta.max()) / 2
+        if beta.max() / centre - 1 > RADIUS:
+            break  # too far apart for any centre
     return _least(direct, d_own, group, beta), direct
 
 
 def _least(partition: Partition, d_own: Doubles, group: Groups, start: Doubles) -> Doubles:
-    """β `[k, groups]` of least NLL of each group: Newton's method, kept in a bracket; never worse than β = 1."""
+    """β `[k, groups]` of least NLL of each group; never worse than β = 1.
+
+    Newton's method for the zero of the slope, which rises with β; it halves the bracket where it leaves it or creeps.
+    """
     counted = np.isfinite(d_own)
     target = np.where(counted, d_own, 0)
-    low, high = np.clip(partition.reach, 1 / MOST, 1 / LEAST)
-    bracket = [np.full(start.shape, low), np.full(start.shape, high)]
-    seen = [np.zeros(start.shape, bool), np.zeros(start.shape, bool)]  # whether the slope at the end is known
-    beta, done = np.clip(start, low, high), np.zeros(start.shape, bool)
-    for _ in range(_STEPS):
+
+    def slopes(beta: Doubles) -> tuple[Doubles, Doubles]:
         mean, variance = partition.slopes(np.take_along_axis(beta, group, 1))
-        slope = _summed(np.where(counted, mean - target, 0), group, start.shape)
-        bend = _summed(np.where(counted, variance, 0), group, start.shape)
-        for end, beyond in enumerate((slope < 0, slope > 0)):
-            bracket[end] = np.where(beyond, beta, bracket[end])
-            seen[end] |= beyond
-        with np.errstate(divide="ignore", invalid="ignore"):
-            newton = np.where(slope == 0, beta, beta - slope / bend)
-        step = np.clip(newton, *bracket)
-        known = ((step <= bracket[0]) & seen[0]) | ((step >= bracket[1]) & seen[1])
-        step = np.where(known & (step != beta), np.sqrt(bracket[0] * bracket[1]), step)
-        done |= np.abs(step - beta) <= _TOLERANCE * beta
-        beta = np.where(slope == 0, beta, step)
+        slope = _summed(np.where(counted, mean - target, 0), group, beta.shape)
+        return slope, _summed(np.where(counted, variance, 0), group, beta.shape)
+
+    low, high = (np.full(start.shape, end) for end in np.clip(partition.reach, 1 / MOST, 1 / LEAST))
+    falls, rises = slopes(high)[0] <= 0, slopes(low)[0] >= 0
+    # Falling up to the upper end, or rising from the lower one; level all the way, there is nothing to gain.
+    beta = np.where(falls & ~rises, high, np.where(rises & ~falls, low, np.clip(start, low, high)))
+    done, last = falls | rises, np.full(start.shape, np.inf)
+    for _ in range(_STEPS):
         if done.all():
             break
+        slope, bend = slopes(beta)
+        low, high = np.where(slope < 0, beta, low), np.where(slope > 0, beta, high)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            newton = np.where(slope == 0, 0, -slope / bend)
+        near = np.abs(newton) <= _TOLERANCE * beta
+        fits = (beta + newton > low) & (beta + newton < high) & (2 * np.abs(newton) < last)
+        step = np.where(near | fits, newton, np.sqrt(low * high) - beta)
+        last = np.where(fits, np.abs(step), np.inf)
+        beta = np.where(done, beta, np.clip(beta + step, low, high))
+        done |= near
     return _no_worse(partition, d_own, group, beta)
 
 

@@ -40,7 +40,7 @@ class Part:
 PARTS = (
     Part("learning", "Learning", (("Learning curves", learning_curves),)),
     Part("reliability", "Can the confidence be believed?", (("Reliability", reliability_diagrams),)),
-    Part("coverage", "Accuracy against coverage", (("Accuracy against coverage", coverage),)),
+    Part("coverage", "Does confidence tell right from wrong?", (("Accuracy against coverage", coverage),)),
     Part("matrices", "Do the members differ?", (("How each pair of members differs", pairwise_matrices),)),
     Part("embedding", "Members over training", (("Members' predictions over training", embedding),)),
     Part("sizes", "What does each member add?", (("Scores against the number of members", sizes),)),

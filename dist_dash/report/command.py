@@ -11,9 +11,8 @@ from dist_dash.cli import OneLine
 from dist_dash.errors import BadInput, require
 from dist_dash.preemption import FINISHED
 from dist_dash.record import say
+from dist_dash.report.page import PAGE, PICTURES
 from dist_dash.run_folder import RunFolder
-
-PAGE = "report.html"
 
 
 def report_parser() -> argparse.ArgumentParser:
@@ -69,7 +68,7 @@ def report_command(arguments: Sequence[str]) -> int:
 
         _check_parts(without, [part.name for part in FOLDER_PARTS])
         report_of_folder(path, output, without, options.partial, options.baseline)
-    say(f"report: pictures and their data are in {path / 'report'}")
+    say(f"report: pictures and their data are in {path / PICTURES}")
     print(output)
     return FINISHED
 

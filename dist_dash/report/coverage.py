@@ -46,7 +46,7 @@ def coverage(run: FinishedRun) -> Picture:
     caption = f"Of {len(labels)} samples of the {run.evaluation.get('split')} split. {HOW}"
     findings = {}
     if (aac := finite(run.evaluation["ensemble"].get("aac"))) is not None:
-        findings["AAC of the ensemble"] = f"{aac:.2%}"
+        findings["AAC of the ensemble"] = f"{100 * aac:.2f} %"
     return Picture("coverage", "Accuracy against coverage", caption, figure, ledger.data, findings)
 
 
@@ -89,6 +89,6 @@ def _finish(figure: Figure, axes: Axes, curves: Sequence[tuple[Array, Array]], c
     tidy(axes, "accuracy on the most confident samples", "coverage, share of samples", "accuracy")
     shown = np.concatenate([values[(shares >= LEAST_SHOWN) | (shares == 1)] for shares, values in curves])
     low, high = float(shown.min()), float(shown.max())
-    margin = max(0.02, 0.08 * (high - low))
+    margin = max(0.003, 0.08 * (high - low))
     axes.set(xlim=(0, 1.01), ylim=(max(0.0, low - margin), min(1.0, high) + min(margin, 0.01)))
     legend_below(figure, axes, columns)

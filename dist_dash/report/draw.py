@@ -8,9 +8,8 @@ import functools
 import io
 import math
 import multiprocessing
-import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dist_dash.errors import BadInput, RunFailed
+from dist_dash.evaluation.blocks import cores
 from dist_dash.report.picture import NotHere, Picture
 from dist_dash.report.style import STYLE
 from dist_dash.run_folder import replacing
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 VECTORS_UP_TO = 200_000  # bytes: a larger SVG goes into the page as PNG, where that is smaller
+LARGE = 200_000_000  # bytes of a run's predictions: from there on one picture is drawn at a time, for the memory's sake
 KINDS = ("png", "svg", "csv")
 MOST_PROCESSES = 4
 
@@ -98,20 +99,23 @@ def draw_all(jobs: Sequence[Job], folder: Path, processes: int | None = None) ->
         RunFailed: a process was killed.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    wanted = min(len(jobs), processes or min(MOST_PROCESSES, len(os.sched_getaffinity(0))))
+    wanted = min(len(jobs), processes or min(MOST_PROCESSES, cores()))
     drawing = functools.partial(_draw, folder=folder)
     if wanted <= 1:
         return [drawing(job) for job in jobs]
-    # Neither threads nor locks of this process are copied, and what takes long to import is imported once.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        ["matplotlib.figure", "matplotlib.backends.backend_svg", "dist_dash.report.catalogue"]
-    )
+    # Spawned: neither threads nor locks of this process are copied, and no fork server stays behind.
+    context = multiprocessing.get_context("spawn")
     try:
-        with ProcessPoolExecutor(wanted, mp_context=context) as pool:
+        with ProcessPoolExecutor(wanted, context, _use_threads, (max(1, cores() // wanted),)) as pool:
             return list(pool.map(drawing, jobs))
     except BrokenProcessPool as error:
         raise RunFailed("report: a process that draws was killed, perhaps for want of memory") from error
+
+
+def processes_for(predictions: Iterable[Path]) -> int | None:
+    """For `draw_all`: how many processes the sizes of files of predictions, of which each holds one, allow."""
+    sizes = [path.stat().st_size for path in predictions if path.is_file()]
+    return 1 if max(sizes, default=0) > LARGE else None
 
 
 def remove_others(folder: Path, names: Sequence[str]) -> None:
@@ -121,6 +125,13 @@ def remove_others(folder: Path, names: Sequence[str]) -> None:
         for path in folder.glob(f"*.{kind}"):
             if path.name not in kept:
                 path.unlink()
+
+
+def _use_threads(most: int) -> None:
+    """In a process that draws: leave the other processes their cores."""
+    import torch
+
+    torch.set_num_threads(min(most, torch.get_num_threads()))
 
 
 def _draw(job: Job, folder: Path) -> Shown:

@@ -43,9 +43,12 @@ def embedding_of_groups(section: Section) -> Picture:
         _plane(axes, name, trace, keys, points, ledger)
         axes.set(xlim=_ends(points[:, 0]), ylim=_ends(points[:, 1]))
         _apart(every[len(traces)], index, name, trace, keys, matrix, ledger)
-    tidy(every[len(traces)], "mean distance of members", "update", "")
-    every[len(traces)].set_ylim(bottom=0)
-    every[len(traces)].legend(fontsize=7)
+    last = every[len(traces)]
+    tidy(last, "", "update", "")
+    last.set_title("mean distance between members", fontsize=8.5)
+    last.xaxis.label.set_size(8)
+    last.set_ylim(bottom=0)
+    last.legend(fontsize=6.5)
     hide_unused(every, len(traces) + 1)
     samples = len(next(iter(traces.values())).ids)
     return Picture(
@@ -101,8 +104,8 @@ def _plane(axes: Axes, name: str, trace: Trace, keys: list[Key], points: Array, 
         for row in rows:
             x, y = points[row].tolist()
             ledger.add("plane", name, member, trace.steps[keys[row][1]], x, y, None)
-    tidy(axes, plain(name, 30), "", "")
-    axes.set_title(plain(name, 30), fontsize=8.5)
+    tidy(axes, "", "", "")
+    axes.set_title(plain(name, 36), fontsize=8.5)
     axes.tick_params(labelsize=7)
     axes.set_box_aspect(1)
 
@@ -118,7 +121,7 @@ def _apart(axes: Axes, index: int, name: str, trace: Trace, keys: list[Key], mat
             means.append(mean)
             ledger.add("distance", name, None, trace.steps[t], None, None, mean)
     if steps:
-        axes.plot(steps, means, label=plain(name, 30), **{**of_member(index), "linewidth": 1.2})
+        axes.plot(steps, means, label=plain(name, 36), **{**of_member(index), "linewidth": 1.2})
     axes.tick_params(labelsize=7)
     axes.set_box_aspect(1)
 

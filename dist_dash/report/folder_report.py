@@ -11,12 +11,13 @@ from pathlib import Path
 from dist_dash.comparison.comparison import load_comparison
 from dist_dash.comparison.data import as_csv, as_json
 from dist_dash.comparison.section import Section
-from dist_dash.report.draw import Shown, draw_all, remove_others
+from dist_dash.report.draw import Shown, draw_all, processes_for, remove_others
 from dist_dash.report.folder_catalogue import FOLDER_PARTS, jobs_of
 from dist_dash.report.folder_tables import at_a_glance, of_section, overview, runs
 from dist_dash.report.folder_words import about, glossary, limits, notes_of, sentences
-from dist_dash.report.page import name_of, page, relative, slug, write_page
+from dist_dash.report.page import PICTURES, name_of, page, relative, slug, write_page
 from dist_dash.report.tables import Table
+from dist_dash.run_folder import RunFolder
 
 DATA = "comparison"
 
@@ -55,9 +56,11 @@ def report_of_folder(
     notes = notes_of(path)
     parts = tuple(part for part in FOLDER_PARTS if part.name not in without)
     prefixed = {_prefix(index, section): section for index, section in enumerate(comparison.sections, 1)}
-    folder = path / "report"
+    folder = path / PICTURES
     jobs = [job for prefix, section in prefixed.items() for job in jobs_of(section, parts, prefix)]
-    drawn = iter(draw_all(jobs, folder))
+    every = (run for section in comparison.sections for group in section.groups for run in group.runs)
+    predictions = (RunFolder(run.path).predictions for run in every)
+    drawn = iter(draw_all(jobs, folder, processes_for(predictions)))
     sections = [_section(prefix, section, drawn, len(parts)) for prefix, section in prefixed.items()]
     write_page(folder / f"{DATA}.csv", as_csv(comparison))
     write_page(folder / f"{DATA}.json", json.dumps(as_json(comparison), indent=1, allow_nan=False))

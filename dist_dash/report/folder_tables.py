@@ -70,7 +70,13 @@ def _table(table: compared.Table) -> Table:
 
 
 def _cell(cell: compared.Cell) -> Cell:
-    below = f"± {cell.spread}" if cell.spread else f"[{cell.interval[0]}, {cell.interval[1]}]" if cell.interval else ""
+    below = (
+        f"±\N{NO-BREAK SPACE}{cell.spread}"
+        if cell.spread
+        else f"[{cell.interval[0]}, {cell.interval[1]}]"
+        if cell.interval
+        else ""
+    )
     kind = "marked" if cell.marked else ""
     return Cell(f"{cell.value}{'*' * cell.marked}", below=below, bold=cell.bold, kind=kind)
 
@@ -105,7 +111,9 @@ def _figures(section: Section, group: Group | None, metrics: Sequence[str]) -> l
     for metric in metrics:
         summary, best = group.metrics.get(metric), section.best.get(metric)
         bold = best is not None and best.bold and best.group == group.name
-        spread = f"± {number(metric, summary.sd)}" if summary is not None and summary.sd is not None else ""
+        spread = (
+            f"±\N{NO-BREAK SPACE}{number(metric, summary.sd)}" if summary is not None and summary.sd is not None else ""
+        )
         mean = summary.mean if summary is not None else None
         cells.append(Cell(number(metric, mean), mean, metric, spread, bold))
     time = section.relative_step_time(group)

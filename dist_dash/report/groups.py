@@ -124,6 +124,7 @@ def _scatter(section: Section, pairs: Sequence[tuple[str, str]], name: str, titl
                 axes.plot(x.mean, y.mean, label=plain(group.name), **mark)
                 ledger.add(group.name, across, x.mean, x.sd, up, y.mean, y.sd, len(group.runs))
         tidy(axes, "", _axis(across), _axis(up))
+        axes.locator_params(nbins=5)
     legend_below(figure, panels[0], 3)
     return Picture(name, title, caption, figure, ledger.data)
 

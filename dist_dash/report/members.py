@@ -5,9 +5,26 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from dist_dash.errors import BadInput
 from dist_dash.evaluation.average import ensemble_log_probs
+from dist_dash.evaluation.blocks import blocks_of
 from dist_dash.finished import FinishedRun
 from dist_dash.report.picture import NotHere
+
+
+def check_evaluation(run: FinishedRun) -> None:
+    """Refuse an `evaluation.json` that is none.
+
+    Raises:
+        BadInput: it holds something else than scores.
+    """
+    found = run.evaluation
+    members, left_out = found.get("members"), found.get("left_out", [])
+    scores = [found["ensemble"], found.get("member_mean"), *(members if isinstance(members, list) else [None])]
+    if not members or not all(isinstance(one, dict) for one in scores) or not isinstance(left_out, list):
+        raise BadInput(
+            f"run: {run.folder.evaluation} holds something else than scores; `dist-dash evaluate {run.path}` makes them"
+        )
 
 
 def kept_members(run: FinishedRun) -> list[int]:
@@ -36,7 +53,9 @@ def predictors(run: FinishedRun) -> tuple[dict[str, NDArray[np.floating]], NDArr
     The ensemble of one member is that member: it stands there once.
     """
     numbers, log_probs, labels = finite_predictions(run)
-    found = {"ensemble": ensemble_log_probs(log_probs)}
+    found: dict[str, NDArray[np.floating]] = {"ensemble": np.empty(log_probs.shape[1:])}
+    for rows in blocks_of(len(labels), log_probs.shape[2] * len(log_probs)):  # 8 × 50,000 × 1,000 are large enough once
+        found["ensemble"][rows] = ensemble_log_probs(log_probs[:, rows])
     if len(numbers) > 1:
         found |= {f"member {number}": member for number, member in zip(numbers, log_probs, strict=True)}
     return found, labels

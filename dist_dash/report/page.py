@@ -7,11 +7,15 @@ import os
 import re
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from dist_dash.run_folder import replacing
+
+PAGE, PICTURES = "report.html", "report"
+"""Names in a run, or in a folder of runs: of the page, and of the folder of its pictures."""
 
 
 @functools.cache
@@ -61,9 +65,8 @@ def name_of(path: Path) -> str:
 
 
 def relative(folder: Path, page: Path) -> str:
-    """Where a page finds a folder, as part of an address."""
-    found = os.path.relpath(folder.resolve(), page.resolve().parent)
-    return os.fsencode(found).decode("utf-8", "replace")
+    """Where a page finds a folder, as a relative address."""
+    return quote(os.fsencode(os.path.relpath(folder.resolve(), page.resolve().parent)))
 
 
 def slug(name: str) -> str:

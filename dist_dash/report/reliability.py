@@ -27,6 +27,7 @@ SCALED = (
     "is drawn with a temperature that it took part in."
 )
 BARS = "#c3cad3"
+LEAST_SHOWN = 20  # samples in a bin: the accuracy of fewer jumps, and would set the scale
 COLUMNS = ("stage", "of", "bin_low", "bin_high", "samples", "confidence", "accuracy")
 
 
@@ -79,7 +80,7 @@ def reliability_of_groups(section: Section) -> Picture:
     for axes, stage in zip(grid, stages, strict=True):
         for index, (name, of) in enumerate(pooled.items()):
             lower, upper, count, confidence, gap = of[stage]
-            there = count > 0
+            there = count >= LEAST_SHOWN
             axes.plot(confidence[there], gap[there], label=plain(name), **of_group(index), markersize=4)
             for row in zip(*(part.tolist() for part in (lower, upper, count, confidence, gap)), strict=True):
                 ledger.add(stage, name, *row)
@@ -89,10 +90,10 @@ def reliability_of_groups(section: Section) -> Picture:
     return Picture(
         "reliability",
         "Reliability before and after temperature scaling",
-        "Ensembles, samples of all runs of a group pooled in 15 equal bins of the confidence; each bin that holds a "
-        "sample is a point. On the line confidence is right; below it, overconfident; above it, better than it "
-        "believes. Bins of "
-        f"few samples scatter widely: their numbers are in the CSV. {SCALED if len(stages) > 1 else ''}".strip(),
+        "Ensembles, samples of all runs of a group pooled in 15 equal bins of the confidence; a point is a bin with "
+        f"at least {LEAST_SHOWN} of them, the others are in the CSV. On the line confidence is right; below it, "
+        "overconfident; "
+        f"above it, better than it believes. {SCALED if len(stages) > 1 else ''}".strip(),
         figure,
         ledger.data,
     )

@@ -8,12 +8,11 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 from dist_dash.finished import FinishedRun
 from dist_dash.report.catalogue import PARTS, Part, jobs_of
-from dist_dash.report.draw import Shown, draw_all, remove_others
-from dist_dash.report.page import name_of, page, relative, write_page
+from dist_dash.report.draw import Shown, draw_all, processes_for, remove_others
+from dist_dash.report.members import check_evaluation
+from dist_dash.report.page import PICTURES, name_of, page, relative, write_page
 from dist_dash.report.tables import answers, cost, diversity
 from dist_dash.report.words import what_came_of_it, what_was_trained
 
@@ -46,25 +45,32 @@ def report_of_run(path: Path, output: Path, without: Collection[str]) -> None:
         OSError: something cannot be written; there is no new page then.
     """
     run = FinishedRun(path)
-    tables = {"answers": answers(run), "diversity": diversity(run), "cost": cost(run)}  # refuse before drawing
+    check_evaluation(run)
+    # All that can be refused is refused before the first picture is drawn.
+    told = {
+        "trained": " ".join(what_was_trained(run)),
+        "outcome": what_came_of_it(run),
+        "answers": answers(run),
+        "diversity": diversity(run),
+        "cost": cost(run),
+    }
     wanted = [part for part in PARTS if part.name not in without]
-    folder = path / "report"
-    drawn = iter(draw_all([job for part in wanted for job in jobs_of(part, path)], folder))
+    folder = path / PICTURES
+    jobs = [job for part in wanted for job in jobs_of(part, path)]
+    drawn = iter(draw_all(jobs, folder, processes_for([run.folder.predictions])))
     sections = [_section(part, drawn) for part in wanted]
     remove_others(folder, [shown.name for section in sections for shown in section.pictures])
     first = [Section("answer", "The answer"), Section("diversity", "Diversity"), Section("cost", "Cost")]
     content = page(
         "run.html",
         title=f"Report of the run {name_of(path)}",
-        trained=" ".join(what_was_trained(run)),
-        outcome=what_came_of_it(run),
         contents=[*first, *sections, Section("reproduce", "Reproduce it")],
         sections=sections,
         folder=relative(folder, output),
         commands=_commands(path),
-        recipe=yaml.safe_dump(run.recipe, sort_keys=False, allow_unicode=True),
+        recipe=run.folder.recipe.read_text(errors="replace"),
         environment=json.dumps(run.environment, indent=1, ensure_ascii=False),
-        **tables,
+        **told,
     )
     write_page(output, content)
 

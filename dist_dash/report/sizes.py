@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dist_dash.comparison.section import Section
 from dist_dash.evaluation.sizes import size_curve
@@ -19,12 +20,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MOST_SUBSETS = 100
+MOST_WORK = 200_000_000  # probabilities that are averaged per size: of large data fewer subsets are drawn
 PANELS = (("accuracy", "accuracy"), ("nll", "NLL"))
-HOW = (
-    f"Each size: the mean over all subsets of members, at most {MOST_SUBSETS} of them drawn at random where there are "
-    "more. A curve that still falls (NLL) or rises (accuracy) at its end says that more members would help; a flat "
-    "one says that the members know much the same."
-)
 
 
 def sizes(run: FinishedRun) -> Picture:
@@ -37,7 +34,8 @@ def sizes(run: FinishedRun) -> Picture:
     _, log_probs, labels = finite_predictions(run)
     if len(log_probs) < 2:
         raise NotHere("The ensemble has one member, so there are no smaller ensembles in it.")
-    curve = size_curve(log_probs, labels, MOST_SUBSETS)
+    most = most_subsets(log_probs)
+    curve = size_curve(log_probs, labels, most)
     counts = [one.members for one in curve]
     figure = new_figure(WIDTH, 3.4)
     ledger = Ledger("panel", "members", "subsets", "mean", "sd")
@@ -52,8 +50,8 @@ def sizes(run: FinishedRun) -> Picture:
     return Picture(
         "sizes",
         "Scores against the number of members",
-        f"{len(labels)} samples of the {run.evaluation.get('split')} split, without temperature scaling. {HOW} Band: "
-        "one standard deviation over the subsets, which share members.",
+        f"{len(labels)} samples of the {run.evaluation.get('split')} split, without temperature scaling. {_how(most)} "
+        "Band: one standard deviation over the subsets, which share members.",
         figure,
         ledger.data,
     )
@@ -64,12 +62,13 @@ def sizes_of_groups(section: Section) -> Picture:
     figure = new_figure(WIDTH, 4.2)
     ledger = Ledger("panel", "group", "members", "mean", "sd_over_runs", "runs")
     panels = figure.subplots(1, 2)
-    most = 1
+    most, subsets = 1, MOST_SUBSETS
     for index, group in enumerate(section.groups):
         curves = []
         for run in group.runs:
             _, log_probs, labels = finite_predictions(FinishedRun(run.path))
-            curves.append(size_curve(log_probs, labels, MOST_SUBSETS))
+            subsets = most_subsets(log_probs)
+            curves.append(size_curve(log_probs, labels, subsets))
         count = min(map(len, curves))
         most = max(most, count)
         for axes, (name, _) in zip(panels, PANELS, strict=True):
@@ -83,10 +82,24 @@ def sizes_of_groups(section: Section) -> Picture:
     for axes, (_, title) in zip(panels, PANELS, strict=True):
         _finish(axes, title, most)
     legend_below(figure, panels[0], 3)
-    caption = f"Mean over the runs of a group, without temperature scaling. {HOW} Deviations over runs are in the CSV."
+    how = _how(subsets)
+    caption = f"Mean over the runs of a group, without temperature scaling. {how} Deviations over runs are in the CSV."
     return Picture("sizes", "Scores against the number of members", caption, figure, ledger.data)
 
 
 def _finish(axes: Axes, title: str, most: int) -> None:
     tidy(axes, title, "members", "nats" if title == "NLL" else "share of samples")
     axes.set_xticks(range(1, most + 1, max(1, most // 12)))
+
+
+def most_subsets(log_probs: NDArray[np.floating]) -> int:
+    """How many subsets of a size are looked at, of members with so many predictions."""
+    return max(2, min(MOST_SUBSETS, MOST_WORK // (log_probs.shape[1] * log_probs.shape[2])))
+
+
+def _how(most: int) -> str:
+    return (
+        f"Each size: the mean over all subsets of members ({most} drawn at random where there are more). A curve that "
+        "still falls (NLL) or rises (accuracy) at its end says that more members would help; a flat one says that the "
+        "members know much the same."
+    )

@@ -65,7 +65,10 @@ def tidy(axes: Axes, title: str, x: str, y: str) -> None:
 
 def legend_below(figure: Figure, axes: Axes, columns: int = 5) -> None:
     """One legend for all panels, under them."""
-    handles, labels = axes.get_legend_handles_labels()
+    handles, labels = axes.get_legend_handles_labels()  # lines first, whatever was drawn first
+    bars = [index for index, label in enumerate(labels) if label in {one.get_label() for one in axes.containers}]
+    order = [*bars, *(index for index in range(len(labels)) if index not in bars)]
+    handles, labels = [handles[index] for index in order], [labels[index] for index in order]
     if handles:
         figure.legend(handles, labels, loc="outside lower center", ncols=min(columns, len(handles)))
 

@@ -15,11 +15,12 @@ MEANINGS = {
     "accuracy": "share of samples whose most probable class is the label",
     "top5": "share of samples whose label is among the five most probable classes",
     "aac": "accuracy on the most confident samples, averaged over all coverages",
-    "nll": "negative log-likelihood of the labels, nats per sample",
+    "nll": "negative log-likelihood of the labels, nats per sample; a probability of 0 counts as the smallest number",
     "brier": "squared distance between probabilities and the label, 0 to 2",
     "ece": "expected calibration error, 15 bins of equal width",
     "ece_mass": "expected calibration error, 15 bins of equally many samples",
     "temperature": "mean of the fitted temperatures; above 1: the predictions were overconfident",
+    "clipped": "samples whose label got a probability of exactly 0",
 }
 DIFFERENCES = {
     "disagreement": "share of samples on which two members choose different classes",
@@ -30,7 +31,8 @@ DIFFERENCES = {
     "ambiguity_brier": "mean Brier score of the members − that of the ensemble",
     "mutual_information": "what the members know about the class beyond their mean (epistemic uncertainty), nats",
 }
-EXTRA = "temperature"
+TOLD = ("temperature", "clipped")
+"""Of scores: what has no better."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,9 @@ def answers(run: FinishedRun) -> Table:
     rows = [("ensemble", "ensemble", evaluation["ensemble"], "main")]
     rows += [(f"members.{index}", name, scores, "") for index, (name, scores) in enumerate(members)]
     rows += [("member_mean", "member mean", evaluation["member_mean"], "last")]
-    names = [name for name in (*QUALITY, EXTRA) if any(name in scores for _, _, scores, _ in rows)]
+    found = dict.fromkeys(name for _, _, scores, _ in rows for name in scores)
+    known = (*QUALITY, *TOLD)
+    names = [name for name in known if name in found] + [name for name in found if name not in known]
     return Table(
         f"Scores on the {evaluation.get('split')} split, {evaluation.get('samples')} samples",
         [Heading(""), *(Heading(heading(f"ensemble.{name}"), _meaning(name)) for name in names)],
@@ -103,7 +107,8 @@ def answers(run: FinishedRun) -> Table:
 
 def _score(key: str, figure: str, scores: Mapping[str, Any]) -> Cell:
     value = finite(scores.get(figure))
-    return Cell(number(f"ensemble.{figure}", value), value, f"{key}.{figure}")
+    text = f"{value:g}" if figure == "clipped" and value is not None else number(f"ensemble.{figure}", value)
+    return Cell(text, value, f"{key}.{figure}")
 
 
 def _meaning(name: str) -> str:
@@ -124,11 +129,6 @@ def _reading(evaluation: Mapping[str, Any], names: Sequence[str]) -> list[str]:
         )
         if finite(evaluation["ensemble"].get("cal_nll")) is None:
             found.append("There are too few samples to fit a temperature.")
-    clipped = finite(evaluation["ensemble"].get("clipped"))
-    if clipped:
-        found.append(
-            f"The ensemble gave {clipped:g} labels a probability of 0; in the NLL they count as the smallest number."
-        )
     if left_out := evaluation.get("left_out"):
         found.append(f"Left out, because their predictions are not finite: members {', '.join(map(str, left_out))}.")
     return found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import threading
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -37,14 +36,12 @@ class Choice:
     def __init__(self, plan: Plan, folder: Path) -> None:
         self._plan, self._folder = plan, folder
         self._scores: dict[str, float] = {}
-        self._one_at_a_time = threading.Lock()
 
     def score(self, run: StudyRun) -> None:
         """Take the score of a finished trial: of its ensemble, on the validation split."""
         from dist_dash.evaluate_run import evaluate_run  # torch, which commands that only plan do without
 
-        with self._one_at_a_time:
-            scores = evaluate_run(self._folder / run.name, split=self._plan.selection.split)["ensemble"]
+        scores = evaluate_run(self._folder / run.name, split=self._plan.selection.split)["ensemble"]
         found = scores.get(self._plan.selection.score)
         if found is None:
             raise BadInput(f"selection.score: {self._plan.selection.score} does not exist for run {run.name}")

@@ -8,6 +8,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import yaml
@@ -17,9 +18,10 @@ from dist_dash.cli import OneLine, say_at_once
 from dist_dash.errors import BadInput, require
 from dist_dash.finished import FinishedRun
 from dist_dash.flatness.command import measure_run
+from dist_dash.flatness.measure import FlatnessOptions
 from dist_dash.preemption import FINISHED, TO_BE_CONTINUED, StopRequest
 from dist_dash.record import say
-from dist_dash.run_folder import write_atomically
+from dist_dash.run_folder import read_json, write_atomically
 from dist_dash.study.choice import Choice
 from dist_dash.study.execute import Executor
 from dist_dash.study.plan import BASE, Plan, StudyRun, check_commands, read_plan
@@ -97,10 +99,19 @@ def _run(plan: Plan, folder: Path, executor: Executor) -> Choice | None:
 
     def measure(run: StudyRun) -> None:
         finished = FinishedRun(folder / run.name)
-        if plan.flatness is not None and not finished.folder.flatness.exists():
+        if plan.flatness is not None and not _is_measured(finished, plan.flatness):
             measure_run(finished, plan.flatness)
 
     return choice if executor.run([run for _, _, run in runs.values()], measure) else None
+
+
+def _is_measured(run: FinishedRun, options: FlatnessOptions) -> bool:
+    """Whether a run's flatness is known, with these options: a study may be given others later."""
+    if not run.folder.flatness.exists():
+        return False
+    found = read_json(run.folder.flatness, "flatness")
+    wanted = {name: value for name, value in asdict(options).items() if name != "batch_size"}
+    return isinstance(found, dict) and wanted == {name: found.get(name) for name in wanted}
 
 
 def write_recipe(plan: Plan, folder: Path) -> None:

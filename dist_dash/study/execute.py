@@ -41,6 +41,7 @@ class Executor:
         self._groups = [WarmRanks(world, threads) for _ in range(groups)]
         self._progress = Shown(total)
         self._problems: list[Exception] = []
+        self._one_at_a_time = threading.Lock()
 
     def __enter__(self) -> Executor:
         self._open = contextlib.ExitStack()
@@ -57,7 +58,7 @@ class Executor:
 
         Args:
             runs: in any number and state.
-            then: called once for each finished run, whenever it was finished; by one of several threads.
+            then: called once for each finished run, whenever it was finished; by several threads, one at a time.
 
         Raises:
             BadInput: a run refuses its input, in its words.
@@ -75,7 +76,8 @@ class Executor:
                 while not self._ending:
                     run = left.get_nowait()
                     if self._train(group, run):
-                        then(run)
+                        with self._one_at_a_time:
+                            then(run)
                         finished.append(run)
                         self._progress.advance(run.name)
 
@@ -87,7 +89,8 @@ class Executor:
             for run in done:
                 if self._ending:
                     break
-                then(run)
+                with self._one_at_a_time:
+                    then(run)
                 finished.append(run)
         self._wait(threads)
         if self._problems:

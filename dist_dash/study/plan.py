@@ -199,9 +199,7 @@ def read_plan(path: Path) -> Plan:
         baselines=_names("baselines", fields.get("baselines", [*methods][:1])),
         title=str(fields.get("title", path.stem)),
         notes=_names("notes", fields.get("notes", [])),
-        flatness=FlatnessOptions(**_group("flatness", fields["flatness"], (), FlatnessOptions))
-        if fields.get("flatness") is not None
-        else None,
+        flatness=None if fields.get("flatness") is None else _flatness(fields["flatness"]),
         text=text,
     )
     _check(plan)
@@ -272,6 +270,18 @@ def _candidate(name: str, given: Any) -> Candidate:
     if len({json.dumps(part, sort_keys=True, default=str) for part in parts}) < len(parts):
         raise BadInput(f"methods.{name}.trials: one of them is there twice; each must be a setting of its own")
     return Candidate(_mapping(f"methods.{name}.fields", fields["fields"]), tuple(parts))
+
+
+def _flatness(given: Any) -> FlatnessOptions:
+    fields = _group("flatness", given, (), FlatnessOptions)
+    for name, value in fields.items():
+        allowed = {float: (int, float), str: (str,)}.get(type(getattr(FlatnessOptions, name)), (int,))
+        what = "a text" if allowed == (str,) else "a whole number" if allowed == (int,) else "a number"
+        require(type(value) in allowed, f"flatness.{name}", value, what)
+    try:
+        return FlatnessOptions(**fields)
+    except BadInput as error:
+        raise BadInput(f"flatness.{error}") from error
 
 
 def _group(field: str, given: Any, needed: Sequence[str], kind: type) -> Fields:

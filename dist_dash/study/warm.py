@@ -73,15 +73,15 @@ class WarmRanks:
                 pipe.send((list(arguments), f"file://{meet}", str(log)))
             if self._asked_to_stop:  # while the ranks were being started
                 self._terminate()
-            statuses = {self._answer(rank) for rank in range(self.world)}
+            statuses = self._answers()
         except (EOFError, OSError) as error:
             died = self._dead()
             self._end(0.0)
             raise RunFailed(died) from error
         finally:
             meet.unlink(missing_ok=True)
-        if statuses != {FINISHED}:  # its process groups are in disorder, or its ranks remember that they were to stop
-            self._end(0.0)
+        if statuses != {FINISHED}:
+            self._end(1.0)  # ranks have left by themselves
         return max(statuses, key=lambda status: (status == FAILED, status))
 
     def stop(self) -> None:
@@ -94,13 +94,18 @@ class WarmRanks:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process.pid, signal.SIGTERM)
 
-    def _answer(self, rank: int) -> int:
-        """The rank's status; waits for all of them at once, for the others hang where one has died."""
-        waiting: list[Any] = [self._pipes[rank], *(process.sentinel for process in self._processes)]
-        if self._pipes[rank] not in multiprocessing.connection.wait(waiting):
-            raise EOFError
-        status: int = self._pipes[rank].recv()
-        return status
+    def _answers(self) -> set[int]:
+        """Every rank's status; waits for all of them at once, for the others hang where one has died."""
+        statuses: dict[int, int] = {}
+        while left := [rank for rank in range(self.world) if rank not in statuses]:
+            pipes, ends = [self._pipes[rank] for rank in left], [self._processes[rank].sentinel for rank in left]
+            ready = multiprocessing.connection.wait([*pipes, *ends])
+            for rank, pipe, end in zip(left, pipes, ends, strict=True):
+                if pipe in ready or end in ready:
+                    if not pipe.poll():
+                        raise EOFError
+                    statuses[rank] = pipe.recv()
+        return set(statuses.values())
 
     def _dead(self) -> str:
         """Which rank has died, once its pipe or its process said so."""
@@ -186,6 +191,8 @@ def _serve(pipe: Connection, rank: int, world: int, threads: int) -> None:
             gc.collect()  # process groups hold threads and sockets
             sys.stdout.flush()
             pipe.send(status)
+            if status != FINISHED:  # as a cold rank: its peers must see that it is gone, and it was asked to stop
+                os._exit(status)
 
 
 def _end_with_parent() -> None:

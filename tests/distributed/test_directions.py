@@ -26,7 +26,13 @@ from tests.e2e.runs import assert_same_run, finish, lines_of, start
 from tests.support.ranks import on_ranks
 
 PER_EPOCH = 4  # 1347 training samples in batches of 320
-QUICK = ["--engine=Torch", "--model.hidden=8", "--loader.batch_size=320", "--max_steps=10", "--checkpoints.every_steps=3"]
+QUICK = [
+    "--engine=Torch",
+    "--model.hidden=8",
+    "--loader.batch_size=320",
+    "--max_steps=10",
+    "--checkpoints.every_steps=3",
+]
 
 
 class Shy(SAM):
@@ -149,9 +155,7 @@ def test_a_sketch_changes_no_weight() -> None:
     settings = {"lr": 0.1}
     plain = on_ranks(3, run_plain, SAM(rho=0.3), 3, data, settings)
     for (_, weights), other in zip(on_ranks(3, sketched_update, SAM(rho=0.3), 3), plain, strict=True):
-        assert all(
-            (ours == theirs).all() for ours, theirs in zip(weights, other["weights"].values(), strict=True)
-        )
+        assert all((ours == theirs).all() for ours, theirs in zip(weights, other["weights"].values(), strict=True))
 
 
 def run_plain(method: Any, members: int, data: Any, settings: dict[str, float]) -> dict[str, Any]:
@@ -223,7 +227,9 @@ def test_what_is_collected_and_what_is_written(
     members: int, arguments: list[str], lines: int, collected: list[int], tmp_path: Path, made: Callable[..., Path]
 ) -> None:
     file = tmp_path / "collected"
-    run = made(members, members, *arguments, "--engine=tests.distributed.test_directions.Counted", f"--engine.file={file}")
+    run = made(
+        members, members, *arguments, "--engine=tests.distributed.test_directions.Counted", f"--engine.file={file}"
+    )
     assert len(ascents(run)) == lines
     found = [tuple(map(int, line.split())) for line in file.read_text().splitlines()] if file.exists() else []
     assert sorted(found) == sorted((step, SIZE) for step in collected for _ in range(members))

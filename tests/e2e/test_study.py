@@ -21,9 +21,10 @@ import yaml
 from filelock import FileLock
 
 from dist_dash.cli import main
+from dist_dash.engine import Torch
 from dist_dash.errors import RunFailed
 from dist_dash.preemption import StopRequest
-from dist_dash.study import warm
+from dist_dash.study import results, warm
 from dist_dash.study.execute import Executor
 from dist_dash.study.plan import StudyRun
 from dist_dash.study.warm import WarmRanks
@@ -39,12 +40,22 @@ METHODS = {
 }
 
 
+class Failing(Torch):
+    """An engine whose second rank fails alone, in the middle of things, while the others wait for it."""
+
+    def step(self) -> None:
+        super().step()
+        if self.exchange.step == 5 and self.exchange.layout.rank == 1:
+            raise RunFailed("its own trouble")
+
+
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """Ranks that are forked where torch is imported already; none of them, and none of their folders, is left."""
     on_ranks(1, int)  # the fork server stays
     before = set(alive())
     monkeypatch.setattr(warm, "CONTEXT", CONTEXT)
+    monkeypatch.setattr(results, "report_of_folder", lambda folder, page, **_: page.write_text("drawn elsewhere"))
     monkeypatch.setattr(os, "cpu_count", lambda: 2)  # as many threads a rank as the ranks that they are compared with
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
@@ -181,6 +192,20 @@ def test_a_rank_that_is_killed_in_a_run_is_named(rank: int, cold: Path, tmp_path
     assert_same(tmp_path / "other", cold / "sgd")
 
 
+def test_a_rank_that_fails_alone_is_not_waited_for(cold: Path, tmp_path: Path) -> None:
+    """It leaves, as a cold one does; the others do not wait until the deadline of ten minutes."""
+    with WarmRanks(2) as ranks:
+        began = time.monotonic()
+        assert train(ranks, tmp_path / "run", *METHODS["sgd"], "--engine=tests.e2e.test_study.Failing") == 1
+        assert time.monotonic() - began < 60
+        assert train(ranks, tmp_path / "other", *METHODS["sgd"]) == 0
+    assert_same(tmp_path / "other", cold / "sgd")
+    said = [line for line in (tmp_path / "log").read_text().splitlines() if line.startswith("dist-dash: ")]
+    assert len(said) == 2
+    assert "dist-dash: rank 1: its own trouble" in said
+    assert all("its own trouble" in line for line in said)
+
+
 def test_a_stop_that_comes_before_the_ranks_is_not_lost(tmp_path: Path) -> None:
     with WarmRanks(2) as ranks:
         ranks.stop()
@@ -236,6 +261,7 @@ def study(folder: Path, **changes: Any) -> Path:
         "members": 2,
         "seeds": [0, 1],
         "selection": {"score": "nll", "seeds": [100]},
+        "flatness": {"rho": 0.1, "steps": 1, "most_steps": 4, "most_probes": 2, "dtype": "float32"},
         "conditions": {"noisy": {"labels.noise": 0.2}},
         "methods": {
             "Plain": {"fields": {"method": "SGD"}, "trials": [{"optimizer.lr": 0.01}, {"optimizer.lr": 0.3}]},
@@ -307,6 +333,29 @@ def test_a_whole_study(undisturbed: Path) -> None:
             assert recipe["seed"] == seed
             assert recipe["labels"] == {"noise": 0.2, "validation": 0.25, "smoothing": 0.0, "mixup": 0.0}
     assert "| **" in (undisturbed / "results/selection.md").read_text()
+    for name in ("comparison.md", "comparison.csv", "comparison.json", "report.html"):
+        content = (undisturbed / "results" / name).read_text()
+        assert "Plain" in content
+        assert "DASH" in content
+    for run in reported(undisturbed):
+        assert json.loads((folder / run / "flatness.json").read_text())["rho"] == 0.1
+
+
+def test_other_options_of_flatness_are_measured_again(undisturbed: Path, tmp_path: Path) -> None:
+    """Nothing else is done again; what has these options already is left alone."""
+    shutil.copytree(undisturbed / "runs", tmp_path / "runs")
+    content = yaml.safe_load((undisturbed / "tiny.yaml").read_text())
+    content["flatness"]["rho"] = 0.2
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    files = [tmp_path / "runs" / run / "flatness.json" for run in reported(undisturbed)]
+    known = json.loads(files[0].read_text())
+    files[0].write_text(json.dumps({**known, "rho": 0.2}))
+    assert main(["study", str(tmp_path / "tiny.yaml"), f"--folder={tmp_path / 'runs'}", f"--results={tmp_path}"]) == 0
+    found = [json.loads(file.read_text()) for file in files]
+    assert {one["rho"] for one in found} == {0.2}
+    assert found[0]["mean"] == known["mean"]
+    before = [json.loads((undisturbed / "runs" / run / "flatness.json").read_text()) for run in reported(undisturbed)]
+    assert all(one["mean"] != other["mean"] for one, other in list(zip(found, before, strict=True))[1:])
 
 
 def test_what_the_test_split_says_has_no_say_in_the_choice(undisturbed: Path, tmp_path: Path) -> None:

@@ -122,9 +122,7 @@ def test_the_sketch_of_larger_ones_is_near(shapes: list[tuple[int, ...]]) -> Non
     found = cosines(vectors)
     assert found is not None
     wholes = [torch.cat([part.flatten().double() for part in vector.tensors]) for vector in vectors]
-    off = [
-        found[i][j] - float(a @ b / a.norm() / b.norm()) for i, a in enumerate(wholes) for j, b in enumerate(wholes)
-    ]
+    off = [found[i][j] - float(a @ b / a.norm() / b.norm()) for i, a in enumerate(wholes) for j, b in enumerate(wholes)]
     assert 0 < max(map(abs, off)) < 5 / math.sqrt(SIZE)
     assert [found[i][i] for i in range(6)] == pytest.approx([1.0] * 6)
     assert found[0][5] == pytest.approx(-1.0, abs=1e-6)

@@ -5,11 +5,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dist_dash.evaluation.accuracy import accuracy, brier, nll, top_k
+from dist_dash.evaluation.accuracy import accuracy, brier, clipped, nll, top_k
 from dist_dash.evaluation.average import ensemble_log_probs
-from dist_dash.evaluation.calibration import ece
-from dist_dash.evaluation.diversity import disagreement, error_correlation, mean_of_pairs, pairwise_kl
+from dist_dash.evaluation.calibration import ece, reliability
+from dist_dash.evaluation.coverage import aac, coverage_accuracy
+from dist_dash.evaluation.diversity import (
+    ambiguity,
+    disagreement,
+    entropy,
+    error_correlation,
+    mean_of_pairs,
+    mutual_information,
+    pairwise_kl,
+    variance,
+)
 from dist_dash.evaluation.scores import scores
+from dist_dash.evaluation.sizes import deep_ensemble_equivalent, subsets_of
 
 FEW = settings(max_examples=40, deadline=None, derandomize=True, database=None)
 
@@ -89,6 +100,14 @@ def test_the_ensemble_is_the_mean_of_the_probabilities(case):
     assert np.allclose(ensemble_log_probs(log_probs[:1]), log_probs[0], rtol=1e-12)
 
 
+def test_the_ensemble_keeps_probabilities_that_no_float_holds():
+    """(e^−800 + e^−900) / 2 and (e^−800 + 0) / 2 underflow; 0 and 0 stay 0."""
+    log_probs = np.array([[[-800.0, -800.0, -np.inf]], [[-900.0, -np.inf, -np.inf]]])
+    found = ensemble_log_probs(log_probs)[0]
+    assert found[:2] == pytest.approx([-800 - math.log(2)] * 2, abs=1e-12)
+    assert found[2] == -np.inf
+
+
 @FEW
 @given(predictions())
 def test_scores_leave_their_input_alone(case):
@@ -145,9 +164,87 @@ def test_perfect_and_hopeless_predictions_have_their_known_scores():
     with np.errstate(divide="ignore"):
         perfect = np.log(np.eye(3))
     labels = np.arange(3)
-    assert scores(perfect, labels) == {"accuracy": 1, "nll": 0, "brier": 0, "ece": 0}
+    assert scores(perfect, labels) == {
+        "accuracy": 1,
+        "nll": 0,
+        "brier": 0,
+        "ece": 0,
+        "ece_mass": 0,
+        "aac": 1,
+        "clipped": 0,
+    }
     assert brier(perfect, (labels + 1) % 3) == 2
     assert accuracy(perfect, (labels + 1) % 3) == 0
+
+
+def test_coverage_by_hand():
+    """Confidences 0.9, 0.8, 0.8, 0.6, of which the first and one of the equal ones are right."""
+    log_probs = np.concatenate([two_classes(confidence) for confidence in (0.8, 0.9, 0.6, 0.8)])
+    labels = np.array([0, 0, 1, 1])
+    expected = [1, 1.5 / 2, 2 / 3, 2 / 4]
+    assert coverage_accuracy(log_probs, labels) == pytest.approx(expected)
+    assert aac(log_probs, labels) == pytest.approx(sum(expected) / 4)
+    assert aac(log_probs[::-1], labels[::-1]) == aac(log_probs, labels)
+
+
+def test_bins_of_equal_mass_by_hand():
+    """Confidences 0.6 (right), 0.7 (wrong), 0.8 (right), 0.9 (right) in two bins: gaps −0.3 / 4 and +0.3 / 4."""
+    log_probs = np.concatenate([two_classes(confidence) for confidence in (0.9, 0.6, 0.8, 0.7)])
+    labels = np.array([0, 0, 0, 1])
+    assert ece(log_probs, labels, 2, equal_mass=True) == pytest.approx(0.3 / 4 + 0.3 / 4)
+    found = reliability(log_probs, labels, 2, equal_mass=True)
+    assert found.upper == pytest.approx([0.7, 1])
+    assert found.accuracy == pytest.approx([0.5, 1])
+    assert found.confidence == pytest.approx([0.65, 0.85])
+
+
+def test_equal_confidences_stay_in_one_bin():
+    log_probs, labels = np.repeat(two_classes(0.8), 6, 0), np.array([0, 0, 0, 0, 1, 1])
+    found = reliability(log_probs, labels, 3, equal_mass=True)
+    assert found.count.tolist() == [6, 0, 0]
+    assert np.isnan(found.accuracy[1:]).all()
+    assert ece(log_probs, labels, 3, equal_mass=True) == pytest.approx(0.8 - 4 / 6)
+
+
+def test_two_members_that_contradict_each_other():
+    """Each certain of another class: the mean is a coin, one bit of information is in who is asked."""
+    with np.errstate(divide="ignore"):
+        log_probs = np.log([[[1.0, 0.0]], [[0.0, 1.0]]])
+    assert mutual_information(log_probs) == pytest.approx([math.log(2)])
+    assert entropy(log_probs).tolist() == [[0], [0]]
+    assert variance(log_probs) == pytest.approx([2 * 0.25])
+    assert ambiguity(log_probs, np.array([0]), brier) == pytest.approx(1 - 0.5)
+
+
+def test_a_probability_of_zero_costs_what_the_smallest_number_does():
+    with np.errstate(divide="ignore"):
+        log_probs = np.log([[1.0, 0.0], [0.5, 0.5]])
+    for stored in (log_probs, log_probs.astype(np.float32), log_probs.astype(np.float16)):
+        assert clipped(stored, np.array([1, 1])) == 1
+        assert nll(stored, np.array([1, 1])) == pytest.approx((708.396 + math.log(2)) / 2, rel=1e-3)
+        assert clipped(stored, np.array([0, 1])) == 0
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_finite_logarithms_keep_their_value(dtype):
+    """Also where the probability is too small for the type: −300 is no probability in float32, but a logarithm."""
+    log_probs = np.array([[0.0, -300.0]], dtype)
+    assert nll(log_probs, np.array([1])) == 300
+    assert clipped(log_probs, np.array([1])) == 0
+
+
+def test_how_many_members_are_as_good_by_hand():
+    sizes, losses = [1, 2, 4, 8], [1.0, 0.8, 0.85, 0.6]  # monotone: 1.0, 0.8, 0.8, 0.6
+    expected = {1.2: 1, 1.0: 1, 0.9: 1.5, 0.8: 2, 0.7: 6, 0.6: 8, 0.59: None}
+    assert {value: deep_ensemble_equivalent(sizes, losses, value) for value in expected} == pytest.approx(expected)
+
+
+def test_more_subsets_than_wished_for_are_drawn_by_the_seed():
+    some = subsets_of(10, 5, 20, 0)
+    assert len(set(some)) == 20
+    assert some == subsets_of(10, 5, 20, 0) == sorted(some)
+    assert some != subsets_of(10, 5, 20, 1)
+    assert {len(set(subset)) for subset in some} == {5}
 
 
 def test_errors_that_never_vary_correlate_with_nothing():

@@ -103,6 +103,19 @@ def test_groups_share_the_runs(ranks: type[Pretended], tmp_path: Path) -> None:
     assert len({group for _, group in ranks.trained}) == 2
 
 
+def test_what_follows_a_run_is_done_one_at_a_time(ranks: type[Pretended], tmp_path: Path) -> None:
+    """It scores and measures in this process; neither must know of threads."""
+    executed(tmp_path, 3)
+    inside = threading.Lock()
+
+    def then(run: StudyRun) -> None:
+        assert inside.acquire(blocking=False)
+        threading.Event().wait(0.01)
+        inside.release()
+
+    assert executed(tmp_path, 9, groups=3, then=then)[0]
+
+
 def test_what_is_finished_is_told_of_but_not_run(ranks: type[Pretended], tmp_path: Path) -> None:
     executed(tmp_path, 3)
     ranks.trained.clear()

@@ -102,6 +102,20 @@ WRONG = {
         changed("conditions", to={"%": {}}),
         "conditions: '%' is not allowed; it must be a name",
     ),
+    "an unknown option of flatness": (
+        changed("flatness", to={"roh": 0.1}),
+        "flatness: 'roh' is no field of it; did you mean rho?",
+    ),
+    "flatness as a number": (changed("flatness", to=0.2), "flatness: 0.2 is not allowed; it must be a group of fields"),
+    "a radius as a text": (changed("flatness", to={"rho": "x"}), "flatness.rho: 'x' is not allowed; it must be a numb"),
+    "a radius of 0": (changed("flatness", to={"rho": 0}), "flatness.rho: 0 is not allowed; it must be a finite number"),
+    "half a step": (changed("flatness", to={"steps": 1.5}), "flatness.steps: 1.5 is not allowed; it must be a whole"),
+    "no steps": (changed("flatness", to={"steps": 0}), "flatness.steps: 0 is not allowed; it must be a whole number"),
+    "no number of steps": (changed("flatness", to={"steps": None}), "flatness.steps: None is not allowed; it must be"),
+    "another precision": (
+        changed("flatness", to={"dtype": 16}),
+        "flatness.dtype: 16 is not allowed; it must be a text",
+    ),
     "no mapping": ("- a\n- b\n", "study: ['a', 'b'] is not allowed; it must be a group of fields"),
     "empty": ("", "study: None is not allowed; it must be a group of fields"),
     "not a YAML": (

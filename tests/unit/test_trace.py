@@ -18,7 +18,13 @@ from dist_dash.run_folder import RunFolder
 from tests.e2e.runs import SMALL, finish, start
 
 BAD = 7
-QUICK = ["--engine=Torch", "--model.hidden=8", "--loader.batch_size=320", "--max_steps=8", "--checkpoints.every_steps=3"]
+QUICK = [
+    "--engine=Torch",
+    "--model.hidden=8",
+    "--loader.batch_size=320",
+    "--max_steps=8",
+    "--checkpoints.every_steps=3",
+]
 
 
 class Damaged(Digits):
