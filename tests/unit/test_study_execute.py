@@ -171,11 +171,11 @@ def test_bad_input_is_not_tried_again(ranks: type[Pretended], tmp_path: Path) ->
 
 
 def test_another_group_is_stopped_where_one_fails(ranks: type[Pretended], tmp_path: Path) -> None:
-    begun = threading.Event()
+    begun, asked = threading.Event(), list[bool]()
 
     def long(group: Pretended) -> int:
         begun.set()
-        assert group.stopped.wait(20)
+        asked.append(group.stopped.wait(20))
         return TO_BE_CONTINUED  # not a reason to try again
 
     def bad(group: Pretended) -> int:
@@ -186,6 +186,7 @@ def test_another_group_is_stopped_where_one_fails(ranks: type[Pretended], tmp_pa
     with pytest.raises(BadInput, match="the words of r1"):
         executed(tmp_path, 4, groups=2)
     assert sorted(names(ranks)) == ["r0", "r1"]
+    assert asked == [True]
 
 
 @pytest.mark.parametrize("status", [TO_BE_CONTINUED, FAILED, BAD_INPUT, RunFailed("rank 0 died (exit status -15)")])
