@@ -16,6 +16,7 @@ from dist_dash.cli import main
 from dist_dash.data import Digits
 from dist_dash.ensemble import load_ensemble
 from dist_dash.evaluation.summary import evaluate
+from dist_dash.weights import weight_cosines
 from tests.e2e.pictures import Linear, vectors
 from tests.e2e.runs import finish, lines_of, start
 
@@ -67,7 +68,11 @@ def test_the_predictions_of_a_run_are_those_of_its_table(run: Path) -> None:
     assert log_probs.shape == (3, 449, 10)
     np.testing.assert_allclose(np.exp(log_probs.astype(np.float64)).sum(-1), 1, atol=1e-5)
     np.testing.assert_array_equal(labels, Digits().load().test.labels)
-    close(evaluate(log_probs, labels, "test", 0), json.loads((run / "evaluation.json").read_text()))
+    cosines = weight_cosines(load_ensemble(run).networks)
+    close(
+        evaluate(log_probs, labels, "test", 0, weight_cosines=cosines),
+        json.loads((run / "evaluation.json").read_text()),
+    )
 
 
 def test_a_loaded_ensemble_predicts_what_the_run_predicted(run: Path) -> None:
