@@ -16,7 +16,7 @@ from dist_dash.data.dataset import DataSet
 from dist_dash.data.source import Split
 from dist_dash.data_argument import other_split, without_fields
 from dist_dash.errors import BadInput, require
-from dist_dash.evaluate_run import Evaluated, agreeing, data_of, evaluated
+from dist_dash.evaluate_run import Evaluated, agreeing, evaluated
 from dist_dash.evaluation.summary import evaluate, members_in_words, table
 from dist_dash.exchange import Exchange
 from dist_dash.finished import FinishedRun
@@ -79,7 +79,7 @@ def evaluate_command(arguments: Sequence[str]) -> int:
             exchange = stack.enter_context(Exchange(layout_from_environment(None)))
         with agreeing(exchange, "run"):
             run = FinishedRun(options.run)
-            split, name = _samples(options, fields, data_of(run))
+            split, name = _samples(options, fields, run.data())
         found = evaluated(run, split, name, strict=options.strict, exchange=exchange)
         with agreeing(exchange, "results"):
             if found is not None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,17 +11,14 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from dist_dash.data import Augment
-from dist_dash.data.dataset import DataSet
 from dist_dash.data.source import Split
-from dist_dash.data_argument import source_of
 from dist_dash.errors import BadInput
 from dist_dash.evaluation.summary import evaluate
 from dist_dash.exchange import Exchange
 from dist_dash.finished import FinishedRun
 from dist_dash.predict_all import predictions_of_all
 from dist_dash.predictions import save_predictions
-from dist_dash.recipe import Labels, Loader
+from dist_dash.recipe import Loader
 from dist_dash.run_folder import write_atomically
 from dist_dash.weights import weight_cosines
 
@@ -67,7 +63,7 @@ def evaluate_run(path: str | Path, split: str = "test", write: bool = True) -> d
             finite; nothing was written.
     """
     run = FinishedRun(path)
-    found = evaluated(run, data_of(run).evaluation_split(split), split)
+    found = evaluated(run, run.data().evaluation_split(split), split)
     assert found is not None  # there are no other ranks
     if write:
         found.save(run.folder.evaluation_of(split), run.folder.predictions_of(split))
@@ -95,7 +91,7 @@ def evaluated(
         BadInput: a sample cannot be read, none can, or predictions are not finite; on all ranks alike.
     """
     ensemble, seed = run.ensemble(), run.recipe.get("seed")
-    found = predictions_of_all(ensemble, split, _group(run, "loader", Loader), exchange)
+    found = predictions_of_all(ensemble, split, run.group("loader", Loader), exchange)
     with agreeing(exchange, "evaluation"):
         if found is None:
             return None
@@ -107,25 +103,6 @@ def evaluated(
         cosines = weight_cosines(ensemble.networks)
         result = evaluate(log_probs, labels, name, seed, strict=strict, weight_cosines=cosines)
         return Evaluated(result, log_probs, labels, found.unreadable)
-
-
-def data_of(run: FinishedRun) -> DataSet:
-    """What `run.data()` is, without building optimizer and method, which takes seconds and is not needed here.
-
-    Raises:
-        BadInput: the data cannot be read, or the recipe's fields are not those of this version.
-    """
-    labels, augment = _group(run, "labels", Labels), _group(run, "augment", Augment)
-    splits, seed = source_of(run.recipe.get("data") or {}).load(), run.recipe.get("seed", 0)
-    return DataSet(splits, augment, seed=seed, label_noise=labels.noise, validation=labels.validation)
-
-
-def _group(run: FinishedRun, name: str, kind: Callable[..., T]) -> T:
-    """A group of fields of the recipe."""
-    try:
-        return kind(**run.recipe.get(name) or {})
-    except TypeError as error:
-        raise BadInput(f"run: {run.folder.recipe}: {name} does not fit this version ({error})") from error
 
 
 def agreeing(exchange: Exchange | None, what: str) -> contextlib.AbstractContextManager[None]:

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import yaml
 from numpy.typing import NDArray
 
+from dist_dash.data import Augment
 from dist_dash.data.dataset import DataSet
+from dist_dash.data_argument import source_of
 from dist_dash.ensemble import Ensemble, load_ensemble
 from dist_dash.errors import BadInput
 from dist_dash.last_lines import parsed
 from dist_dash.parsing import SAFE_LOADER, Command, parse_command
 from dist_dash.predictions import load_arrays
+from dist_dash.recipe import Labels
 from dist_dash.run_folder import RunFolder, read_json
+
+T = TypeVar("T")
 
 
 class FinishedRun:
@@ -97,7 +103,19 @@ class FinishedRun:
         return load_ensemble(self.path)
 
     def data(self) -> DataSet:
-        """The data as the run saw them: splits, noisy training labels."""
-        recipe = self.command.recipe
-        noise, validation = recipe.labels.noise, recipe.labels.validation
-        return DataSet(recipe.data.load(), recipe.augment, seed=recipe.seed, label_noise=noise, validation=validation)
+        """The data as the run saw them: splits, noisy training labels.
+
+        Raises:
+            BadInput: they cannot be read, or the recipe's fields are not those of this version.
+        """
+        # Not from `command`: building optimizer and method takes seconds.
+        labels, augment = self.group("labels", Labels), self.group("augment", Augment)
+        splits, seed = source_of(self.recipe.get("data") or {}).load(), self.recipe.get("seed", 0)
+        return DataSet(splits, augment, seed=seed, label_noise=labels.noise, validation=labels.validation)
+
+    def group(self, name: str, kind: Callable[..., T]) -> T:
+        """A group of fields of the recipe, such as `loader`, as the class that checks them. Raises `BadInput`."""
+        try:
+            return kind(**self.recipe.get(name) or {})
+        except TypeError as error:
+            raise BadInput(f"run: {self.folder.recipe}: {name} does not fit this version ({error})") from error

@@ -76,9 +76,9 @@ def evaluate(
 
 def with_weight_cosines(result: dict[str, Any], cosines: Matrix | None) -> dict[str, Any]:
     """The content of `evaluation.json` with the cosines between the members' weights, for whoever knows them later."""
-    diversity = result["diversity"]
-    if cosines is None:
+    if cosines is None or not np.isfinite(cosines).all():
         return result
+    diversity = result["diversity"]
     pairwise = {**diversity["pairwise"], "weight_cosine": cosines.tolist()}
     return {**result, "diversity": {**diversity, "weight_cosine": mean_of_pairs(cosines), "pairwise": pairwise}}
 

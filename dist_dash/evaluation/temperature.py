@@ -64,11 +64,10 @@ def _least(partition: Partition, d_own: Doubles, group: Groups, start: Doubles) 
     Newton's method for the zero of the slope, which rises with β; it halves the bracket where it leaves it or creeps.
     """
     counted = np.isfinite(d_own)
-    target = np.where(counted, d_own, 0)
 
     def slopes(beta: Doubles) -> tuple[Doubles, Doubles]:
         mean, variance = partition.slopes(np.take_along_axis(beta, group, 1))
-        slope = _summed(np.where(counted, mean - target, 0), group, beta.shape)
+        slope = _summed(np.where(counted, mean - d_own, 0), group, beta.shape)
         return slope, _summed(np.where(counted, variance, 0), group, beta.shape)
 
     low, high = (np.full(start.shape, end) for end in np.clip(partition.reach, 1 / MOST, 1 / LEAST))

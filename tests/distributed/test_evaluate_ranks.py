@@ -80,6 +80,31 @@ def test_ranks_share_members_and_samples(run: Path, world: int) -> None:
     assert all(len(set(numbers)) == len(numbers) for numbers in read)
 
 
+def unreadable_on_rank_1(run: Path) -> tuple[list[bool], list[str]] | None:
+    """What rank 0 finds where rank 1 alone cannot read the first sample of its first batch."""
+    assemble = EvalLoader.assemble
+    layout = layout_from_environment(None)
+
+    def flawed(self: EvalLoader, number: int) -> EvalBatch:
+        batch = assemble(self, number)
+        if layout.rank == 1 and number == 0:
+            batch.valid[0] = False
+            batch.bad.append("the first")
+        return batch
+
+    EvalLoader.assemble = flawed  # type: ignore[method-assign]
+    of = FinishedRun(run)
+    with Exchange(layout) as exchange:
+        found = predictions_of_all(of.ensemble(), of.data().test, Loader(batch_size=8), exchange)
+    return None if found is None else (found.read.tolist(), found.unreadable)
+
+
+def test_a_sample_that_one_rank_cannot_read_is_left_out_of_all(run: Path) -> None:
+    found, *others = on_ranks(3, unreadable_on_rank_1, run)
+    assert found == ([False, *[True] * 44], ["the first"])
+    assert others == [None, None]
+
+
 def refused(world: int, *arguments: object) -> Iterator[str]:
     ranks = Ranks(world, main, ["evaluate", *map(str, arguments)])
     assert ranks.results(120) == [("value", 2)] * world

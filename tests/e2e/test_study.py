@@ -17,6 +17,7 @@ from typing import Any
 
 import psutil
 import pytest
+import torch
 import yaml
 from filelock import FileLock
 
@@ -47,6 +48,23 @@ class Failing(Torch):
         super().step()
         if self.exchange.step == 5 and self.exchange.layout.rank == 1:
             raise RunFailed("its own trouble")
+
+
+class Witness(Torch):
+    """An engine that writes down whether torch is asked for deterministic kernels.
+
+    Args:
+        file: to which a line is added.
+    """
+
+    def __init__(self, file: str) -> None:
+        super().__init__()
+        self.file = file
+
+    def step(self) -> None:
+        super().step()
+        with Path(self.file).open("a") as file:
+            file.write(f"{torch.are_deterministic_algorithms_enabled()}\n")
 
 
 @pytest.fixture(autouse=True)
@@ -150,6 +168,15 @@ def test_warm_ranks_hold_on_to_nothing(tmp_path: Path) -> None:
             held.append([(rank.num_fds(), rank.num_threads()) for rank in own])
         assert held[0] == held[-1], held
         assert list(Path(ranks._folder.name).iterdir()) == []
+
+
+def test_warm_ranks_forget_what_a_recipe_asked_of_torch(tmp_path: Path) -> None:
+    seen = tmp_path / "seen"
+    witness = ["--engine=tests.e2e.test_study.Witness", f"--engine.file={seen}", "--members=1", "--max_steps=1"]
+    with WarmRanks(1) as ranks:
+        for number, asked in enumerate(["true", "false", "true"]):
+            assert train(ranks, tmp_path / str(number), *witness, "--method=SGD", f"--deterministic={asked}") == 0
+    assert seen.read_text().split() == ["True", "False", "True"]
 
 
 def test_other_ranks_follow_bad_input_and_a_stop(cold: Path, tmp_path: Path) -> None:
@@ -510,8 +537,11 @@ def test_a_study_that_is_killed_takes_its_ranks_along(tmp_path: Path, capfd: Any
     began = started(tmp_path, *command)
     try:
         wait_until(lambda: step_of(folder / TRIALS[0]) >= 2, 120)
+        (tmp_path / "sign").write_text("200")  # by themselves they would go on for long
         ranks = psutil.Process(began.pid).children(recursive=True)
         assert len(ranks) >= 2
+        environment = json.loads((folder / TRIALS[0] / "environment.json").read_text())
+        assert environment["threads"] == 1  # of cores // (groups · members)
         assert main(command) == 2
         assert "is in use by another `dist-dash study`; wait for it" in capfd.readouterr().err
     finally:

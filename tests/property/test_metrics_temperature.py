@@ -113,6 +113,11 @@ def test_an_optimum_at_infinity_ends_at_the_bound(label, bound, confidence):
     assert fit_temperature(log_probs, np.full(7, label)) == expected
 
 
+def test_where_float64_shows_no_gain_nothing_changes():
+    """All right with log-odds 45: log(1 + e^−45) is 0 already."""
+    assert fit_temperature(np.array([[0.0, -45.0]] * 7), np.zeros(7, int)) == 1
+
+
 def test_predictions_that_say_nothing_stay_as_they_are():
     uniform = np.full((9, 4), -np.log(4))
     assert fit_temperature(uniform, np.arange(9) % 4) == 1

@@ -91,6 +91,7 @@ def test_evaluate_names_a_run_without_an_ensemble(capsys, tmp_path):
     nowhere = tmp_path / "nowhere"
     assert f"run: {nowhere} is no folder" in cli_complaint(capsys, "evaluate", nowhere)
     nowhere.mkdir()
+    (nowhere / "recipe.yaml").write_text("epochs: 1\n")
     assert f"run: {nowhere} holds no exported ensemble" in cli_complaint(capsys, "evaluate", nowhere)
 
 

@@ -9,8 +9,10 @@ from complaints import cli_complaint
 from finished_by_hand import CLASSES, SHAPE, finished_run, images
 
 from dist_dash.cli import main
+from dist_dash.data.dataset import DataSet
+from dist_dash.data.source import ArraySplit, UnreadableSample
 from dist_dash.ensemble import load_ensemble, save_member
-from dist_dash.evaluate_run import data_of, evaluate_run
+from dist_dash.evaluate_run import evaluate_run
 from dist_dash.evaluation.summary import evaluate
 from dist_dash.models import MLP, SmallCNN
 from dist_dash.predictions import save_predictions
@@ -75,7 +77,9 @@ def test_every_split_has_files_of_its_own(run, split, capsys):
 
 
 def test_the_training_split_has_the_labels_that_were_trained_on(run):
-    noisy, ours = run.data(), data_of(run)
+    recipe, ours = run.command.recipe, run.data()
+    kept = {"label_noise": recipe.labels.noise, "validation": recipe.labels.validation}
+    noisy = DataSet(recipe.data.load(), recipe.augment, seed=recipe.seed, **kept)  # as the trainer makes it
     assert noisy.noisy.any()
     np.testing.assert_array_equal(ours.labels, noisy.labels)
     np.testing.assert_array_equal(ours.evaluation_split("validation").labels, noisy.validation.labels)
@@ -146,6 +150,32 @@ def test_strict_refuses_a_sick_member(run, capsys):
     assert "every member" in cli_complaint(capsys, "evaluate", run.path)
 
 
+def test_unreadable_samples_are_named_and_left_out(tmp_path, capsys, monkeypatch):
+    run, _ = finished_run(tmp_path / "run", arguments=["--loader.on_bad_sample=skip"])
+    read = ArraySplit.evaluation
+
+    def broken(split, index):
+        if index in (7, 44):
+            raise UnreadableSample(f"image {index}", "torn")
+        return read(split, index)
+
+    whole = evaluate_run(run.path, write=False)
+    monkeypatch.setattr(ArraySplit, "evaluation", broken)
+    assert main(["evaluate", str(run.path), "--json"]) == 0
+    shown = capsys.readouterr()
+    assert shown.err == "unreadable sample left out: image 44\nunreadable sample left out: image 7\n"
+    assert (json.loads(shown.out)["samples"], whole["samples"]) == (43, 45)
+    kept = arrays(run.folder.predictions)
+    np.testing.assert_array_equal(kept["labels"], np.delete(run.data().test.labels, [7, 44]))
+    assert kept["log_probs"].shape == (3, 43, CLASSES)
+
+    def torn(split, index):
+        raise UnreadableSample(f"image {index}", "torn")
+
+    monkeypatch.setattr(ArraySplit, "evaluation", torn)
+    assert "none of 45 samples of the test split can be read" in cli_complaint(capsys, "evaluate", run.path)
+
+
 # -- other data --------------------------------------------------------------------------------------------------------
 
 
@@ -211,15 +241,14 @@ def test_output_takes_the_files(run, tmp_path, capsys):
             f"samples of shape (1, 6, 5); it must be the run's, {SHAPE}",
         ),
         ({"x": images(3) / 255, "y": np.zeros(3, int)}, "data: {file} holds float32; it must hold uint8"),
-        ({"x": images(3) / np.float32(0), "y": np.zeros(3, int)}, "NaN or infinite"),
+        ({"x": np.full((3, *SHAPE), np.inf, np.float32), "y": np.zeros(3, int)}, "NaN or infinite"),
         ({"x": np.array(["a"]), "y": np.zeros(1, int)}, "it must hold numbers [N, …]"),
     ],
 )
 def test_other_data_that_do_not_fit_are_named(run, tmp_path, capsys, content, complaint):
     file = tmp_path / "bad.npz"
     if content is not None:
-        with np.errstate(all="ignore"):
-            np.savez(file, **content)
+        np.savez(file, **content)
     assert complaint.format(file=file) in cli_complaint(capsys, "evaluate", run.path, "--data", file)
 
 

@@ -19,7 +19,7 @@ from dist_dash.report import draw
 from dist_dash.report.catalogue import PARTS
 from dist_dash.report.command import report_command
 from dist_dash.report.draw import Job, draw_all, letter_by_letter
-from dist_dash.report.page import with_code
+from dist_dash.report.page import with_code, write_page
 from dist_dash.report.picture import NotHere, Picture
 from tests.support.reported import Page, columns_of, reported_run
 
@@ -430,3 +430,11 @@ def test_a_page_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch)
     assert (run / "report.html").read_text() == "old"
     assert not list(run.rglob("*.partial"))
     assert not list((run / "report").iterdir())
+    with pytest.raises(OSError, match="No space"):
+        write_page(run / "report.html", "new")
+    assert (run / "report.html").read_text() == "old"
+
+
+def test_a_page_is_written_in_utf_8_whatever_is_in_it(tmp_path):
+    write_page(tmp_path / "page.html", "ρ \ud800")
+    assert (tmp_path / "page.html").read_bytes() == "ρ ?".encode()

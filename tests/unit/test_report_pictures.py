@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dist_dash.evaluation.calibration import cross_fitted
 from dist_dash.finished import FinishedRun
 from dist_dash.report.coverage import coverage, curve
 from dist_dash.report.directions import BETWEEN, WITHIN, ascent_directions, pair_cosines
@@ -179,10 +180,13 @@ def test_scaling_changes_confidence_but_nobody_s_choice(run):
         right[stage, of] = right.get((stage, of), 0) + (count * accuracy if count else 0)
     for of in ("ensemble", "member 0"):
         assert right["before scaling", of] == pytest.approx(right["after scaling", of])
-    before, after = (
-        [row[5] for row in rows(picture) if row[:2] == (s, "ensemble")] for s in ("before scaling", "after scaling")
-    )
-    assert before != after
+    log_probs, labels = predicted(3, 60, 6, 0)
+    scaled = cross_fitted(log_probs[2], labels)
+    tops = [math.exp(row.max()) for row in scaled]
+    own = [row[2:6] for row in rows(picture) if row[:2] == ("after scaling", "member 2")]
+    assert [count for _, _, count, _ in own] == [sum(low < top <= high for top in tops) for low, high, _, _ in own]
+    before = [row[4] for row in rows(picture) if row[:2] == ("before scaling", "member 2")]
+    assert before != [count for _, _, count, _ in own]
 
 
 def test_bars_are_the_ensemble_s_accuracies(run):
