@@ -11,8 +11,11 @@ from dist_dash.methods import DASH, SAM, SGD
 from dist_dash.models import MLP, SmallCNN
 from dist_dash.parsing import Command, parse_command
 from dist_dash.schedules import Cosine, Step
+from dist_dash.study.command import write_recipe
+from dist_dash.study.plan import check_commands, read_plan
 
-RECIPES = sorted((Path(__file__).parents[2] / "launch/recipes").glob("*.yaml"))
+FILES = sorted((Path(__file__).parents[2] / "launch/recipes").glob("*.yaml"))
+RECIPES = [path for path in FILES if not path.stem.startswith("study_")]
 SAMPLE = str(Path(__file__).with_name("sample.yaml"))
 
 
@@ -22,6 +25,13 @@ def parse(*arguments: str) -> Command:
 
 def test_there_are_recipes():
     assert RECIPES
+
+
+def test_the_study_s_recipe_loads_with_every_setting_that_it_tries(tmp_path):
+    (path,) = set(FILES) - set(RECIPES)
+    plan = read_plan(path)
+    write_recipe(plan, tmp_path)
+    assert len(check_commands(plan, tmp_path)) == 7 * 6 + 2 * 7
 
 
 @pytest.mark.parametrize("path", [*RECIPES, Path(SAMPLE)], ids=lambda path: path.stem)

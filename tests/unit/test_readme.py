@@ -25,7 +25,7 @@ def test_the_test_command_is_the_one_that_ci_runs() -> None:
 
 def test_every_file_that_the_readme_names_exists() -> None:
     links = [link for link in re.findall(r"\]\(([^)#]+)\)", README) if not link.startswith("http")]
-    named = re.findall(r"(?:launch|tests|docs|benchmarks|dist_dash)/[\w/.]+\w", README)
+    named = re.findall(r"(?:launch|tests|docs|benchmarks|dist_dash)/[\w/.-]+\w", README)
     assert len(links) >= 3
     assert len(named) >= 5
     assert [path for path in {*links, *named} if not (ROOT / path).exists()] == []
