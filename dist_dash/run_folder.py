@@ -19,6 +19,8 @@ from dist_dash.errors import BadInput, RunFailed
 
 SPLITS = ("train", "validation", "test")
 
+PAGE, PICTURES = "report.html", "report"  # of a run, and of a folder of runs
+
 
 class RunFolder:
     """The public layout of a run on disk.
@@ -39,6 +41,8 @@ class RunFolder:
         self.evaluation = self.path / "evaluation.json"
         self.flatness = self.path / "flatness.json"
         self.shift = self.path / "shift.json"
+        self.report = self.path / PAGE
+        self.pictures = self.path / PICTURES
         self.tensorboard = self.path / "tensorboard"
         self.done = self.path / "DONE"
         self.to_continue = self.path / "CONTINUE"
@@ -197,11 +201,11 @@ class RunFolder:
         self.done.unlink(missing_ok=True)  # first: half of a finished run must not pass for a whole one
         self.mark(None)
         self._write_owner({**self.owner(), "continued": 0})
-        for folder in (self.checkpoints, self.ensemble, self.trace, self.tensorboard):
+        for folder in (self.checkpoints, self.ensemble, self.trace, self.tensorboard, self.pictures):
             if folder.exists():
                 shutil.rmtree(folder)
         half_written = self.path.glob(".*.partial")  # by an owner that was killed
-        results = [self.flatness, self.shift]
+        results = [self.flatness, self.shift, self.report]
         for split in SPLITS:
             results += [self.evaluation_of(split), self.predictions_of(split)]
         for file in (self.recipe, self.environment, self.metrics, *results, *half_written):

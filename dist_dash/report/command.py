@@ -11,8 +11,7 @@ from dist_dash.cli import OneLine
 from dist_dash.errors import BadInput, require
 from dist_dash.preemption import FINISHED
 from dist_dash.record import say
-from dist_dash.report.page import PAGE, PICTURES
-from dist_dash.run_folder import RunFolder
+from dist_dash.run_folder import PAGE, PICTURES, RunFolder
 
 
 def report_parser() -> argparse.ArgumentParser:

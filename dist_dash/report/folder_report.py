@@ -15,9 +15,9 @@ from dist_dash.report.draw import Shown, draw_all, processes_for, remove_others
 from dist_dash.report.folder_catalogue import FOLDER_PARTS, jobs_of
 from dist_dash.report.folder_tables import at_a_glance, of_section, overview, runs
 from dist_dash.report.folder_words import about, glossary, limits, notes_of, sentences
-from dist_dash.report.page import PICTURES, name_of, page, relative, slug, write_page
+from dist_dash.report.page import name_of, page, relative, slug, write_page
 from dist_dash.report.tables import Table
-from dist_dash.run_folder import RunFolder
+from dist_dash.run_folder import PICTURES, RunFolder
 
 DATA = "comparison"
 

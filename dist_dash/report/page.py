@@ -14,7 +14,6 @@ from markupsafe import Markup, escape
 
 from dist_dash.run_folder import replacing
 
-PAGE, PICTURES = "report.html", "report"
 """Names in a run, or in a folder of runs: of the page, and of the folder of its pictures."""
 
 

@@ -23,7 +23,6 @@ from dist_dash.scaling.arrays import arrays, jobs_of, resources, submit_all, wai
 from dist_dash.scaling.collect import collect
 from dist_dash.scaling.here import run_here, start_over
 from dist_dash.scaling.points import StudyRun
-from dist_dash.scaling.report import check_plotting
 from dist_dash.scaling.study import LOCK, Study, study_from
 
 
@@ -78,7 +77,6 @@ def scaling_command(arguments: Sequence[str]) -> int:
         BadInput: nothing was run or submitted; or a run refuses what only its data can tell.
     """
     options, base = scaling_parser().parse_known_args(arguments)
-    check_plotting()
     study = study_from(options, base)
     sites: dict[int, Site] = {}
     if options.executor == "slurm":

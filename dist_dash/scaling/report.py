@@ -15,7 +15,6 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from dist_dash.errors import BadInput
 from dist_dash.run_folder import replacing, write_atomically
 from dist_dash.scaling.points import Grid, Row, Spread
 
@@ -32,14 +31,6 @@ LEGEND = (
     "First lines: medians over the updates of all repeats; below: 10–90 % of those updates, of the efficiency what the "
     "repeats' medians allow. Repeats: their medians' range."
 )
-
-
-def check_plotting() -> None:
-    """Raise `BadInput` where nothing can be plotted; before hours of runs rather than after them."""
-    try:
-        import matplotlib.figure  # noqa: F401
-    except ImportError as error:
-        raise BadInput("scaling: matplotlib is missing; pip install 'dist-dash[report]'") from error
 
 
 def flat(row: Row) -> dict[str, Any]:

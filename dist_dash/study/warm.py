@@ -12,6 +12,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
@@ -119,6 +120,7 @@ class WarmRanks:
     def _start(self) -> None:
         with STARTING, _environment(OMP_NUM_THREADS=str(self.threads), TORCH_CPP_LOG_LEVEL="ERROR"):
             # Ctrl-C on the terminal reaches ranks that are still loading modules: they hear of it afterwards.
+            resource_tracker.ensure_running()  # which comes with the first process, and would lift the block
             mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
             try:
                 for rank in range(self.world):

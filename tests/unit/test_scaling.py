@@ -579,12 +579,6 @@ def test_foreign_folders_are_left_alone(capsys: pytest.CaptureFixture[str]) -> N
     assert "is a file; it must be a folder" in cli_complaint(capsys, *study("--members=1"), "--folder=file")
 
 
-def test_without_matplotlib_nothing_starts(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    text = cli_complaint(capsys, *study("--members=1"))
-    assert text == "dist-dash: scaling: matplotlib is missing; pip install 'dist-dash[report]'\n"
-
-
 def test_without_slurm(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     text = cli_complaint_with_a_plan(capsys, *study("--members=1"), "--executor=slurm")
