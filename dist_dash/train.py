@@ -161,8 +161,11 @@ class Run:
         measured = recipe.method.update(self.member, batch, exchange)
         self.window.add({**measured, "skipped": measured["loss"].new_tensor(float(self.member.engine.skipped))})
         self.step += 1
-        if sketch is not None and (cosines := sketch.cosines(exchange)) is not None:
-            self.recorder.write("ascent", self.step, self.epoch, cosines=cosines)
+        if sketch is not None:
+            with exchange.clock.excluded():
+                cosines = sketch.cosines(exchange)
+            if cosines is not None:
+                self.recorder.write("ascent", self.step, self.epoch, cosines=cosines)
         if self.layout.member == 0:  # between them, its replicas read what every member reads
             tell = self.event if self.layout.rank == 0 else say
             for name in host.bad:
@@ -184,7 +187,8 @@ class Run:
             elif found is not None:
                 self.recorder.write("eval", self.step, self.epoch, **found.shown)
                 if self.recipe.record.trace:
-                    found.keep_trace(self.folder, self.step, self.recipe.record.trace)
+                    with self.exchange.clock.excluded():
+                        found.keep_trace(self.folder, self.step, self.recipe.record.trace)
 
     def write_window(self) -> None:
         """Write the mean of what was measured since the last line."""
@@ -285,7 +289,7 @@ class Run:
         return Recorder(self.layout.rank == 0, folder.metrics, self.total_steps, record.progress, board)
 
     def _directions_due(self) -> bool:
-        epochs = self.recipe.record.directions
+        epochs = 0 if self.recipe.models else self.recipe.record.directions  # one architecture, or no angle
         return bool(epochs) and self.layout.members > 1 and (self.step + 1) % (epochs * self.steps_per_epoch) == 0
 
     def _evaluation(self, split: str, calibrated: bool = False) -> tuple[list[int], HeldOut | None]:
