@@ -53,6 +53,12 @@ def summarised(lines: dict[str, dict[str, Any]]) -> dict[str, float]:
     return found
 
 
+def last_words(log: Path) -> str:
+    """The last line that a run printed, without the program's name."""
+    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()] if log.exists() else []
+    return lines[-1].removeprefix("dist-dash: ") if lines else "it said nothing"
+
+
 def parsed(text: str | bytes) -> dict[str, Any]:
     """A JSON object; empty where the text is none."""
     try:

@@ -257,6 +257,21 @@ class RunFolder:
 
 
 @contextlib.contextmanager
+def only_one(folder: Path, lock: str, command: str) -> Iterator[None]:
+    """Be the one process of a command that works in a folder of runs, which is made where it is new.
+
+    Raises:
+        BadInput: another one does.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / lock, timeout=0):
+            yield
+    except Timeout as error:
+        raise BadInput(f"folder: {folder} is in use by another `dist-dash {command}`; wait for it") from error
+
+
+@contextlib.contextmanager
 def naming(path: Path) -> Iterator[None]:
     """Name the file in errors of writing it: a failed write does not, and torch hides it behind an error of its own."""
     try:

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import os
 import shlex
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-
-from filelock import FileLock, Timeout
+from collections.abc import Sequence
 
 from dist_dash import slurm
 from dist_dash.cli import OneLine
@@ -19,6 +15,7 @@ from dist_dash.cluster.submission import check, frozen_arguments
 from dist_dash.errors import BadInput
 from dist_dash.preemption import FINISHED, TO_BE_CONTINUED
 from dist_dash.record import say
+from dist_dash.run_folder import only_one
 from dist_dash.scaling.arrays import arrays, jobs_of, resources, submit_all, wait
 from dist_dash.scaling.collect import collect
 from dist_dash.scaling.here import run_here, start_over
@@ -111,17 +108,6 @@ def _show(study: Study, sites: dict[int, Site]) -> int:
     return 0
 
 
-@contextlib.contextmanager
-def _owned(folder: Path) -> Iterator[None]:
-    """Be the one study that runs in a folder."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / LOCK, timeout=0):
-            yield
-    except Timeout as error:
-        raise BadInput(f"folder: {folder} is in use by another `dist-dash scaling`; wait for it") from error
-
-
 def _run(study: Study, sites: dict[int, Site]) -> int:
     """Run or submit what is left, and wait for it."""
     options, name = study.options, study.folder.name
@@ -139,7 +125,7 @@ def _run(study: Study, sites: dict[int, Site]) -> int:
     say(
         f"scaling: {len(study.commands)} points, {len(study.tasks)} runs, {len(left)} to do{already}; in {study.folder}"
     )
-    with _owned(study.folder):
+    with only_one(study.folder, LOCK, "scaling"):
         study.logs.mkdir(exist_ok=True)
         left = [dataclasses.replace(task, arguments=frozen_arguments(task.arguments, study.logs)) for task in left]
         if options.executor == "here":

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from dist_dash import slurm
 from dist_dash.errors import BadInput
+from dist_dash.last_lines import last_words
 from dist_dash.preemption import BAD_INPUT, FINISHED, TO_BE_CONTINUED, StopRequest
 from dist_dash.record import say
 from dist_dash.run_folder import RunFolder
@@ -100,9 +101,9 @@ def run_here(tasks: Sequence[Task], logs: Path, threads: int) -> int:
             if stop.made:
                 break
             if status == BAD_INPUT:
-                raise BadInput(f"{_last_line(log)} (run {task.run.name})")
+                raise BadInput(f"{last_words(log)} (run {task.run.name})")
             if status != FINISHED:
-                say(f"scaling: {task.run.name} ended with exit status {status}: {_last_line(log)}; see {log}")
+                say(f"scaling: {task.run.name} ended with exit status {status}: {last_words(log)}; see {log}")
         else:
             return FINISHED
     return TO_BE_CONTINUED
@@ -125,8 +126,3 @@ def _run(task: Task, log: Path, environment: dict[str, str], stop: StopRequest) 
                 return process.wait(0.1)
             except subprocess.TimeoutExpired:
                 continue
-
-
-def _last_line(log: Path) -> str:
-    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    return lines[-1].removeprefix("dist-dash: ") if lines else "it said nothing"

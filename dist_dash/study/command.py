@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import yaml
-from filelock import FileLock, Timeout
 
 from dist_dash.cli import OneLine, say_at_once
 from dist_dash.errors import BadInput, require
@@ -21,7 +19,7 @@ from dist_dash.flatness.command import measure_run
 from dist_dash.flatness.measure import FlatnessOptions
 from dist_dash.preemption import FINISHED, TO_BE_CONTINUED, StopRequest
 from dist_dash.record import say
-from dist_dash.run_folder import read_json, write_atomically
+from dist_dash.run_folder import only_one, read_json, write_atomically
 from dist_dash.study.choice import Choice
 from dist_dash.study.execute import Executor
 from dist_dash.study.plan import BASE, Plan, StudyRun, check_commands, read_plan
@@ -75,7 +73,7 @@ def study_command(arguments: Sequence[str]) -> int:
         say(f"study: {trials} runs to choose settings, {reported} to report; {groups} at a time, in {folder}")
         if options.dry_run:
             return FINISHED
-        with _owned(folder):
+        with only_one(folder, LOCK, "study"):
             _check_same(plan, folder)  # again: nobody else can change it now
             threads = max(1, cores // (groups * plan.members))
             with Executor(folder, plan.members, groups, threads, stop, trials + reported) as executor:
@@ -138,17 +136,6 @@ def _check_same(plan: Plan, folder: Path) -> None:
             raise BadInput(f"folder: {folder} holds another study ({PLAN} differs); use another --folder")
     elif folder.exists() and any(path.name != LOCK for path in folder.iterdir()):
         raise BadInput(f"folder: {folder} holds files that are not a study's; it must be new or a study's")
-
-
-@contextlib.contextmanager
-def _owned(folder: Path) -> Iterator[None]:
-    """Be the one study that runs in a folder."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / LOCK, timeout=0):
-            yield
-    except Timeout as error:
-        raise BadInput(f"folder: {folder} is in use by another `dist-dash study`; wait for it") from error
 
 
 def _tell(text: str) -> None:

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from dist_dash.errors import BadInput, RunFailed
+from dist_dash.last_lines import last_words
 from dist_dash.preemption import BAD_INPUT, FAILED, FINISHED, TO_BE_CONTINUED, StopRequest
 from dist_dash.record import say
 from dist_dash.run_folder import RunFolder
@@ -133,7 +134,7 @@ class Executor:
             except RunFailed as error:
                 status, why = FAILED, str(error)
             else:
-                why = _last_line(log)
+                why = last_words(log)
             if status == FINISHED or self._ending:
                 return status == FINISHED
             if status == BAD_INPUT:
@@ -186,8 +187,3 @@ class Shown:
             if not self._show and (now - self._told > EVERY or self._done == self._total):
                 self._told = now
                 say(f"study: {self._done} of {self._total} runs, {left}")
-
-
-def _last_line(log: Path) -> str:
-    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()] if log.exists() else []
-    return lines[-1].removeprefix("dist-dash: ") if lines else "it said nothing"
