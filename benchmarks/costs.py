@@ -25,15 +25,15 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from dist_dash.batch import Batch, MicroBatch, micro_batch
-from dist_dash.deepspeed_engine import DeepSpeed
-from dist_dash.engine import Engine, Torch
-from dist_dash.exchange import Exchange
-from dist_dash.layout import layout_from_environment
-from dist_dash.member import Member
+from dist_dash.member.batch import Batch, MicroBatch, micro_batch
+from dist_dash.member.deepspeed_engine import DeepSpeed
+from dist_dash.member.engine import Engine, Torch
+from dist_dash.member.member import Member
 from dist_dash.methods import DASH, SAM, SGD, Method
 from dist_dash.models import ResNet
-from dist_dash.network import seeded_network
+from dist_dash.models.network import seeded_network
+from dist_dash.ranks.exchange import Exchange
+from dist_dash.ranks.layout import layout_from_environment
 from tests.support.ranks import on_ranks
 
 Times = dict[str, list[float]]

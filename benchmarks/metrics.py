@@ -24,11 +24,11 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from dist_dash.evaluation.blocks import cores, in_blocks
-from dist_dash.evaluation.measure import measured
-from dist_dash.evaluation.scores import calibrated_scores, scores_of
-from dist_dash.evaluation.summary import evaluate, not_finite
-from dist_dash.predictions import save_predictions
+from dist_dash.metrics.blocks import cores, in_blocks
+from dist_dash.metrics.measure import measured
+from dist_dash.metrics.predictions import save_predictions
+from dist_dash.metrics.scores import calibrated_scores, scores_of
+from dist_dash.metrics.summary import evaluate, not_finite
 
 MOST_SECONDS, MOST_GIB = 30.0, 4.0
 T = TypeVar("T")

@@ -1,1 +1,4 @@
-"""Runs on a Slurm cluster: what a site asks for, jobs, sweeps, and what a rank needs."""
+"""Slurm: what a site asks for, plans, submission, requeueing, sweeps, the job on every rank, memory, scaling studies.
+
+May import `study` and everything below. Start with `submission.py`; `requeue.py` decides whether a job starts again.
+"""

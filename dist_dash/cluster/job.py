@@ -10,9 +10,9 @@ from pathlib import Path
 from submitit import JobEnvironment
 from submitit.helpers import DelayedSubmission, TorchDistributedEnvironment
 
-from dist_dash.cli import guarded, leave, say_at_once
-from dist_dash.preemption import FINISHED, RESTART_SIGNAL, TO_BE_CONTINUED, StopRequest
-from dist_dash.run_folder import RunFolder
+from dist_dash.runs.folder import RunFolder
+from dist_dash.runs.preemption import RESTART_SIGNAL, StopRequest
+from dist_dash.runs.process import FINISHED, TO_BE_CONTINUED, guarded, leave, say_at_once
 
 FOLLOWED = "DIST_DASH_FOLLOWED"
 """Set where the batch script looks at how the step ended, and requeues: `requeue.py`."""
@@ -60,9 +60,9 @@ class TrainJob:
                 os.environ["MASTER_ADDR"] = "127.0.0.1"  # no need to be reachable from others
                 share = max(1, (os.cpu_count() or 1) // environment.num_tasks)
                 os.environ.setdefault("OMP_NUM_THREADS", str(share))
-            from dist_dash.layout import layout_from_environment
-            from dist_dash.parsing import parse_command
-            from dist_dash.train import train
+            from dist_dash.ranks.layout import layout_from_environment
+            from dist_dash.recipe.parsing import parse_command
+            from dist_dash.training.train import train
 
             command = parse_command([*self.arguments, f"--run={self.run}"])
             command.fresh = False  # a recipe may say it: each time the job is started again, it would lose everything
@@ -77,6 +77,6 @@ class TrainJob:
         Called by the batch script, where there is one: srun ends ranks that stay longer than the others.
         """
         if self.joins is not None:
-            from dist_dash.join import join_if_complete
+            from dist_dash.ensembles.join import join_if_complete
 
             join_if_complete(Path(self.joins))

@@ -13,8 +13,8 @@ from dist_dash.errors import BadInput
 from dist_dash.methods import DASH, SAM, SGD
 from dist_dash.models import Architecture
 from dist_dash.models.architecture import one_line
-from dist_dash.network import build_network
-from dist_dash.recipe import Recipe
+from dist_dash.models.network import build_network
+from dist_dash.recipe.recipe import Recipe
 
 SMALL = 64 * 2**20  # bytes of a data set that may be read merely to learn its shape
 PARTS = ("weights", "gradients", "optimizer", "method", "activations")

@@ -9,8 +9,8 @@ from pathlib import Path
 from dist_dash.cluster.memory import Memory, describe, estimate, facts_of_data
 from dist_dash.cluster.site import Site
 from dist_dash.errors import BadInput
-from dist_dash.parsing import Command
-from dist_dash.run_folder import RunFolder
+from dist_dash.recipe.parsing import Command
+from dist_dash.runs.folder import RunFolder
 
 
 @dataclass(frozen=True)

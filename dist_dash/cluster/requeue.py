@@ -18,12 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dist_dash import slurm
-from dist_dash.cli import OneLine, guarded
 from dist_dash.errors import BadInput
-from dist_dash.launched import Launcher
-from dist_dash.preemption import BAD_INPUT, FAILED, FINISHED, RESTART_SIGNAL, TO_BE_CONTINUED
-from dist_dash.run_folder import RunFolder, write_atomically
+from dist_dash.files import write_atomically
+from dist_dash.ranks.launched import Launcher
+from dist_dash.runs import slurm
+from dist_dash.runs.folder import RunFolder
+from dist_dash.runs.preemption import RESTART_SIGNAL
+from dist_dash.runs.process import BAD_INPUT, FAILED, FINISHED, TO_BE_CONTINUED, OneLine, guarded
 
 AGAIN = 85  # exit status: the batch script is to requeue the job
 FRUITLESS = 10  # stops in a row without a step between them after which a time limit counts as too short

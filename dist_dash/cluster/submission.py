@@ -20,12 +20,13 @@ import submitit
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 from submitit.slurm.slurm import _make_sbatch_string
 
-from dist_dash import slurm
 from dist_dash.cluster.job import FOLLOWED, TrainJob
 from dist_dash.cluster.requeue import batch_lines
 from dist_dash.cluster.site import Site, sbatch_options
 from dist_dash.errors import BadInput
-from dist_dash.run_folder import RunFolder, write_atomically
+from dist_dash.files import write_atomically
+from dist_dash.runs import slurm
+from dist_dash.runs.folder import RunFolder
 
 NEVER = 1_000_000  # submitit's limit of time-outs: here it is progress that counts, see requeue.py
 

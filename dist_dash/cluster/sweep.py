@@ -11,7 +11,7 @@ from itertools import product
 from pprint import pformat
 
 from dist_dash.errors import BadInput
-from dist_dash.parsing import Command, parse_command
+from dist_dash.recipe.parsing import Command, parse_command
 
 LARGEST = 10_000  # points: a slip such as seed=0..1000000000 must not fill the memory, or a queue
 LONGEST = 100  # characters of a name: it becomes a folder, and part of the names of files

@@ -1,4 +1,7 @@
-"""Finished runs against one another: groups over seeds, paired differences, cost, verdicts."""
+"""Finished runs against one another: groups over seeds, paired differences with intervals, cost, verdicts.
+
+May import `analysis` and everything below. Start with `comparison.py`.
+"""
 
 from dist_dash.comparison.comparison import Comparison, load_comparison
 from dist_dash.comparison.data import as_csv, as_json

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from dist_dash.comparison.section import PLAIN, Group, Section
+from dist_dash.ensembles.finished import FinishedRun
 from dist_dash.errors import BadInput
-from dist_dash.evaluation.sizes import deep_ensemble_equivalent, size_curve
-from dist_dash.finished import FinishedRun
-from dist_dash.run_folder import RunFolder
+from dist_dash.metrics.sizes import deep_ensemble_equivalent, size_curve
+from dist_dash.runs.folder import RunFolder
 
 METRIC = "ensemble.nll"
 SMALL = 2**22  # bytes of predictions of a section that take well under a second

@@ -10,8 +10,8 @@ from typing import Any
 from dist_dash.comparison.cost import Cost, cost_of
 from dist_dash.comparison.metrics import DIVERSITY, PARTS, QUALITY, finite
 from dist_dash.comparison.settings import settings_of
+from dist_dash.ensembles.finished import FinishedRun
 from dist_dash.errors import BadInput
-from dist_dash.finished import FinishedRun
 
 TOLD = ("clipped", "temperature")
 

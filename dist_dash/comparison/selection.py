@@ -10,7 +10,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from dist_dash.errors import BadInput, require
-from dist_dash.run_folder import RunFolder, read_json
+from dist_dash.files import read_json
+from dist_dash.runs.folder import RunFolder
 
 GROUPS = "groups.json"
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from dist_dash.checkpoint import HARMLESS
 from dist_dash.errors import BadInput
+from dist_dash.runs.checkpoint import HARMLESS
 
 Settings = Mapping[str, str]
 WITHOUT_EFFECT = tuple(name for name in HARMLESS if name != "members")

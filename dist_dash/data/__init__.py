@@ -1,5 +1,6 @@
 """Samples: where they lie, which order they come in, how they are varied, and how a rank gets its share of them.
 
+May import `metrics`, `ranks` and the files beside the folders. Start with `source.py`.
 This file imports configuration classes only, none of which needs torch: `dist-dash --help` must not wait for it.
 """
 

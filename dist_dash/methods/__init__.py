@@ -1,4 +1,7 @@
-"""One file per update rule: a method turns a batch into one update of one member."""
+"""One file per update rule: a method turns a batch into one update of one member.
+
+May import `member` and everything below. Start with `method.py` (what a method is), then `dash.py`.
+"""
 
 from dist_dash.methods.dash import DASH
 from dist_dash.methods.method import Measured, Method, Totals

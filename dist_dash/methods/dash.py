@@ -15,16 +15,16 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from dist_dash.batch import Batch, MicroBatch
 from dist_dash.errors import BadInput, require, require_non_negative, require_positive
-from dist_dash.exchange import Exchange
-from dist_dash.losses import cross_entropy, diversity, ensemble_loss
-from dist_dash.member import Member
+from dist_dash.member.batch import Batch, MicroBatch
+from dist_dash.member.losses import cross_entropy, diversity, ensemble_loss
+from dist_dash.member.member import Member
+from dist_dash.member.vector import ParameterVector, cosine, unit
 from dist_dash.methods.method import Measured, Method, Passes, Totals
 from dist_dash.methods.radius import check_warmup, warmed_up
 from dist_dash.methods.sam import SAM
-from dist_dash.peers import Peers, View
-from dist_dash.vector import ParameterVector, cosine, unit
+from dist_dash.ranks.exchange import Exchange
+from dist_dash.ranks.peers import Peers, View
 
 
 class DASH(Method):

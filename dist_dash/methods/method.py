@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from dist_dash.batch import Batch
-from dist_dash.exchange import Exchange
-from dist_dash.member import Member
+from dist_dash.member.batch import Batch
+from dist_dash.member.member import Member
+from dist_dash.ranks.exchange import Exchange
 
 Measured = dict[str, Tensor]
 

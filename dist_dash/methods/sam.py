@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from typing import Literal
 
-from dist_dash.batch import Batch
 from dist_dash.errors import require, require_non_negative
-from dist_dash.exchange import Exchange
-from dist_dash.losses import cross_entropy
-from dist_dash.member import Member
+from dist_dash.member.batch import Batch
+from dist_dash.member.losses import cross_entropy
+from dist_dash.member.member import Member
+from dist_dash.member.vector import ParameterVector, sam_perturbation
 from dist_dash.methods.method import Measured, Method, Passes, Totals
 from dist_dash.methods.radius import check_warmup, warmed_up
-from dist_dash.vector import ParameterVector, sam_perturbation
+from dist_dash.ranks.exchange import Exchange
 
 
 class SAM(Method):

@@ -5,11 +5,11 @@
 
 from __future__ import annotations
 
-from dist_dash.batch import Batch
-from dist_dash.exchange import Exchange
-from dist_dash.losses import cross_entropy
-from dist_dash.member import Member
+from dist_dash.member.batch import Batch
+from dist_dash.member.losses import cross_entropy
+from dist_dash.member.member import Member
 from dist_dash.methods.method import Measured, Method, Passes, Totals
+from dist_dash.ranks.exchange import Exchange
 
 
 class SGD(Method):

@@ -1,4 +1,7 @@
-"""Networks: configs by name (`Architecture`), input normalisation, and pretrained weights."""
+"""Networks: configurations by name (`Architecture`), input normalisation, pretrained weights.
+
+May import `data` and everything below. Start with `architecture.py`.
+"""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from dist_dash.finished import FinishedRun
+from dist_dash.ensembles.finished import FinishedRun
 from dist_dash.report.coverage import coverage
 from dist_dash.report.directions import ascent_directions
 from dist_dash.report.draw import Job

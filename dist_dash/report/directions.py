@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from dist_dash.finished import FinishedRun
+from dist_dash.ensembles.finished import FinishedRun
 from dist_dash.report.colours import COLOURS
 from dist_dash.report.ledger import Ledger, numbers
 from dist_dash.report.picture import NotHere, Picture

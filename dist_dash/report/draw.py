@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dist_dash.errors import BadInput, RunFailed
-from dist_dash.evaluation.blocks import cores
+from dist_dash.files import replacing
+from dist_dash.metrics.blocks import cores
 from dist_dash.report.picture import NotHere, Picture
 from dist_dash.report.style import STYLE
-from dist_dash.run_folder import replacing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dist_dash.ensembles.finished import FinishedRun
 from dist_dash.errors import BadInput
-from dist_dash.evaluation.diversity import disagreement, mean_of_pairs
-from dist_dash.finished import FinishedRun
-from dist_dash.predictions import load_arrays
+from dist_dash.metrics.diversity import disagreement, mean_of_pairs
+from dist_dash.metrics.predictions import load_arrays
 from dist_dash.report.colours import colour, marker
 from dist_dash.report.picture import NotHere, Picture
 from dist_dash.report.style import WIDTH, new_figure, of_group, plain, tidy

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dist_dash.comparison.section import Section
-from dist_dash.evaluation.diversity import mean_of_pairs
-from dist_dash.finished import FinishedRun
+from dist_dash.ensembles.finished import FinishedRun
+from dist_dash.metrics.diversity import mean_of_pairs
 from dist_dash.report.embedding import Trace, distances, in_the_plane, read_trace
 from dist_dash.report.ledger import Ledger
 from dist_dash.report.picture import NotHere, Picture

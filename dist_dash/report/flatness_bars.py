@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dist_dash.ensembles.finished import FinishedRun
 from dist_dash.errors import BadInput
-from dist_dash.finished import FinishedRun
+from dist_dash.files import read_json
 from dist_dash.report.colours import colour
 from dist_dash.report.picture import NotHere, Picture
 from dist_dash.report.style import WIDTH, new_figure, plain, tidy
-from dist_dash.run_folder import read_json
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

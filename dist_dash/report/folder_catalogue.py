@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from dist_dash.comparison.section import Section
-from dist_dash.finished import FinishedRun
+from dist_dash.ensembles.finished import FinishedRun
 from dist_dash.report.coverage import coverage_of_groups
 from dist_dash.report.draw import Job
 from dist_dash.report.embedding_groups import embedding_of_groups

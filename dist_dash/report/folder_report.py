@@ -17,7 +17,7 @@ from dist_dash.report.folder_tables import at_a_glance, of_section, overview, ru
 from dist_dash.report.folder_words import about, glossary, limits, notes_of, sentences
 from dist_dash.report.page import name_of, page, relative, slug, write_page
 from dist_dash.report.tables import Table
-from dist_dash.run_folder import PICTURES, RunFolder
+from dist_dash.runs.folder import PICTURES, RunFolder
 
 DATA = "comparison"
 

@@ -9,8 +9,8 @@ from dist_dash.comparison.section import Section
 from dist_dash.comparison.selection import GROUPS
 from dist_dash.comparison.verdict import verdict
 from dist_dash.errors import BadInput
+from dist_dash.files import read_json
 from dist_dash.report.tables import DIFFERENCES, MEANINGS
-from dist_dash.run_folder import read_json
 
 MOST_GROUPS = 3  # of more, the sentences about each against each baseline are folded: the table above them says it all
 

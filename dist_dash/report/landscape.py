@@ -13,12 +13,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dist_dash.analysis.flatness.ball import random_directions, unit
+from dist_dash.analysis.flatness.subset import subset
+from dist_dash.analysis.flatness.surface import NetworkLoss
+from dist_dash.analysis.flatness.weight_space import BetweenMembers, Plane, Stopwatch, TooSlow, barrier, plane_through
+from dist_dash.ensembles.finished import FinishedRun
 from dist_dash.errors import BadInput
-from dist_dash.finished import FinishedRun
-from dist_dash.flatness.ball import random_directions, unit
-from dist_dash.flatness.subset import subset
-from dist_dash.flatness.surface import NetworkLoss
-from dist_dash.flatness.weight_space import BetweenMembers, Plane, Stopwatch, TooSlow, barrier, plane_through
 from dist_dash.report.colours import colour
 from dist_dash.report.picture import NotHere, Picture
 from dist_dash.report.style import WIDTH, legend_below, new_figure, of_group, tidy

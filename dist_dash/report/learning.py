@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dist_dash.finished import FinishedRun
+from dist_dash.ensembles.finished import FinishedRun
 from dist_dash.report.ledger import Ledger, numbers
 from dist_dash.report.picture import NotHere, Picture
 from dist_dash.report.record import Array, per_member, thinned

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dist_dash.finished import FinishedRun
+from dist_dash.ensembles.finished import FinishedRun
 from dist_dash.report.ledger import Ledger
 from dist_dash.report.members import kept_members
 from dist_dash.report.picture import NotHere, Picture

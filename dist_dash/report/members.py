@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from dist_dash.ensembles.finished import FinishedRun
 from dist_dash.errors import BadInput
-from dist_dash.evaluation.average import ensemble_log_probs
-from dist_dash.evaluation.blocks import blocks_of
-from dist_dash.finished import FinishedRun
+from dist_dash.metrics.average import ensemble_log_probs
+from dist_dash.metrics.blocks import blocks_of
 from dist_dash.report.picture import NotHere
 
 

@@ -12,7 +12,7 @@ from urllib.parse import quote
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from dist_dash.run_folder import replacing
+from dist_dash.files import replacing
 
 """Names in a run, or in a folder of runs: of the page, and of the folder of its pictures."""
 

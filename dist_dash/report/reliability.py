@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from dist_dash.comparison.metrics import finite
 from dist_dash.comparison.section import Group, Section
-from dist_dash.evaluation.calibration import Reliability, cross_fitted, reliability
-from dist_dash.finished import FinishedRun
+from dist_dash.ensembles.finished import FinishedRun
+from dist_dash.metrics.calibration import Reliability, cross_fitted, reliability
 from dist_dash.report.ledger import Ledger
 from dist_dash.report.members import predictors
 from dist_dash.report.picture import NotHere, Picture

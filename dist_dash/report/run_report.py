@@ -8,14 +8,14 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dist_dash.finished import FinishedRun
+from dist_dash.ensembles.finished import FinishedRun
 from dist_dash.report.catalogue import PARTS, Part, jobs_of
 from dist_dash.report.draw import Shown, draw_all, processes_for, remove_others
 from dist_dash.report.members import check_evaluation
 from dist_dash.report.page import name_of, page, relative, write_page
 from dist_dash.report.tables import answers, cost, diversity
 from dist_dash.report.words import what_came_of_it, what_was_trained
-from dist_dash.run_folder import PICTURES
+from dist_dash.runs.folder import PICTURES
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dist_dash.ensembles.finished import FinishedRun
 from dist_dash.errors import BadInput
-from dist_dash.finished import FinishedRun
+from dist_dash.files import read_json
 from dist_dash.report.picture import NotHere, Picture
-from dist_dash.run_folder import read_json
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -178,9 +178,9 @@ def _against_severity(axes: Axes, rows: list[dict[str, Any]], key: str) -> None:
 
 def _sheet(run: FinishedRun, found: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """The cells of the contact sheet; `image` is `[H, W]` or `[H, W, 3]` in 0 … 1."""
+    from dist_dash.analysis.shift.corruptions import CORRUPTIONS, corrupted
+    from dist_dash.analysis.shift.values import values_of
     from dist_dash.data.source import UnreadableSample
-    from dist_dash.shift.corruptions import CORRUPTIONS, corrupted
-    from dist_dash.shift.values import values_of
 
     try:
         data = run.data()

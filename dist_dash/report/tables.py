@@ -8,7 +8,7 @@ from typing import Any
 
 from dist_dash.comparison.cost import cost_of
 from dist_dash.comparison.metrics import DIVERSITY, NONE, QUALITY, finite, heading, number
-from dist_dash.finished import FinishedRun
+from dist_dash.ensembles.finished import FinishedRun
 from dist_dash.report.members import kept_members
 
 MEANINGS = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from dist_dash.finished import FinishedRun
+from dist_dash.ensembles.finished import FinishedRun
 from dist_dash.report.colours import COLOURS
 from dist_dash.report.ledger import Ledger
 from dist_dash.report.picture import NotHere, Picture

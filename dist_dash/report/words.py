@@ -7,7 +7,7 @@ from typing import Any
 
 from dist_dash.comparison.metrics import finite, number
 from dist_dash.comparison.settings import flat, text
-from dist_dash.finished import FinishedRun
+from dist_dash.ensembles.finished import FinishedRun
 
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 

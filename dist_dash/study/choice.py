@@ -39,7 +39,7 @@ class Choice:
 
     def score(self, run: StudyRun) -> None:
         """Take the score of a finished trial: of its ensemble, on the validation split."""
-        from dist_dash.evaluate_run import evaluate_run  # torch, which commands that only plan do without
+        from dist_dash.analysis.evaluate import evaluate_run  # torch, which commands that only plan do without
 
         scores = evaluate_run(self._folder / run.name, split=self._plan.selection.split)["ensemble"]
         found = scores.get(self._plan.selection.score)

@@ -15,10 +15,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from dist_dash.errors import BadInput, RunFailed
-from dist_dash.last_lines import last_words
-from dist_dash.preemption import BAD_INPUT, FAILED, FINISHED, TO_BE_CONTINUED, StopRequest
-from dist_dash.record import say
-from dist_dash.run_folder import RunFolder
+from dist_dash.runs.folder import RunFolder
+from dist_dash.runs.last_lines import last_words
+from dist_dash.runs.preemption import StopRequest
+from dist_dash.runs.process import BAD_INPUT, FAILED, FINISHED, TO_BE_CONTINUED
+from dist_dash.runs.record import say
 from dist_dash.study.plan import StudyRun
 from dist_dash.study.warm import WarmRanks
 

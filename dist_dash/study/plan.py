@@ -13,10 +13,10 @@ from typing import Any
 
 import yaml
 
-from dist_dash.engine import Torch
+from dist_dash.analysis.flatness.measure import FlatnessOptions
 from dist_dash.errors import BadInput, require
-from dist_dash.flatness.measure import FlatnessOptions
-from dist_dash.parsing import Command, parse_command
+from dist_dash.member.engine import Torch
+from dist_dash.recipe.parsing import Command, parse_command
 from dist_dash.study.effect import has_effect
 
 Fields = dict[str, Any]

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from dist_dash.comparison import as_csv, as_json, as_markdown, load_comparison
-from dist_dash.record import say
+from dist_dash.files import write_atomically
 from dist_dash.report.folder_report import report_of_folder
-from dist_dash.run_folder import write_atomically
+from dist_dash.runs.record import say
 from dist_dash.study.choice import Choice
 from dist_dash.study.plan import Plan
 

@@ -20,12 +20,12 @@ from typing import Any
 
 import torch
 
-from dist_dash.cli import guarded
 from dist_dash.errors import RunFailed
-from dist_dash.layout import layout_from_environment
-from dist_dash.parsing import parse_command
-from dist_dash.preemption import FAILED, FINISHED, StopRequest
-from dist_dash.train import train
+from dist_dash.ranks.layout import layout_from_environment
+from dist_dash.recipe.parsing import parse_command
+from dist_dash.runs.preemption import StopRequest
+from dist_dash.runs.process import FAILED, FINISHED, guarded
+from dist_dash.training.train import train
 
 CONTEXT = multiprocessing.get_context("spawn")  # nothing of the parent's: a rank is as fresh as torchrun's
 GRACE = 120.0  # seconds for ranks to save after a stop

@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dist_dash.batch import Batch
 from dist_dash.errors import require, require_non_negative
-from dist_dash.exchange import Exchange
-from dist_dash.losses import cross_entropy
-from dist_dash.member import Member
+from dist_dash.member.batch import Batch
+from dist_dash.member.losses import cross_entropy
+from dist_dash.member.member import Member
+from dist_dash.member.vector import ParameterVector, unit
 from dist_dash.methods import Measured, Method, Totals
-from dist_dash.vector import ParameterVector, unit
+from dist_dash.ranks.exchange import Exchange
 
 
 class LookSAM(Method):

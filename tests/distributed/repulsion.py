@@ -9,13 +9,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dist_dash.batch import Batch
 from dist_dash.errors import require_non_negative
-from dist_dash.exchange import Exchange
-from dist_dash.losses import cross_entropy
-from dist_dash.member import Member
+from dist_dash.member.batch import Batch
+from dist_dash.member.losses import cross_entropy
+from dist_dash.member.member import Member
 from dist_dash.methods import Method
 from dist_dash.methods.method import Measured, Totals
+from dist_dash.ranks.exchange import Exchange
 
 
 class Repulsive(Method):

@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dist_dash.batch import Batch, micro_batch
-from dist_dash.deepspeed_engine import DeepSpeed
-from dist_dash.engine import Engine, Torch
-from dist_dash.exchange import Exchange
-from dist_dash.layout import layout_from_environment
-from dist_dash.member import Member
+from dist_dash.member.batch import Batch, micro_batch
+from dist_dash.member.deepspeed_engine import DeepSpeed
+from dist_dash.member.engine import Engine, Torch
+from dist_dash.member.member import Member
 from dist_dash.methods import Method
+from dist_dash.ranks.exchange import Exchange
+from dist_dash.ranks.layout import layout_from_environment
 
 CLASSES, FEATURES, MICRO = 4, 6, 8
 Batches = list[list[list[tuple[Tensor, Tensor]]]]

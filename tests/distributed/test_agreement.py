@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from dist_dash.agreement import Agreement
 from dist_dash.data.batch import sample_hash
 from dist_dash.errors import RunFailed
-from dist_dash.exchange import Exchange
-from dist_dash.layout import layout_from_environment
-from dist_dash.preemption import StopRequest
+from dist_dash.ranks.exchange import Exchange
+from dist_dash.ranks.layout import layout_from_environment
+from dist_dash.runs.preemption import StopRequest
+from dist_dash.training.agreement import Agreement
 from tests.e2e.runs import finish, lines_of, start
 from tests.support.ranks import on_ranks
 

@@ -12,15 +12,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from dist_dash.batch import Batch
-from dist_dash.directions import SIZE, Sketch
-from dist_dash.engine import Torch
-from dist_dash.exchange import Exchange
-from dist_dash.layout import layout_from_environment
-from dist_dash.losses import cross_entropy
-from dist_dash.member import Member
+from dist_dash.member.batch import Batch
+from dist_dash.member.engine import Torch
+from dist_dash.member.losses import cross_entropy
+from dist_dash.member.member import Member
+from dist_dash.member.sketch import SIZE, Sketch
+from dist_dash.member.vector import ParameterVector
 from dist_dash.methods import SAM, SGD, Measured
-from dist_dash.vector import ParameterVector
+from dist_dash.ranks.exchange import Exchange
+from dist_dash.ranks.layout import layout_from_environment
 from tests.distributed.small import batches, network, run_member
 from tests.e2e.runs import assert_same_run, finish, lines_of, start
 from tests.support.ranks import on_ranks
@@ -131,7 +131,7 @@ def sketched_update(method: Any, members: int) -> tuple[list[list[float]] | None
 
 
 def micro_batches() -> list[Any]:
-    from dist_dash.batch import micro_batch
+    from dist_dash.member.batch import micro_batch
 
     ((x, target),) = batches(1, 1, 1, torch.float64)[0][0]
     return [micro_batch(x, target, torch.arange(len(x)), None, 0.0, torch.device("cpu"), torch.float64)]

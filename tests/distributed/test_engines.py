@@ -10,13 +10,13 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from dist_dash.engine import Torch
 from dist_dash.errors import RunFailed
-from dist_dash.exchange import Exchange
-from dist_dash.identity import check_members
-from dist_dash.layout import layout_from_environment
-from dist_dash.member import Member
+from dist_dash.member.engine import Torch
+from dist_dash.member.member import Member
 from dist_dash.methods import DASH, SGD, Method
+from dist_dash.ranks.exchange import Exchange
+from dist_dash.ranks.layout import layout_from_environment
+from dist_dash.training.identity import check_members
 from tests.distributed.small import batches, network, run_member
 from tests.support.ranks import Ranks, on_ranks
 
@@ -96,7 +96,7 @@ def test_planted_faults_are_caught() -> None:
 
 
 def deepspeed_without_mpu() -> str:
-    from dist_dash import deepspeed_engine
+    from dist_dash.member import deepspeed_engine
 
     class OnTheWorld(deepspeed_engine.OneMember):
         def get_data_parallel_group(self) -> Any:
@@ -133,7 +133,7 @@ def sick_member(engine: str, zero_replicas: int) -> list[Any]:
             x = torch.randn(8, 6, generator=torch.Generator().manual_seed(step))
             if step == 1 and layout.member == 1:
                 x[0, 0] = torch.nan
-            from dist_dash.batch import Batch, micro_batch
+            from dist_dash.member.batch import Batch, micro_batch
 
             target = torch.eye(4)[torch.arange(8) % 4]
             micro = micro_batch(x, target, torch.arange(8), None, 0.0, layout.device, torch.float32)

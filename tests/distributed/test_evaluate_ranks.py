@@ -11,17 +11,17 @@ import numpy as np
 import pytest
 import torch
 
-from dist_dash.cli import main
+from dist_dash.analysis.evaluate import evaluate_run
+from dist_dash.commands.cli import main
 from dist_dash.data.batch import EvalBatch
 from dist_dash.data.loader import EvalLoader
-from dist_dash.ensemble import save_member
-from dist_dash.evaluate_run import evaluate_run
-from dist_dash.exchange import Exchange
-from dist_dash.finished import FinishedRun
-from dist_dash.layout import layout_from_environment
-from dist_dash.predict_all import predictions_of_all
-from dist_dash.recipe import Loader
-from dist_dash.run_folder import RunFolder
+from dist_dash.ensembles.ensemble import save_member
+from dist_dash.ensembles.finished import FinishedRun
+from dist_dash.ensembles.predict_all import predictions_of_all
+from dist_dash.ranks.exchange import Exchange
+from dist_dash.ranks.layout import layout_from_environment
+from dist_dash.recipe.recipe import Loader
+from dist_dash.runs.folder import RunFolder
 from tests.support.ranks import Ranks, on_ranks
 from tests.unit.finished_by_hand import finished_run
 

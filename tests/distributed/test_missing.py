@@ -8,8 +8,8 @@ import time
 import pytest
 
 from dist_dash.errors import BadInput, RunFailed
-from dist_dash.exchange import Exchange
-from dist_dash.layout import layout_from_environment
+from dist_dash.ranks.exchange import Exchange
+from dist_dash.ranks.layout import layout_from_environment
 from tests.support.ranks import Ranks, on_ranks
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from dist_dash.data import Digits
 from dist_dash.data.source import Splits, SubsetSplit
-from dist_dash.engine import Torch
+from dist_dash.member.engine import Torch
 
 
 class SlowSplit(SubsetSplit):

@@ -20,7 +20,7 @@ from torch import Tensor
 from dist_dash.data import Digits
 from dist_dash.data.dataset import DataSet
 from dist_dash.data.source import Splits
-from dist_dash.engine import Torch
+from dist_dash.member.engine import Torch
 
 
 def rank() -> int:

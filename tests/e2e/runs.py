@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 
-from dist_dash.cli import main
+from dist_dash.commands.cli import main
 from tests.support.ranks import Ranks
 
 SMALL = [

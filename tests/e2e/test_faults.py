@@ -164,7 +164,7 @@ def test_a_folder_that_another_run_has_taken_over_is_left_alone(tmp_path: Path) 
 
 
 def test_ranks_that_never_come_are_waited_for_until_the_deadline(tmp_path: Path) -> None:
-    from dist_dash.cli import main
+    from dist_dash.commands.cli import main
     from tests.e2e.runs import SMALL
 
     alone = ["train", *SMALL, QUICK, f"--run={tmp_path / 'run'}", "--checks.deadline=2"]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dist_dash.cli import main
+from dist_dash.commands.cli import main
 from tests.e2e.runs import SMALL, assert_same_run, finish, lines_of, start, step_of, until
 from tests.support.ranks import Ranks
 

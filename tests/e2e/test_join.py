@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dist_dash.cli import main
-from dist_dash.ensemble import load_ensemble
+from dist_dash.commands.cli import main
+from dist_dash.ensembles.ensemble import load_ensemble
+from dist_dash.ensembles.join import join, join_if_complete, merged_lines
 from dist_dash.errors import BadInput
-from dist_dash.join import join, join_if_complete, merged_lines
-from dist_dash.run_folder import RunFolder
+from dist_dash.runs.folder import RunFolder
 from tests.e2e.joined import QUICK, assert_joined, files
 from tests.e2e.runs import finish
 from tests.support.ranks import Ranks
@@ -141,7 +141,9 @@ def test_a_join_that_breaks_says_so_until_it_is_done_again(
     run: Path, together: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr("dist_dash.join.save_results", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
+        patched.setattr(
+            "dist_dash.ensembles.join.save_results", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left"))
+        )
         with pytest.raises(OSError, match="No space"):
             join(run)
     assert "No space left" in (run / "FAILED").read_text()
@@ -170,7 +172,7 @@ def test_a_folder_that_another_process_owns(run: Path, together: Path, monkeypat
     owner.acquire()
     waiting = Ranks(1, join_if_complete, str(run))
     with monkeypatch.context() as patched:
-        patched.setattr("dist_dash.join.PATIENCE", 0.5)
+        patched.setattr("dist_dash.ensembles.join.PATIENCE", 0.5)
         for attempt in (join, join_if_complete):
             with pytest.raises(BadInput, match="is in use by process"):
                 attempt(run)

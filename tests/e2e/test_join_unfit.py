@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import yaml
 
-from dist_dash.cli import main
+from dist_dash.commands.cli import main
+from dist_dash.ensembles.join import join, join_if_complete
 from dist_dash.errors import BadInput
-from dist_dash.join import join, join_if_complete
-from dist_dash.run_folder import RunFolder
+from dist_dash.runs.folder import RunFolder
 from tests.e2e.joined import assert_joined, files
 
 

@@ -12,11 +12,11 @@ import safetensors.numpy
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from dist_dash.cli import main
+from dist_dash.commands.cli import main
 from dist_dash.data import Digits
-from dist_dash.ensemble import load_ensemble
-from dist_dash.evaluation.summary import evaluate
-from dist_dash.weights import weight_cosines
+from dist_dash.ensembles.ensemble import load_ensemble
+from dist_dash.ensembles.weight_cosines import weight_cosines
+from dist_dash.metrics.summary import evaluate
 from tests.e2e.pictures import Linear, vectors
 from tests.e2e.runs import finish, lines_of, start
 

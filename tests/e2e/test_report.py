@@ -13,8 +13,8 @@ import pytest
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 
+from dist_dash.commands.report import report_command
 from dist_dash.report import draw
-from dist_dash.report.command import report_command
 from tests.e2e.runs import finish
 from tests.support.reported import reported_run, with_groups
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from dist_dash.cli import main
+from dist_dash.commands.cli import main
 from tests.e2e.runs import SMALL, finish, lines_of, start
 from tests.support.ranks import Ranks
 

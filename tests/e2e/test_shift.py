@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dist_dash.analysis.shift.corruptions import CORRUPTIONS, corrupted
+from dist_dash.analysis.shift.samples import divided
+from dist_dash.analysis.shift.values import values_of
+from dist_dash.commands.shift import shift_command
 from dist_dash.data import Digits
-from dist_dash.ensemble import load_ensemble
-from dist_dash.finished import FinishedRun
+from dist_dash.ensembles.ensemble import load_ensemble
+from dist_dash.ensembles.finished import FinishedRun
 from dist_dash.report import shift
-from dist_dash.shift.command import shift_command
-from dist_dash.shift.corruptions import CORRUPTIONS, corrupted
-from dist_dash.shift.samples import divided
-from dist_dash.shift.values import values_of
 from tests.e2e.runs import finish
 
 pytestmark = pytest.mark.slow

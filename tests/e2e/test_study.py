@@ -17,7 +17,7 @@ import pytest
 import yaml
 from filelock import FileLock
 
-from dist_dash.cli import main
+from dist_dash.commands.cli import main
 from dist_dash.study import results, warm
 from dist_dash.study.warm import WarmRanks
 from tests.e2e.runs import assert_same_run, step_of

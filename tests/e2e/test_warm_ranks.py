@@ -15,9 +15,9 @@ import psutil
 import pytest
 import torch
 
-from dist_dash.engine import Torch
 from dist_dash.errors import RunFailed
-from dist_dash.preemption import StopRequest
+from dist_dash.member.engine import Torch
+from dist_dash.runs.preemption import StopRequest
 from dist_dash.study.execute import Executor
 from dist_dash.study.plan import StudyRun
 from dist_dash.study.warm import WarmRanks

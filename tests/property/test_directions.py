@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dist_dash.directions import SIZE, Sketch
-from dist_dash.vector import ParameterVector
+from dist_dash.member.sketch import SIZE, Sketch
+from dist_dash.member.vector import ParameterVector
 
 SHAPES = [(3,), (2, 4), (), (1, 1, 5)]
 

@@ -11,10 +11,10 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy.optimize import brentq, minimize
 
-from dist_dash.flatness.ball import ascend, projected, random_directions, random_rises
-from dist_dash.flatness.curvature import LEAST_PROBES, LEAST_STEPS, top_eigenvalue, trace
-from dist_dash.flatness.measure import FlatnessOptions, flatness_around
-from dist_dash.flatness.weight_space import barrier, plane_through
+from dist_dash.analysis.flatness.ball import ascend, projected, random_directions, random_rises
+from dist_dash.analysis.flatness.curvature import LEAST_PROBES, LEAST_STEPS, top_eigenvalue, trace
+from dist_dash.analysis.flatness.measure import FlatnessOptions, flatness_around
+from dist_dash.analysis.flatness.weight_space import barrier, plane_through
 
 
 @dataclass

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dist_dash.losses import cross_entropy, diversity, ensemble_loss, smoothed
+from dist_dash.member.losses import cross_entropy, diversity, ensemble_loss, smoothed
 
 
 @st.composite

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dist_dash.evaluation.summary import evaluate
+from dist_dash.metrics.summary import evaluate
 
 
 @st.composite

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dist_dash.evaluation.accuracy import LOWEST, accuracy, brier, clipped, nll, top_k
-from dist_dash.evaluation.average import ensemble_log_probs
-from dist_dash.evaluation.calibration import ece, reliability
-from dist_dash.evaluation.coverage import aac, coverage_accuracy
-from dist_dash.evaluation.diversity import (
+from dist_dash.metrics.accuracy import LOWEST, accuracy, brier, clipped, nll, top_k
+from dist_dash.metrics.average import ensemble_log_probs
+from dist_dash.metrics.calibration import ece, reliability
+from dist_dash.metrics.coverage import aac, coverage_accuracy
+from dist_dash.metrics.diversity import (
     ambiguity,
     disagreement,
     entropy,
@@ -22,7 +22,7 @@ from dist_dash.evaluation.diversity import (
     pairwise_kl,
     variance,
 )
-from dist_dash.evaluation.sizes import deep_ensemble_equivalent, size_curve, subsets_of
+from dist_dash.metrics.sizes import deep_ensemble_equivalent, size_curve, subsets_of
 
 
 @st.composite

@@ -8,14 +8,14 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
 from dist_dash.errors import BadInput
-from dist_dash.evaluation import blocks, temperature
-from dist_dash.evaluation.accuracy import accuracy, brier, nll
-from dist_dash.evaluation.average import ensemble_log_probs
-from dist_dash.evaluation.calibration import calibrated_halves, cross_fitted, ece, fit_temperature, halves, scaled
-from dist_dash.evaluation.coverage import aac
-from dist_dash.evaluation.partition import Direct, Expanded
-from dist_dash.evaluation.summary import evaluate
-from dist_dash.evaluation.temperature import LEAST, MOST
+from dist_dash.metrics import blocks, temperature
+from dist_dash.metrics.accuracy import accuracy, brier, nll
+from dist_dash.metrics.average import ensemble_log_probs
+from dist_dash.metrics.calibration import calibrated_halves, cross_fitted, ece, fit_temperature, halves, scaled
+from dist_dash.metrics.coverage import aac
+from dist_dash.metrics.partition import Direct, Expanded
+from dist_dash.metrics.summary import evaluate
+from dist_dash.metrics.temperature import LEAST, MOST
 
 
 def made_up(seed, members=1, samples=40, classes=5, sharpness=2.0, signal=2.0):

@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dist_dash.losses import cross_entropy
-from dist_dash.member import Member
+from dist_dash.member.losses import cross_entropy
+from dist_dash.member.member import Member
 
 
 def network() -> nn.Module:

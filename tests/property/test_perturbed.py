@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from dist_dash.losses import cross_entropy
-from dist_dash.member import Member
-from dist_dash.vector import ParameterVector, unit
+from dist_dash.member.losses import cross_entropy
+from dist_dash.member.member import Member
+from dist_dash.member.vector import ParameterVector, unit
 
 
 class Broken(Exception):

@@ -5,11 +5,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from dist_dash.analysis.shift.corruptions import CORRUPTIONS, SEVERITIES, corrupted
+from dist_dash.analysis.shift.samples import ChangedSplit
+from dist_dash.analysis.shift.values import Values
 from dist_dash.data.loader import EvalLoader
 from dist_dash.data.source import ArraySplit, SubsetSplit
-from dist_dash.shift.corruptions import CORRUPTIONS, SEVERITIES, corrupted
-from dist_dash.shift.samples import ChangedSplit
-from dist_dash.shift.values import Values
 
 BYTES = Values(np.array(0.0), np.array(255.0), np.dtype(np.uint8))
 corruption = st.sampled_from(list(CORRUPTIONS.values()))

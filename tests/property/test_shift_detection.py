@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from dist_dash.shift.ood import detection, uncertainties
+from dist_dash.analysis.shift.ood import detection, uncertainties
 
 # Few different values: ties are what goes wrong.
 scores = hnp.arrays(np.float64, st.integers(1, 25), elements=st.integers(-6, 6).map(lambda n: n / 4))

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dist_dash.vector import ParameterVector, cosine, sam_perturbation, unit
+from dist_dash.member.vector import ParameterVector, cosine, sam_perturbation, unit
 
 SHAPES = [(3,), (2, 4), (), (1, 1, 5)]
 TOLERANCE = {torch.float64: 1e-11, torch.float32: 2e-5}

@@ -6,7 +6,7 @@ import os
 import signal
 from pathlib import Path
 
-from dist_dash.engine import Torch
+from dist_dash.member.engine import Torch
 
 
 class StruckAgain(Torch):

@@ -12,8 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from dist_dash.cli import main
-from dist_dash.run_folder import RunFolder, write_atomically
+from dist_dash.commands.cli import main
+from dist_dash.files import write_atomically
+from dist_dash.runs.folder import RunFolder
 from tests.e2e.runs import SMALL, assert_same_run, lines_of, step_of
 from tests.e2e.test_launch import LIGHT
 from tests.slurm.cluster import SlurmCluster, until

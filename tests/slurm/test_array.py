@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dist_dash.run_folder import RunFolder
+from dist_dash.runs.folder import RunFolder
 from tests.e2e.runs import SMALL, assert_same_run, finish, step_of
 from tests.e2e.test_launch import LIGHT
 from tests.slurm.cluster import SlurmCluster, until

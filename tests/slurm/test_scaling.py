@@ -6,7 +6,7 @@ import csv
 import json
 from pathlib import Path
 
-from dist_dash.run_folder import RunFolder
+from dist_dash.runs.folder import RunFolder
 from tests.e2e.runs import SMALL
 from tests.e2e.test_launch import LIGHT
 from tests.slurm.cluster import SlurmCluster

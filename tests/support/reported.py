@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 import yaml
 
-from dist_dash.evaluation.summary import evaluate
-from dist_dash.predictions import save_predictions
+from dist_dash.metrics.predictions import save_predictions
+from dist_dash.metrics.summary import evaluate
 
 RECIPE: dict[str, Any] = {
     "data": {"class_path": "dist_dash.data.Digits", "init_args": {"test_fraction": 0.25, "seed": 0, "mean": None}},
     "model": {"class_path": "dist_dash.models.SmallCNN", "init_args": {"width": 16, "norm": "batch"}},
     "optimizer": {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.1, "dampening": 0.0, "nesterov": False}},
-    "engine": {"class_path": "dist_dash.engine.Torch", "init_args": {"precision": "fp32"}},
+    "engine": {"class_path": "dist_dash.member.engine.Torch", "init_args": {"precision": "fp32"}},
     "method": {"class_path": "dist_dash.methods.DASH", "init_args": {"rho_loss": 0.1, "rho_div": 0.3}},
     "models": None,
     "loader": {"batch_size": 32, "accumulation": 1},

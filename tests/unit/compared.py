@@ -22,7 +22,7 @@ RECIPE: dict[str, Any] = {
     "data": {"class_path": "dist_dash.data.Digits", "init_args": {"test_fraction": 0.25, "seed": 0}},
     "model": {"class_path": "dist_dash.models.MLP", "init_args": {"hidden": 16}},
     "optimizer": {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.1}},
-    "engine": {"class_path": "dist_dash.engine.Torch", "init_args": {"precision": "fp32"}},
+    "engine": {"class_path": "dist_dash.member.engine.Torch", "init_args": {"precision": "fp32"}},
     "method": {"class_path": "dist_dash.methods.SGD", "init_args": {}},
     "loader": {"batch_size": 32, "workers": 0},
     "labels": {"noise": 0.0, "validation": 0.0},

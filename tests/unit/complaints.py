@@ -3,10 +3,10 @@ from pathlib import Path
 
 import pytest
 
-from dist_dash.cli import main
+from dist_dash.commands.cli import main
 from dist_dash.data import Source
 from dist_dash.errors import BadInput
-from dist_dash.parsing import parse_command
+from dist_dash.recipe.parsing import parse_command
 
 PYTHON_SPEAK = re.compile(r"<class|Namespace|NoneType|typing\.|Subtypes|Parser key|class_path=|functools|<\w+ string>")
 

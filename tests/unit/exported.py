@@ -2,9 +2,9 @@ from pathlib import Path
 
 import torch
 
-from dist_dash.ensemble import save_member, save_spec
+from dist_dash.ensembles.ensemble import save_member, save_spec
 from dist_dash.models import MLP, SmallCNN
-from dist_dash.network import seeded_network
+from dist_dash.models.network import seeded_network
 
 SHAPE, CLASSES, MEAN, STD = (1, 8, 8), 5, (0.4,), (0.3,)
 SPECS = [

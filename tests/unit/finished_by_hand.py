@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from dist_dash.ensemble import save_member, save_spec
-from dist_dash.finished import FinishedRun
+from dist_dash.ensembles.ensemble import save_member, save_spec
+from dist_dash.ensembles.finished import FinishedRun
 from dist_dash.models import SmallCNN
 from dist_dash.models.architecture import Architecture
-from dist_dash.network import seeded_network
-from dist_dash.parsing import parse_command
+from dist_dash.models.network import seeded_network
+from dist_dash.recipe.parsing import parse_command
 
 SHAPE, CLASSES, MEAN, STD = (1, 6, 6), 4, (0.4,), (0.3,)
 

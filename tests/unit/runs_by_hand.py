@@ -9,12 +9,12 @@ import sys
 import time
 from pathlib import Path
 
-from dist_dash.run_folder import RunFolder
-from dist_dash.runs import RunState, states
+from dist_dash.runs.folder import RunFolder
+from dist_dash.runs.states import RunState, states
 
 HOLD = """
 import sys
-from dist_dash.run_folder import RunFolder
+from dist_dash.runs.folder import RunFolder
 folder = RunFolder(sys.argv[1])
 folder.acquire()
 print("held", flush=True)

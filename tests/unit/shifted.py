@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dist_dash.ensemble import save_member, save_spec
-from dist_dash.network import seeded_network
-from dist_dash.parsing import parse_command
-from dist_dash.run_folder import RunFolder
+from dist_dash.ensembles.ensemble import save_member, save_spec
+from dist_dash.models.network import seeded_network
+from dist_dash.recipe.parsing import parse_command
+from dist_dash.runs.folder import RunFolder
 
 RECIPE = ["--optimizer=torch.optim.SGD", "--optimizer.lr=0.1", "--engine=Torch", "--model=MLP", "--model.hidden=8"]
 

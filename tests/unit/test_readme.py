@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from dist_dash import parsing
-from dist_dash.parsing import train_parser
+from dist_dash.recipe import parsing
+from dist_dash.recipe.parsing import train_parser
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()

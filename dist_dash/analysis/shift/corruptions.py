@@ -1,0 +1,108 @@
+"""The corruptions by name, and a sample under one of them.
+
+The kinds are those of Hendrycks & Dietterich, "Benchmarking Neural Network Robustness to Common Corruptions and
+Perturbations" (ICLR 2019). Code and severities are this project's own, made for images of any size and any number of
+channels: figures are not comparable with those on ImageNet-C or CIFAR-C.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dist_dash.analysis.shift import blur, digital, noise, scene
+from dist_dash.analysis.shift.image import Image
+from dist_dash.analysis.shift.values import Values
+from dist_dash.data.rng import sample_rng
+from dist_dash.errors import BadInput
+from dist_dash.seeds import derived_seed
+
+SEVERITIES = (1, 2, 3, 4, 5)
+
+
+@dataclass(frozen=True)
+class Corruption:
+    """One kind of corruption.
+
+    Args:
+        function: image, severity 1 … 5, generator → image of the same shape, whose values may leave 0 … 1.
+        text: what it does, in one line.
+        vectors: whether it makes sense for samples that are no images.
+    """
+
+    function: Callable[[Image, int, np.random.Generator], Image]
+    text: str
+    vectors: bool = False
+
+    @property
+    def name(self) -> str:
+        """As on the command line."""
+        return self.function.__name__
+
+
+_ALL = (
+    Corruption(noise.gaussian_noise, "adds normal noise of 4 to 26 % of the range to every value", vectors=True),
+    Corruption(noise.shot_noise, "counts few events, 200 to 7 of them for the largest value", vectors=True),
+    Corruption(noise.impulse_noise, "sets 2 to 27 % of the values to the smallest or the largest", vectors=True),
+    Corruption(noise.speckle_noise, "multiplies every value by 1 + normal noise of 10 to 60 %", vectors=True),
+    Corruption(blur.defocus_blur, "spreads every pixel over a disc, as a lens out of focus does"),
+    Corruption(blur.gaussian_blur, "spreads every pixel by a Gaussian"),
+    Corruption(blur.motion_blur, "spreads every pixel along a line of random direction, as a moving camera does"),
+    Corruption(blur.zoom_blur, "averages it with itself magnified, by up to 10 % (severity 1) … 50 % (5)"),
+    Corruption(scene.fog, "lays white fog of uneven thickness over it, 20 to 80 % where it is thickest"),
+    Corruption(scene.brightness, "adds 10 to 50 % of the range to every value"),
+    Corruption(scene.contrast, "keeps 70 to 12 % of every difference from the mean of the channel"),
+    Corruption(scene.elastic_transform, "bends it by a smooth random field, by 2.5 to 10 % of the side"),
+    Corruption(digital.pixelate, "shows it by fewer, larger pixels, 80 to 30 % of the side"),
+    Corruption(digital.jpeg, "stores it as JPEG of quality 60 to 7 of 100"),
+)
+CORRUPTIONS = {corruption.name: corruption for corruption in _ALL}
+"""All of them, in the order of tables and pictures."""
+
+
+def chosen(names: str) -> list[Corruption]:
+    """The corruptions of a list `name,name` or of `all`.
+
+    Raises:
+        BadInput: there is none of that name.
+    """
+    given = list(CORRUPTIONS) if names == "all" else [name.strip() for name in names.split(",")]
+    for name in given:
+        if name not in CORRUPTIONS:
+            close = difflib.get_close_matches(name, CORRUPTIONS, n=2)
+            hint = f"did you mean {' or '.join(close)}?" if close else f"it must be all, or of {', '.join(CORRUPTIONS)}"
+            raise BadInput(f"corruptions: {name!r} is not allowed; {hint}")
+    return [CORRUPTIONS[name] for name in dict.fromkeys(given)]
+
+
+def applicable(corruptions: Sequence[Corruption], shape: tuple[int, ...]) -> list[Corruption]:
+    """Those that make sense for samples of a shape: vectors `(F,)` have no neighbours that could be blurred."""
+    return [corruption for corruption in corruptions if corruption.vectors or len(shape) == 3]
+
+
+def corrupted(
+    sample: NDArray, values: Values, corruption: Corruption, severity: int, seed: int, sample_id: int
+) -> NDArray:
+    """A stored sample under a corruption: a pure function of its arguments.
+
+    The random numbers are those of (seed, corruption, sample id): severities differ in strength alone.
+
+    Args:
+        sample: uint8 or float32, `[C, H, W]` or `[F]`.
+        values: what its values mean.
+        corruption: one that is applicable.
+        severity: 0 (the sample as it is) … 5.
+        seed: of all corruptions.
+        sample_id: position in the split.
+
+    Returns:
+        The same shape and dtype, within the range of `values`.
+    """
+    if severity == 0:
+        return sample.copy()
+    rng = sample_rng(seed, 0, sample_id, derived_seed(f"corruption {corruption.name}"))
+    return values.stored(corruption.function(values.unit(sample), severity, rng))

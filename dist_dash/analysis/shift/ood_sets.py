@@ -1,0 +1,170 @@
+"""Sets of out-of-distribution samples: made of the data itself, or another data set."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image as Pillow
+
+from dist_dash.analysis.shift.samples import ChangedSplit, subset
+from dist_dash.analysis.shift.values import Values
+from dist_dash.data.dataset import DataSet
+from dist_dash.data.rng import sample_rng
+from dist_dash.data.source import ArraySplit, Split, SubsetSplit
+from dist_dash.errors import BadInput
+from dist_dash.metrics.predictions import load_arrays
+from dist_dash.recipe.data_argument import source_of
+from dist_dash.seeds import derived_seed
+
+
+@dataclass(frozen=True)
+class OodSet:
+    """A name, what it holds in one line, and samples of the shape and dtype of the run's."""
+
+    name: str
+    text: str
+    split: Split
+
+
+# -- made of the data --------------------------------------------------------------------------------------------------
+
+
+def built_in(base: SubsetSplit, values: Values, seed: int) -> list[OodSet]:
+    """Sets that any data allow: one sample of each for one sample of `base`."""
+    places = int(np.prod(base.shape[-2:])) if len(base.shape) == 3 else base.shape[0]
+    what = "pixels" if len(base.shape) == 3 else "features"
+    sets = [
+        ("uniform noise", "every value drawn evenly from the range", partial(_noise, values=values, seed=seed)),
+        ("inverted", "the data's own samples, low values for high ones", partial(_inverted, values=values)),
+    ]
+    if places > 1:  # of one place there is no other order
+        change = partial(_permuted, values=values, order=_other_order(places, seed))
+        sets.insert(1, (f"permuted {what}", f"the data's own samples, their {what} in one other, fixed order", change))
+    return [OodSet(name, text, ChangedSplit(base, change)) for name, text, change in sets]
+
+
+def _noise(sample: NDArray, index: int, values: Values, seed: int) -> NDArray:
+    return values.stored(sample_rng(seed, 0, index, derived_seed("shift noise")).random(sample.shape))
+
+
+def _permuted(sample: NDArray, index: int, values: Values, order: NDArray[np.intp]) -> NDArray:
+    # In 0 … 1: features of vectors have ranges of their own.
+    unit = values.unit(sample)
+    return values.stored(unit.reshape(-1, len(order))[:, order].reshape(unit.shape))
+
+
+def _inverted(sample: NDArray, index: int, values: Values) -> NDArray:
+    return values.stored(1 - values.unit(sample))
+
+
+def _other_order(places: int, seed: int) -> NDArray[np.intp]:
+    order = sample_rng(seed, 0, 0, derived_seed("shift order")).permutation(places)
+    return np.roll(order, 1) if np.array_equal(order, np.arange(places)) else order
+
+
+# -- another data set --------------------------------------------------------------------------------------------------
+
+
+def other(given: str, fields: Sequence[str], data: DataSet, resize: bool, samples: int | None, seed: int) -> OodSet:
+    """Another data set, as `--ood` names it.
+
+    Args:
+        given: an .npz file with `x`, or a source of recipes.
+        fields: `--ood.field value …` of a source.
+        data: the run's, whose shape and dtype are needed.
+        resize: whether images of another shape are made to fit.
+        samples: so many of them, chosen by the seed; None for all.
+        seed: see there.
+
+    Raises:
+        BadInput: it cannot be read, or its samples do not fit the run's.
+    """
+    if given.endswith(".npz"):
+        if fields:
+            raise BadInput(f"{fields[0].lstrip('-').partition('=')[0]}: no such field; an .npz file has none")
+        name = Path(given).name
+        split: Split = _from_file(given, data)
+    else:
+        name = given.rpartition(".")[2]
+        split = _from_source(given, fields)
+    if (split.dtype == np.uint8) != data.uint8:
+        ours = "uint8" if data.uint8 else "floating-point numbers"
+        raise BadInput(f"ood: {name} holds {split.dtype}; it must hold {ours}, as the run's data do")
+    chosen = subset(split, samples, seed)
+    text = f"{len(chosen)} samples of {name}"
+    if split.shape == data.shape:
+        return OodSet(name, text, chosen)
+    if not resize:
+        images = len(split.shape) == len(data.shape) == 3
+        hint = ", or give --resize" if images else ""
+        raise BadInput(f"ood: samples of {name} have shape {split.shape}; it must be the run's, {data.shape}{hint}")
+    return OodSet(name, f"{text}, resized from {split.shape}", ResizedSplit(chosen, data.shape))
+
+
+class ResizedSplit(Split):
+    """Images of another size and number of channels: bilinear; grey from the mean of channels, channels from grey.
+
+    Raises:
+        BadInput: one of both shapes is no image's, or the channels cannot be made to fit.
+    """
+
+    def __init__(self, base: Split, shape: tuple[int, ...]) -> None:
+        fits = len(base.shape) == len(shape) == 3 and (base.shape[0] == shape[0] or 1 in (base.shape[0], shape[0]))
+        if not fits:
+            raise BadInput(
+                f"resize: samples {base.shape} cannot become {shape}; both must be images, of 1 or as many channels"
+            )
+        self.base = base
+        self.shape = shape
+        self.dtype = base.dtype
+        self.labels = base.labels
+
+    def read(self, index: int) -> NDArray:
+        """The image in the new shape. Raises `UnreadableSample`."""
+        image = self.base.evaluation(index).astype(np.float32)
+        channels, height, width = self.shape
+        if channels == 1 and len(image) > 1:
+            image = image.mean(0, keepdims=True)
+        bilinear = Pillow.Resampling.BILINEAR
+        resized = np.stack([np.asarray(Pillow.fromarray(one).resize((width, height), bilinear)) for one in image])
+        found = np.broadcast_to(resized, self.shape)
+        return (np.rint(found) if self.dtype == np.uint8 else found).astype(self.dtype)
+
+    def name(self, index: int) -> str:
+        """Its name in `base`."""
+        return self.base.name(index)
+
+
+def _from_source(given: str, fields: Sequence[str]) -> Split:
+    """The test split of the source that a recipe's `data` would be with the same words."""
+    try:
+        return source_of([f"--data={given}", *(re.sub(r"^--ood\.", "--data.", field) for field in fields)]).load().test
+    except BadInput as error:
+        raise BadInput(re.sub(r"\bdata(?=[.:])", "ood", str(error))) from error
+
+
+def _from_file(given: str, data: DataSet) -> ArraySplit:
+    arrays = load_arrays(Path(given), "ood")
+    if "x" not in arrays:
+        raise BadInput(
+            f"ood: {given} holds {sorted(arrays)}; it must hold x, the samples [N, …] "
+            "(of x_test use --ood Arrays --ood.path FILE)"
+        )
+    x = arrays["x"]
+    if x.dtype.kind not in "uif" or x.ndim not in (2, 4) or 0 in x.shape:
+        raise BadInput(
+            f"ood: x holds {x.dtype} {x.shape}; it must hold numbers, [N, C, H, W] or [N, F], none of them 0"
+        )
+    if x.dtype.kind != "f" and data.uint8 and x.min() >= 0 and x.max() <= 255:
+        x = x.astype(np.uint8)
+    if x.dtype.kind == "f":
+        x = x.astype(np.float32)
+        if not np.isfinite(x).all():
+            raise BadInput(f"ood: x of {given} holds NaN or infinite values; all must be finite")
+    return ArraySplit(x, np.zeros(len(x), np.int64))

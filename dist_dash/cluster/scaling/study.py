@@ -1,0 +1,137 @@
+"""What a scaling study is asked for: options, the recipe at every point, folders; all checked before anything runs."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dist_dash.cluster.scaling.here import Task
+from dist_dash.cluster.scaling.points import Grid, Point, kinds_of, round_robin, whole_numbers
+from dist_dash.errors import BadInput, require
+from dist_dash.recipe.parsing import Command, parse_command
+from dist_dash.runs import slurm
+from dist_dash.runs.folder import RunFolder
+
+# A short run that records every update and does nothing else. `max_steps` is --steps.
+OVERRIDES = (
+    "--record.every=1",
+    "--record.evaluate_every=0",
+    "--record.progress=false",
+    "--checkpoints.every_epochs=0",
+    "--checkpoints.every_steps=0",
+)
+REFUSED = {
+    "--run": "every run has a folder of its own in --folder",
+    "--fresh": "what is not finished starts over by itself; use another --folder for another study",
+    "--member": "the members of an ensemble are trained together here",
+    "--max_steps": "use --steps",
+}
+LOCK = "scaling.lock"
+
+
+@dataclass(frozen=True)
+class Study:
+    """Everything that was asked for, checked.
+
+    Args:
+        options: of the command line.
+        grid: the points.
+        commands: per point, what `dist-dash train` understood.
+        tasks: all runs, in the order of the rounds.
+        folder: of the study.
+    """
+
+    options: argparse.Namespace
+    grid: Grid
+    commands: dict[Point, Command]
+    tasks: list[Task]
+    folder: Path
+
+    @property
+    def logs(self) -> Path:
+        """Copies of the recipe, batch scripts, and what the runs print."""
+        return self.folder / "logs"
+
+    @property
+    def most_ranks(self) -> int:
+        """Of any run."""
+        return max(point.ranks for point in self.commands)
+
+
+def study_from(options: argparse.Namespace, base: Sequence[str]) -> Study:
+    """Check the options, the recipe at every point and the folders; changes nothing but the options' defaults.
+
+    Raises:
+        BadInput: with the field, the value and what is allowed.
+    """
+    options.executor = options.executor or ("slurm" if slurm.available() else "here")
+    for name in ("steps", "repeats", "parallel"):
+        require(getattr(options, name) >= 1, name, getattr(options, name), "a whole number ≥ 1")
+    require(0 <= options.warm_up < options.steps, "warm-up", options.warm_up, f"at least 0, less than {options.steps}")
+    for word in base:
+        name = word.partition("=")[0]
+        if name in REFUSED:
+            raise BadInput(f"{name.removeprefix('--')}: not allowed in a scaling study; {REFUSED[name]}")
+    members, replicas = whole_numbers("members", options.members), whole_numbers("replicas", options.replicas)
+    kinds = kinds_of(options.scaling, replicas)
+    first = parse_command([*base, f"--members={members[0]}"])
+    grid = Grid(members, replicas, first.recipe.loader.batch_size, kinds)
+    given = {point: _arguments(base, point, options.steps) for point in grid.points()}
+    commands = {point: parse_command(words) for point, words in given.items()}
+    for point, command in commands.items():
+        models = command.recipe.models
+        one_each = f"one per member, of the same number in all runs ({point.members} members)"
+        require(models is None or len(models) == point.members, "models", len(models or []), one_each)
+    stem = first.run.name.rpartition("-")[0].rpartition("-")[0]  # of <recipe>-<method>-s<seed>
+    folder = Path(options.folder or f"runs/{stem}-scaling").absolute()
+    runs = round_robin(grid.points(), options.repeats)
+    tasks = [Task(run, RunFolder(folder / run.name), given[run.point]) for run in runs]
+    _check_folder(folder)
+    for task in tasks:
+        task.folder.check_usable()
+        if not task.left:
+            _check_same(task, commands[task.run.point])
+    return Study(options, grid, commands, tasks, folder)
+
+
+def _arguments(base: Sequence[str], point: Point, steps: int) -> tuple[str, ...]:
+    layout = (f"--members={point.members}", f"--replicas={point.replicas}", f"--loader.batch_size={point.batch}")
+    return (*base, *layout, f"--max_steps={steps}", *OVERRIDES)
+
+
+def _check_folder(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise BadInput(f"folder: {folder} is a file; it must be a folder")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / LOCK).exists():
+        raise BadInput(
+            f"folder: {folder} holds files that are not a study's; it must be empty, new, or a study's folder"
+        )
+
+
+def _check_same(task: Task, command: Command) -> None:
+    """Refuse a finished run that was made with another recipe."""
+    there = task.folder.recipe
+    try:
+        theirs = dict(_leaves("", yaml.safe_load(there.read_text())))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise BadInput(f"{task.run.name}: {there} cannot be read ({type(error).__name__})") from error
+    ours = dict(_leaves("", yaml.safe_load(command.as_yaml(task.run.point.members))))
+    for field in [*ours, *theirs]:
+        if ours.get(field) != theirs.get(field):
+            raise BadInput(
+                f"{task.run.name}: {field} is {ours.get(field)} now, but the finished run has {theirs.get(field)}; "
+                "use another --folder, or remove that run"
+            )
+
+
+def _leaves(name: str, value: Any) -> Iterator[tuple[str, str]]:
+    if isinstance(value, dict) and value:
+        for key, inner in value.items():
+            yield from _leaves(f"{name}.{key}".lstrip("."), inner)
+    else:
+        yield name, repr(value)

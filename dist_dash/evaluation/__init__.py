@@ -1,1 +1,0 @@
-"""Accuracy, calibration and diversity of predictions: pure functions on arrays; never imports the trainer."""

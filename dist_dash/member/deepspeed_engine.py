@@ -1,0 +1,173 @@
+"""DeepSpeed as the engine of one independent member per data-parallel group."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from dist_dash.errors import BadInput, RunFailed, require
+from dist_dash.member.engine import Engine, MakeOptimizer, Precision
+from dist_dash.ranks.exchange import Exchange
+
+BUCKET = 200_000_000  # elements
+
+
+class DeepSpeed(Engine):
+    """DeepSpeed with ZeRO 0, 1 or 2 over the replicas of each member.
+
+    Every forward goes through the engine's module under this project's own autocast, so that DeepSpeed sees fp32 (its
+    bf16 mode keeps no fp32 initial values at ZeRO 0, and reduces gradients in bf16 elsewhere).
+
+    Args:
+        precision: fp32 or bf16 (autocast over fp32 masters).
+        clip: largest global norm of the descent gradient; 0 does not clip.
+        zero: ZeRO stage. 1 shards the optimizer state over a member's replicas, 2 the gradients too. 3 is refused: it
+            shards the parameters that the ascent must move.
+    """
+
+    def __init__(self, precision: Precision = "fp32", clip: float = 0.0, zero: Literal[0, 1, 2, 3] = 0) -> None:
+        super().__init__(precision, clip)
+        if precision == "fp64":
+            raise BadInput("engine.precision: fp64 is not supported by DeepSpeed; use engine Torch for it")
+        if zero == 3:
+            raise BadInput("engine.zero: 3 shards the parameters that the ascent must move; it must be 0, 1 or 2")
+        require(zero in (0, 1, 2), "engine.zero", zero, "0, 1 or 2")
+        self.zero = zero
+
+    def attach(self, module: nn.Module, make_optimizer: MakeOptimizer, exchange: Exchange) -> None:
+        """Build the DeepSpeed engine on this member's replicas alone.
+
+        Raises:
+            RunFailed: DeepSpeed would average over another group than this member's replicas.
+        """
+        super().attach(module, make_optimizer, exchange)
+        deepspeed = _import_deepspeed(exchange.layout.device)
+        layout = exchange.layout
+        os.environ.setdefault("LOCAL_RANK", str(layout.local_rank))  # DeepSpeed insists on it
+        # Left alone, DeepSpeed takes the local rank for the device, of which there may be fewer.
+        device = SimpleNamespace(device_rank=layout.device.index) if layout.device.type == "cuda" else None
+        ranks = layout.member_ranks(layout.member)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            self._engine, *_ = deepspeed.initialize(
+                args=device,
+                model=self.module,
+                optimizer=self.optimizer,
+                mpu=OneMember(exchange.replica_group, ranks, layout.rank),
+                dist_init_required=False,
+                config={
+                    "train_micro_batch_size_per_gpu": 1,  # bookkeeping only: the loader owns the batch
+                    "managed_gradient_accumulation": False,  # step() is the boundary after any number of backwards
+                    "gradient_clipping": self.clip,
+                    "steps_per_print": 2**62,
+                    "zero_allow_untested_optimizer": True,
+                    "zero_optimization": {
+                        "stage": self.zero,
+                        "overlap_comm": False,
+                        # ZeRO allocates its bucket anew at every step: the default of 2 GB takes seconds on a CPU.
+                        "reduce_bucket_size": min(BUCKET, sum(p.numel() for p in self.parameters)),
+                        "allgather_bucket_size": min(BUCKET, sum(p.numel() for p in self.parameters)),
+                    },
+                },
+            )
+        group = dist.get_process_group_ranks(self._engine.data_parallel_group)
+        if group != ranks:
+            raise RunFailed(f"DeepSpeed averages over ranks {group}, not over this member's replicas {ranks}")
+        self.module = self._engine.module
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradient of `loss`; ZeRO 2 reduces it at once, the others in `step`."""
+        self._engine.backward(loss, scale_wrt_gas=False)
+
+    def step(self) -> None:
+        """Average, clip, update, clear, all by DeepSpeed."""
+        self.skipped = False
+        self._engine.step()
+        # ZeRO checks the norm of the whole gradient before any shard's optimizer runs.
+        self.skipped = self.skipped or bool(getattr(self._engine.optimizer, "overflow", False))
+
+    def state(self) -> dict[str, Any]:
+        """Weights of the first replica; the optimizer's state of each replica where ZeRO shards it."""
+        module = {} if self.exchange.layout.replica else self.module.state_dict()
+        if self.zero:
+            # Its objects (loss scaler, slice addresses) are made anew; a checkpoint holds tensors and numbers only.
+            shard = self._engine.optimizer.state_dict()
+            kept = {k: v for k, v in shard.items() if k not in ("loss_scaler", "param_slice_mappings")}
+            return {"module": module, "optimizer": {**kept, "zero_stage": int(kept["zero_stage"])}}
+        return {"module": module, "optimizer": {} if self.exchange.layout.replica else self.optimizer.state_dict()}
+
+    def load_state(self, states: list[dict[str, Any]]) -> None:
+        """Take back the weights and, of the optimizer, this replica's shard."""
+        self.module.load_state_dict(states[0]["module"])
+        if self.zero:
+            shards = [state["optimizer"] for state in states]
+            self._engine.optimizer.load_state_dict(shards, load_optimizer_states=True, load_from_fp32_weights=True)
+        else:
+            self.optimizer.load_state_dict(states[0]["optimizer"])
+
+
+class OneMember:
+    """The `mpu` that confines DeepSpeed to one member: without it, it averages all members into one network."""
+
+    def __init__(self, group: dist.ProcessGroup, ranks: Sequence[int], rank: int) -> None:
+        self._group, self._ranks, self._rank = group, list(ranks), rank
+        self._alone = [dist.new_group([r]) for r in range(dist.get_world_size())][rank]
+
+    def get_data_parallel_group(self) -> dist.ProcessGroup:
+        """The replicas of this member."""
+        return self._group
+
+    def get_data_parallel_group_ranks(self) -> list[int]:
+        """Their ranks."""
+        return self._ranks
+
+    def get_data_parallel_world_size(self) -> int:
+        """How many they are."""
+        return len(self._ranks)
+
+    def get_data_parallel_rank(self) -> int:
+        """This rank's place among them."""
+        return self._ranks.index(self._rank)
+
+    def get_model_parallel_group(self) -> dist.ProcessGroup:
+        """This rank alone: no parameter is split."""
+        return self._alone
+
+    def get_model_parallel_world_size(self) -> int:
+        """One."""
+        return 1
+
+    def get_model_parallel_rank(self) -> int:
+        """Nought."""
+        return 0
+
+    get_tensor_model_parallel_group = get_model_parallel_group
+    get_tensor_model_parallel_world_size = get_model_parallel_world_size
+    get_tensor_model_parallel_rank = get_model_parallel_rank
+
+    def get_tensor_model_parallel_src_rank(self) -> int:
+        """The rank that holds the whole model: this one."""
+        return self._rank
+
+
+def _import_deepspeed(device: torch.device) -> Any:
+    """Import DeepSpeed without its banner, and on the CPU without compiling an extension that gloo does not need."""
+    if device.type == "cpu":
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import deepspeed
+        import deepspeed.ops
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    if device.type == "cpu":
+        deepspeed.ops.__compatible_ops__ = {}
+    return deepspeed

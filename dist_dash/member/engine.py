@@ -1,0 +1,121 @@
+"""One member's optimizer and precision: the interface, and plain torch as its reference implementation.
+
+Master weights are fp32 (fp64 for checks), always: perturbations are added to them, and autocast feeds the kernels.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from dist_dash.errors import BadInput, require, require_non_negative
+from dist_dash.ranks.exchange import Exchange
+
+Precision = Literal["fp32", "fp64", "bf16", "fp16"]
+MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+
+
+class Engine(ABC):
+    """Owns a member's parameters, their precision, the averaging over replicas, and the update.
+
+    Args:
+        precision: fp32, fp64 (for checks) or bf16 (autocast over fp32 masters). fp16 is refused: its loss scaling has
+            not been shown right here.
+        clip: largest global norm of the descent gradient; 0 does not clip.
+    """
+
+    def __init__(self, precision: Precision = "fp32", clip: float = 0.0) -> None:
+        if precision == "fp16":
+            raise BadInput("engine.precision: fp16 is not supported, its loss scaling is unproven; use bf16 or fp32")
+        require(precision in ("fp32", "fp64", "bf16"), "engine.precision", precision, "fp32, fp64 or bf16")
+        require_non_negative("engine.clip", clip)
+        self.precision, self.clip = precision, clip
+        self.skipped = False
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the master weights, logits and losses."""
+        return torch.float64 if self.precision == "fp64" else torch.float32
+
+    def attach(self, module: nn.Module, make_optimizer: MakeOptimizer, exchange: Exchange) -> None:
+        """Take over `module`, move it to this rank's device and build its optimizer."""
+        self.module = module.to(exchange.layout.device, self.dtype)
+        self.exchange = exchange
+        self.parameters = [p for p in self.module.parameters() if p.requires_grad]
+        self.optimizer = make_optimizer(self.parameters)
+        self.learning_rates = [group["lr"] for group in self.optimizer.param_groups]
+        self.optimizer.register_step_pre_hook(self._leave_out_non_finite)
+        self._autocast_device = exchange.layout.device.type
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits `[n, C]` in the master type; one autocast context each: a shared one's cache hides perturbations."""
+        with torch.autocast(self._autocast_device, torch.bfloat16, enabled=self.precision == "bf16"):
+            logits: Tensor = self.module(x)
+        return logits.to(self.dtype)
+
+    @abstractmethod
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradient of `loss` to the descent gradient."""
+
+    @abstractmethod
+    def step(self) -> None:
+        """Average the descent gradient over the replicas, clip, update, clear; `skipped`: it was not finite."""
+
+    def scale_learning_rate(self, factor: float) -> None:
+        """Set every group's learning rate to `factor` times its configured value."""
+        for group, rate in zip(self.optimizer.param_groups, self.learning_rates, strict=True):
+            group["lr"] = factor * rate
+
+    @abstractmethod
+    def state(self) -> dict[str, Any]:
+        """What this rank must keep to go on to the same bits: weights, buffers, optimizer."""
+
+    @abstractmethod
+    def load_state(self, states: list[dict[str, Any]]) -> None:
+        """Take back what `state` gave on the ranks of this member (one entry a replica)."""
+
+    def _leave_out_non_finite(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
+        """Hide a non-finite gradient from the optimizer, which then moves nothing, not even its momentum.
+
+        The one place of a step where the host waits for the device: whether to update is a decision of the host.
+        """
+        self.exchange.await_device()
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        self.skipped = bool(gradients) and not torch.stack(torch._foreach_norm(gradients)).isfinite().all().item()
+        if self.skipped:
+            optimizer.zero_grad(set_to_none=True)
+
+
+class Torch(Engine):
+    """Plain torch: the reference that DeepSpeed is compared with."""
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradient of `loss` to the parameters' `.grad`."""
+        loss.backward()
+
+    def step(self) -> None:
+        """Average, clip, update, clear."""
+        if self.exchange.layout.replicas > 1:
+            for p in self.parameters:
+                # A parameter that only another replica's samples used: what is averaged must have one shape.
+                p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+        self.exchange.mean_over_replicas_([p.grad for p in self.parameters if p.grad is not None])
+        if self.clip:
+            torch.nn.utils.clip_grad_norm_(self.parameters, self.clip, foreach=True)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def state(self) -> dict[str, Any]:
+        """Weights and optimizer state; replicas are equal, the first one's is read back."""
+        if self.exchange.layout.replica:
+            return {}
+        return {"module": self.module.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def load_state(self, states: list[dict[str, Any]]) -> None:
+        """Take back the first replica's weights and optimizer state."""
+        self.module.load_state_dict(states[0]["module"])
+        self.optimizer.load_state_dict(states[0]["optimizer"])

@@ -1,0 +1,63 @@
+"""The file that predictions are kept in, see docs/predictions-format.md."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Collection
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dist_dash.errors import BadInput
+from dist_dash.files import replacing
+from dist_dash.metrics.blocks import in_blocks
+
+
+def save_predictions(
+    path: Path, log_probs: NDArray[np.floating], labels: NDArray[np.integer] | None, left_out: Collection[int] = ()
+) -> None:
+    """Write predictions, complete or not at all.
+
+    Args:
+        path: of the file.
+        log_probs: of the members `[members, N, C]`; written as float32, with their mean softmax `probs` `[N, C]`.
+        labels: `[N]`, where they are known.
+        left_out: members that have no part in the mean, because their predictions are not finite.
+    """
+    arrays: dict[str, NDArray] = {
+        "log_probs": log_probs.astype(np.float32, copy=False),
+        "probs": _mean_softmax(log_probs, [member for member in range(len(log_probs)) if member not in left_out]),
+    }
+    if labels is not None:
+        arrays["labels"] = labels.astype(np.int64, copy=False)
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]
+
+
+def _mean_softmax(log_probs: NDArray[np.floating], members: list[int]) -> NDArray[np.float32]:
+    _, samples, classes = log_probs.shape
+    found = np.empty((samples, classes), np.float32)
+
+    def work(_: int, rows: slice) -> None:
+        block = np.stack([log_probs[member, rows] for member in members])
+        found[rows] = np.exp(block, dtype=np.float64).mean(0)
+
+    in_blocks(samples, len(members) * classes, work)
+    return found
+
+
+def load_arrays(path: Path, what: str) -> dict[str, NDArray]:
+    """All arrays of an `.npz` file.
+
+    Raises:
+        BadInput: it is missing or no `.npz` of plain arrays.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except (OSError, EOFError, ValueError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
+        raise BadInput(
+            f"{what}: {path} is missing or not an .npz file of plain arrays ({type(error).__name__})"
+        ) from error

@@ -1,0 +1,140 @@
+"""Everything that is reported of an ensemble's predictions: the content of `evaluation.json`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from dist_dash.errors import BadInput
+from dist_dash.metrics.accuracy import Floats, Labels
+from dist_dash.metrics.blocks import in_blocks
+from dist_dash.metrics.diversity import Matrix, correlation_of, disagreement_of, kl_of, mean_of_pairs
+from dist_dash.metrics.measure import Measured, measured
+from dist_dash.metrics.scores import Scores, calibrated_scores, mean_of, scores_of
+from dist_dash.metrics.table import table
+
+__all__ = ["evaluate", "table"]
+
+
+def evaluate(
+    log_probs: Floats,
+    labels: Labels,
+    split: str,
+    seed: int | None,
+    *,
+    calibrated: bool = True,
+    strict: bool = False,
+    weight_cosines: Matrix | None = None,
+) -> dict[str, Any]:
+    """The content of `evaluation.json`.
+
+    Members whose predictions hold NaN or +∞ are left out, and numbered in `left_out`. −∞ is a probability of 0. Beside
+    its input it holds the ensemble's log-probabilities in float64, and blocks of a few samples.
+
+    Args:
+        log_probs: `[members, N, C]`, of any floating-point type.
+        labels: `[N]`.
+        split: which split the samples are from.
+        seed: of the run; None where unknown.
+        calibrated: also score after temperature scaling, which takes longest.
+        strict: refuse members that would be left out.
+        weight_cosines: cosines between the members' weights `[members, members]`, where they are known.
+
+    Raises:
+        BadInput: shapes do not fit, there is no sample, a label is no class, a member gives no distribution, or no
+            member is left.
+    """
+    _check(log_probs, labels)
+    left_out = not_finite(log_probs)
+    if left_out and (strict or len(left_out) == len(log_probs)):
+        which = "of every member" if len(left_out) == len(log_probs) else f"of {members_in_words(left_out)}"
+        raise BadInput(f"predictions: log_probs {which} are not finite; they must be logarithms of probabilities")
+    kept = [member for member in range(len(log_probs)) if member not in left_out]
+    found = measured(log_probs, labels, kept)
+    predictors = [found.ensemble, *found.members]
+    every = [scores_of(samples) for samples in predictors]
+    if calibrated:
+        sources = [found.log_probs, *(log_probs[member] for member in kept)]
+        scaled = map(calibrated_scores, sources, predictors)
+        every = [{**plain, **others} for plain, others in zip(every, scaled, strict=True)]
+    ensemble, *members = every
+    mean = {name: mean_of(members, name) for name in members[0]}
+    cosines = None if weight_cosines is None else weight_cosines[np.ix_(kept, kept)]
+    return {
+        "ensemble": ensemble,
+        "members": members,
+        "member_mean": mean,
+        "diversity": _diversity(found, every, cosines),
+        "split": split,
+        "samples": len(labels),
+        "seed": seed,
+        "left_out": left_out,
+    }
+
+
+def with_weight_cosines(result: dict[str, Any], cosines: Matrix | None) -> dict[str, Any]:
+    """The content of `evaluation.json` with the cosines between the members' weights, for whoever knows them later."""
+    if cosines is None or not np.isfinite(cosines).all():
+        return result
+    diversity = result["diversity"]
+    pairwise = {**diversity["pairwise"], "weight_cosine": cosines.tolist()}
+    return {**result, "diversity": {**diversity, "weight_cosine": mean_of_pairs(cosines), "pairwise": pairwise}}
+
+
+def not_finite(log_probs: Floats) -> list[int]:
+    """The members whose predictions `[members, N, C]` hold NaN or +∞, ascending."""
+    members, samples, classes = log_probs.shape
+    sick = np.zeros((members, samples), bool)
+
+    def work(_: int, rows: slice) -> None:
+        sick[:, rows] = ~(log_probs[:, rows].max(-1) < np.inf)  # the maximum of what holds NaN is NaN
+
+    in_blocks(samples, members * classes, work)
+    return [int(member) for member in np.flatnonzero(sick.any(1))]
+
+
+def members_in_words(members: list[int]) -> str:
+    """`member 3`, or `members 3, 5`."""
+    return f"member{'s' * (len(members) > 1)} {', '.join(map(str, members))}"
+
+
+def _diversity(found: Measured, scores: Sequence[Scores], cosines: Matrix | None) -> dict[str, Any]:
+    """`scores`: of the ensemble, then of each member."""
+    if cosines is not None and not np.isfinite(cosines).all():
+        cosines = None
+    pairs = {
+        "disagreement": disagreement_of(np.stack([member.choice for member in found.members])),
+        "kl": kl_of(found.cross),
+        "error_correlation": correlation_of(~np.stack([member.correct for member in found.members])),
+        **({} if cosines is None else {"weight_cosine": cosines}),
+    }
+    return {
+        **{name: mean_of_pairs(matrix) for name, matrix in pairs.items()},
+        "weight_cosine": None if cosines is None else mean_of_pairs(cosines),
+        "ambiguity": _gain(scores, "nll"),
+        "ambiguity_brier": _gain(scores, "brier"),
+        # The entropies of the members are −Σ_c p_ic log p_ic.
+        "mutual_information": max(found.entropy + float(np.diag(found.cross).mean()), 0.0),
+        "pairwise": {name: matrix.tolist() for name, matrix in pairs.items()},
+    }
+
+
+def _gain(scores: Sequence[Scores], loss: str) -> float:
+    ensemble, *members = [float(one[loss] or 0.0) for one in scores]
+    return float(np.mean(members)) - ensemble
+
+
+def _check(log_probs: Floats, labels: Labels) -> None:
+    shape = log_probs.shape
+    if not np.issubdtype(log_probs.dtype, np.floating):
+        raise BadInput(f"predictions: log_probs hold {log_probs.dtype}; they must hold floating-point numbers")
+    if len(shape) != 3 or 0 in shape or labels.shape != shape[1:2]:
+        raise BadInput(f"predictions: log_probs {shape} and labels {labels.shape} must be [members, N, C] and [N]")
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise BadInput(f"predictions: labels hold {labels.dtype}; they must hold whole numbers in 0…{shape[2] - 1}")
+    wrong = np.flatnonzero((labels < 0) | (labels >= shape[2]))
+    if len(wrong):
+        what = f"label {labels[wrong[0]]} of sample {wrong[0]}"
+        raise BadInput(f"predictions: {what} is not allowed; it must be a whole number in 0…{shape[2] - 1}")

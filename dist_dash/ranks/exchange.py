@@ -1,0 +1,257 @@
+"""Everything that crosses between ranks: predictions between members, gradients between replicas, flags between all.
+
+The number, order and shape of the collectives depend on the step index alone, never on a member's data. Beside
+`transport`, nothing in the package calls `torch.distributed` (DeepSpeed does, on the group that it is handed).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, Literal, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from dist_dash.errors import BadInput, RunFailed, everywhere, require_positive
+from dist_dash.ranks.clock import Clock
+from dist_dash.ranks.layout import Layout
+from dist_dash.ranks.peers import PendingPeers, View
+from dist_dash.ranks.transport import Transport
+
+T = TypeVar("T")
+
+
+class Exchange:
+    """The process groups of one rank and what they are used for; a context manager that joins and leaves them.
+
+    Args:
+        layout: who this rank is.
+        mode: `gather` collects every member's logits; `reduce` sums them: memory does not grow with the members.
+        deadline: seconds after which a collective gives up and names who is missing.
+    """
+
+    def __init__(self, layout: Layout, mode: Literal["gather", "reduce"] = "gather", deadline: float = 600.0) -> None:
+        require_positive("checks.deadline", deadline)
+        self.layout, self.mode, self.deadline = layout, mode, deadline
+        self.clock = Clock(on_stream=layout.backend == "nccl")
+        self.step = 0
+        self._calls, self._diagnosed = 0, False
+
+    def __enter__(self) -> Exchange:
+        layout, timeout = self.layout, timedelta(seconds=self.deadline)
+        if layout.device.type == "cuda":
+            torch.cuda.set_device(layout.device)
+        try:
+            self._join(timeout)
+        except (RuntimeError, ValueError) as error:  # the latter where the launcher set no address
+            what = f"the {layout.world} ranks did not find each other within {self.deadline:g} s"
+            raise RunFailed(f"{what} ({first_line(error)})") from error
+        return self
+
+    def _join(self, timeout: timedelta) -> None:
+        layout = self.layout
+        self._store, _, _ = next(dist.rendezvous(layout.rendezvous, layout.rank, layout.world, timeout=timeout))
+        backend = "cpu:gloo,cuda:nccl" if layout.backend == "nccl" else "gloo"
+        store = dist.PrefixStore("world", self._store)
+        dist.init_process_group(backend, store=store, rank=layout.rank, world_size=layout.world, timeout=timeout)
+        # Flags and checks have a gloo group of their own: control never waits behind the accelerator's stream.
+        self._control = dist.new_group(backend="gloo", timeout=timeout)
+        members = [dist.new_group(layout.exchange_ranks(r), timeout=timeout) for r in range(layout.replicas)]
+        replicas = [dist.new_group(layout.member_ranks(m), timeout=timeout) for m in range(layout.members)]
+        self.replica_group = replicas[layout.member]
+        self._members = Transport(members[layout.replica], layout.members, layout.backend, self._guarded)
+        self._replicas = Transport(self.replica_group, layout.replicas, layout.backend, self._guarded)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        # After a failure the peers may be gone, and leaving the groups in order would wait for them.
+        if error is None:
+            self._guarded(lambda: dist.barrier(group=self._control))
+            dist.destroy_process_group()
+        elif isinstance(error, Exception) and not (self._diagnosed or getattr(error, "everywhere", False)):
+            with contextlib.suppress(RuntimeError):
+                self._store.set(f"last_words/{self.layout.rank}", _last_words(error))
+
+    # -- predictions, between members ------------------------------------------------------------------------------
+
+    @property
+    def members(self) -> int:
+        """How many members exchange."""
+        return self.layout.members
+
+    def gather(self, logits: Tensor, views: Sequence[View] = ("logits",)) -> PendingPeers:
+        """Start sharing this member's logits `[n, C]`; overlap it with a backward, then `wait()` for the peers'.
+
+        `views` are the averages that the caller will ask for.
+        """
+        return PendingPeers(self._members, logits.detach(), self.layout.member, views, self.mode, self.clock)
+
+    def stack(self, values: Tensor) -> Tensor:
+        """Every member's `values` (equal shapes) as `[members, …]`, in member order."""
+        transfer = self._members.all_gather(values.detach())
+        transfer.landed()
+        return transfer.wait()
+
+    def sum_over_members(self, value: Tensor) -> Tensor:
+        """The sum of a 0-dimensional value over the members of this exchange group."""
+        transfer = self._members.all_reduce(value.detach().reshape(1))
+        transfer.landed()
+        return transfer.wait()[0]
+
+    # -- gradients and statistics, between the replicas of a member ------------------------------------------------
+
+    def mean_over_replicas_(self, tensors: Sequence[Tensor]) -> None:
+        """Average `tensors` in place over the replicas of this member, in one flat collective per dtype."""
+        if self.layout.replicas == 1:
+            return
+        for dtype in sorted({t.dtype for t in tensors}, key=str):
+            group = [t for t in tensors if t.dtype == dtype]
+            transfer = self._replicas.all_reduce(torch.cat([t.reshape(-1) for t in group]))
+            transfer.landed()
+            mean = transfer.wait().div_(self.layout.replicas)
+            parts = mean.split([t.numel() for t in group])
+            torch._foreach_copy_(group, [part.view_as(t) for part, t in zip(parts, group, strict=True)])
+
+    def await_device(self) -> None:
+        """Wait until the accelerator has done what was queued; with the deadline, which a wait on NCCL lacks.
+
+        Raises:
+            RunFailed: the deadline has passed; the text names who is missing.
+        """
+        if self.layout.backend != "nccl":
+            return
+        done = torch.cuda.Event()
+        done.record()
+        end = time.monotonic() + self.deadline
+        while not done.query():
+            if time.monotonic() > end:
+                self._diagnosed = True
+                raise self._reason()
+            time.sleep(1e-4)
+
+    # -- flags and checks, between all ranks -----------------------------------------------------------------------
+
+    def start_maximum(self, flags: Sequence[int]) -> Callable[[], list[int]]:
+        """Start the element-wise maximum of whole numbers over all ranks; call the result to have it."""
+        values = torch.tensor(flags, dtype=torch.int64)
+        work = self._guarded(lambda: dist.all_reduce(values, dist.ReduceOp.MAX, group=self._control, async_op=True))
+
+        def finish() -> list[int]:
+            self._guarded(work.wait)
+            return [int(v) for v in values]
+
+        return finish
+
+    def collect(self, value: T) -> list[T]:
+        """Every rank's `value` (any small picklable object), in rank order, on every rank."""
+        values: list[Any] = [None] * self.layout.world
+        self._guarded(lambda: dist.all_gather_object(values, value, group=self._control))
+        return values
+
+    def bring_to_first(self, values: Tensor) -> Tensor | None:
+        """Every rank's `values` (host, equal shapes) as `[world, …]` on rank 0; None elsewhere."""
+        first = self.layout.rank == 0
+        received = [torch.empty_like(values) for _ in range(self.layout.world)] if first else None
+        self._guarded(lambda: dist.gather(values.contiguous(), received, dst=0, group=self._control))
+        return torch.stack(received) if received is not None else None
+
+    @contextmanager
+    def together(self, what: str) -> Iterator[None]:
+        """All ranks succeed at the body, or all leave with the first failing rank's error.
+
+        Raises:
+            BadInput, RunFailed: on every rank alike; the text names the rank where not all have failed.
+        """
+        problem: tuple[str, str] | None = None
+        cause: BaseException | None = None
+        try:
+            yield
+        except BadInput as error:
+            problem, cause = ("input", str(error)), error
+        except (RunFailed, OSError, RuntimeError, MemoryError) as error:
+            problem, cause = ("failure", f"{what}: {first_line(error)}"), error
+        problems = self.collect(problem)
+        failed = [(rank, *p) for rank, p in enumerate(problems) if p is not None]
+        if not failed:
+            return
+        rank, kind, text = failed[0]
+        if len(failed) < len(problems) and (rank, kind) != (0, "input"):  # what rank 0 refuses, it checks for all
+            text = f"{text} ({self._name(rank)})"
+        raise everywhere(BadInput(text) if kind == "input" else RunFailed(text)) from cause
+
+    # -- deadlines -------------------------------------------------------------------------------------------------
+
+    def _guarded(self, call: Callable[[], T]) -> T:
+        """Run a collective; when it fails or exceeds the deadline, say who is missing, or what a rank ended with."""
+        self._calls += 1
+        try:
+            self._mark(self._calls)
+            return call()
+        except RuntimeError as error:
+            self._diagnosed = True
+            raise self._reason() from error
+
+    def _mark(self, calls: int) -> None:
+        """Leave in the store how far this rank has come."""
+        self._store.set(f"at/{self.layout.rank}", f"{calls} {self.step} {self.layout.host}")
+
+    def _reason(self) -> BadInput | RunFailed:
+        """Why a collective failed, by what each rank has left in the store."""
+        failed = f"step {self.step}: an exchange did not complete"
+        left = self._read_store()
+        if left is None:
+            return RunFailed(f"{failed}; the host of the rendezvous (rank 0, or the launcher) does not answer")
+        if self.layout.rank == 0:
+            time.sleep(2.0)  # this process may host the store, and the others are reading it
+        behind = []
+        for rank, (words, mark) in enumerate(left):
+            if words is not None:
+                kind, text = words.split(" ", 1)
+                return (BadInput if kind == "input" else RunFailed)(f"{text} ({self._name(rank)})")
+            calls, step, host = mark.split(" ", 2)
+            if int(calls) < self._calls:
+                behind.append(f"member {self.layout.identity_of(rank)} (rank {rank}, {host}, last seen at step {step})")
+        missing = "missing: " + ", ".join(behind) if behind else "a peer ended or a connection broke during it"
+        return RunFailed(f"{failed}; {missing}")
+
+    def _read_store(self) -> list[tuple[str | None, str]] | None:
+        """Each rank's last words, if it left any, and its last mark; None where the store's host does not answer."""
+        found: list[tuple[str | None, str]] = []
+
+        def left(what: str) -> str | None:
+            return self._store.get(what).decode() if self._store.check([what]) else None
+
+        def read() -> None:
+            with contextlib.suppress(RuntimeError):
+                self._mark(2**62)  # a rank that looks for the missing is not missing
+                time.sleep(1.0)  # ranks that fail for the same reason as this one are still on their way to their mark
+                ranks = range(self.layout.world)
+                found.extend((left(f"last_words/{r}"), left(f"at/{r}") or "0 none host unknown") for r in ranks)
+
+        # A store has no deadline of its own: one whose host hangs would hang its readers.
+        reader = threading.Thread(target=read, daemon=True)
+        reader.start()
+        reader.join(2.0 + min(self.deadline, 10.0))
+        return found if len(found) == self.layout.world else None
+
+    def _name(self, rank: int) -> str:
+        return f"rank {rank}, member {self.layout.identity_of(rank)}"
+
+
+def _last_words(error: Exception) -> str:
+    """What the peers of a rank that ends alone will say of it."""
+    known = isinstance(error, BadInput | RunFailed)
+    return f"{'input' if isinstance(error, BadInput) else 'failure'} " + (
+        first_line(error) if known else f"{type(error).__name__}: {first_line(error)}"
+    )
+
+
+def first_line(error: BaseException) -> str:
+    """The error in one line: its type where it says nothing itself."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

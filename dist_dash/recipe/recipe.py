@@ -1,0 +1,206 @@
+"""The recipe: every choice of a run, with its default. Each field's type is the class that implements it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+
+from dist_dash.data import Augment, Source
+from dist_dash.errors import BadInput, require, require_fraction, require_non_negative, require_positive
+from dist_dash.member.engine import Engine
+from dist_dash.methods import DASH, Method
+from dist_dash.models import Architecture
+from dist_dash.trajectories.schedules import Cosine, Schedule
+
+OptimizerCallable = Callable[[Iterable[torch.nn.Parameter]], torch.optim.Optimizer]
+
+
+@dataclass
+class Loader:
+    """How samples reach a rank.
+
+    Args:
+        batch_size: samples per micro-batch and rank.
+        accumulation: micro-batches per update.
+        workers: background processes that read and augment, per rank; 0 reads in the training process.
+        order: `shared`: all members see the same samples; `own`: each member its own order (methods without exchange).
+        on_bad_sample: `error` ends the run at an unreadable image; `skip` takes the next one instead, for all members.
+    """
+
+    batch_size: int = 64
+    accumulation: int = 1
+    workers: int = 0
+    order: Literal["shared", "own"] = "shared"
+    on_bad_sample: Literal["error", "skip"] = "error"
+
+    def __post_init__(self) -> None:
+        require(self.batch_size >= 1, "loader.batch_size", self.batch_size, "a whole number ≥ 1")
+        require(self.accumulation >= 1, "loader.accumulation", self.accumulation, "a whole number ≥ 1")
+        require(self.workers >= 0, "loader.workers", self.workers, "a whole number ≥ 0")
+
+
+@dataclass
+class Labels:
+    """What is done to the targets.
+
+    Args:
+        noise: share of the training labels replaced by another class, drawn uniformly; validation and test stay clean.
+        validation: share of the training split held out, by class; 0 where the data has its own validation split.
+        smoothing: label smoothing s: t ← (1 − s) t + s / C.
+        mixup: α of the Beta distribution of the mixing share; 0 does not mix.
+    """
+
+    noise: float = 0.0
+    validation: float = 0.0
+    smoothing: float = 0.0
+    mixup: float = 0.0
+
+    def __post_init__(self) -> None:
+        require_fraction("labels.noise", self.noise)
+        require_fraction("labels.validation", self.validation)
+        require_fraction("labels.smoothing", self.smoothing)
+        require_non_negative("labels.mixup", self.mixup)
+
+
+@dataclass
+class Checkpoints:
+    """When complete sets are written; always on a stop.
+
+    Args:
+        every_steps: also every this many updates; 0 does not.
+        every_epochs: at the end of every this many epochs; 0 does not.
+        keep: how many of the newest sets stay.
+        at_start: also before the first update.
+    """
+
+    every_steps: int = 0
+    every_epochs: int = 1
+    keep: int = 2
+    at_start: bool = False
+
+    def __post_init__(self) -> None:
+        require(self.every_steps >= 0, "checkpoints.every_steps", self.every_steps, "a whole number ≥ 0")
+        require(self.every_epochs >= 0, "checkpoints.every_epochs", self.every_epochs, "a whole number ≥ 0")
+        require(self.keep >= 1, "checkpoints.keep", self.keep, "a whole number ≥ 1")
+
+
+@dataclass
+class Record:
+    """What is written down while training; harmless: a resumed run may change it.
+
+    Args:
+        every: updates per line of `metrics.jsonl`, which holds their mean.
+        evaluate_every: epochs between evaluations; 0 evaluates at the end only.
+        progress: a progress bar on a terminal, plain lines elsewhere; false is silent.
+        trace: samples of the evaluated split whose predictions are kept at every evaluation, for the report; 0: none.
+        directions: epochs between records of the cosines between the members' perturbations; 0: none.
+        tensorboard: also write TensorBoard files (needs `pip install dist-dash[report]`).
+    """
+
+    every: int = 10
+    evaluate_every: int = 1
+    progress: bool = True
+    trace: int = 256
+    directions: int = 1
+    tensorboard: bool = False
+
+    def __post_init__(self) -> None:
+        require(self.every >= 1, "record.every", self.every, "a whole number ≥ 1")
+        for name in ("evaluate_every", "trace", "directions"):
+            require(getattr(self, name) >= 0, f"record.{name}", getattr(self, name), "a whole number ≥ 0")
+
+
+@dataclass
+class Checks:
+    """What is watched; harmless: a resumed run may change it.
+
+    Args:
+        samples_every: updates between comparisons of the sample ids among members.
+        deadline: seconds until an exchange gives up and names who is missing.
+        max_skipped: updates in a row that a member may skip for a non-finite gradient before the run ends.
+    """
+
+    samples_every: int = 1
+    deadline: float = 600.0
+    max_skipped: int = 20
+
+    def __post_init__(self) -> None:
+        require(self.samples_every >= 1, "checks.samples_every", self.samples_every, "a whole number ≥ 1")
+        require_positive("checks.deadline", self.deadline)
+        require(self.max_skipped >= 1, "checks.max_skipped", self.max_skipped, "a whole number ≥ 1")
+
+
+@dataclass
+class Recipe:
+    """One run.
+
+    Args:
+        data: where images and labels come from.
+        model: the architecture of every member.
+        optimizer: any class of `torch.optim`, by name.
+        engine: who owns precision and the update.
+        method: the update rule.
+        models: one architecture per member, in member order; replaces `model`.
+        augment: what is done to training images.
+        schedule: the learning rate over the run.
+        loader: how samples reach a rank.
+        labels: noise, validation split, smoothing, mixup.
+        checkpoints: when complete sets are written.
+        record: what is written down.
+        checks: what is watched.
+        epochs: passes over the training split.
+        max_steps: end after this many updates; null: after `epochs`.
+        seed: all randomness derives from it.
+        members: ensemble members; null: one per rank.
+        init: `own` initial weights per member, `shared` ones, or a `.safetensors` file to fine-tune from.
+        exchange: `gather` all members' logits, or `reduce` them to a sum (memory independent of the members).
+        deterministic: ask torch for deterministic kernels: resumes are then equal to the bit on a GPU too.
+    """
+
+    data: Source
+    model: Architecture
+    optimizer: OptimizerCallable
+    engine: Engine
+    method: Method = field(default_factory=DASH)
+    models: list[Architecture] | None = None
+    augment: Augment = field(default_factory=Augment)
+    schedule: Schedule = field(default_factory=Cosine)
+    loader: Loader = field(default_factory=Loader)
+    labels: Labels = field(default_factory=Labels)
+    checkpoints: Checkpoints = field(default_factory=Checkpoints)
+    record: Record = field(default_factory=Record)
+    checks: Checks = field(default_factory=Checks)
+    epochs: int = 10
+    max_steps: int | None = None
+    seed: int = 0
+    members: int | None = None
+    init: str = "own"
+    exchange: Literal["gather", "reduce"] = "gather"
+    deterministic: bool = True
+
+    def __post_init__(self) -> None:
+        require(self.epochs >= 1, "epochs", self.epochs, "a whole number ≥ 1")
+        require(
+            self.max_steps is None or self.max_steps >= 1, "max_steps", self.max_steps, "null or a whole number ≥ 1"
+        )
+        require(self.members is None or self.members >= 1, "members", self.members, "null or a whole number ≥ 1")
+        require(self.seed >= 0, "seed", self.seed, "a whole number ≥ 0")
+        try:
+            tried = self.optimizer([torch.nn.Parameter(torch.zeros(1))])
+        except (ValueError, TypeError, RuntimeError) as error:
+            raise BadInput(f"optimizer: {error}; the optimizer refuses it") from error
+        if isinstance(tried, torch.optim.LBFGS):
+            raise BadInput("optimizer: LBFGS evaluates the loss again inside its step; it must be a first-order one")
+        if self.init not in ("own", "shared") and not self.init.endswith(".safetensors"):
+            raise BadInput(f"init: {self.init!r} is not allowed; it must be own, shared or a .safetensors file")
+        if self.loader.order == "own" and self.method.exchanges:
+            name = type(self.method).__name__
+            raise BadInput(
+                f"loader.order: own is not allowed with method {name}, whose members must see the same samples"
+            )
+        if self.exchange == "reduce" and self.init != "own" and self.method.exchanges:
+            # Sums cannot give equal members exactly their own prediction back: noise would steer the ascent.
+            raise BadInput("exchange: reduce is not allowed with members that start equal (init); use gather")

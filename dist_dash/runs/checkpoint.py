@@ -1,0 +1,209 @@
+"""Complete, consistent checkpoint sets: every rank writes its part, one rename makes the set appear.
+
+checkpoints/step_00000100/manifest.json
+                          member_00/replica_00.pt …
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from dist_dash.errors import BadInput, everywhere
+from dist_dash.ranks.exchange import Exchange
+from dist_dash.runs.folder import RunFolder
+from dist_dash.files import naming, sync_folder, write_atomically
+
+FORMAT = 1
+HARMLESS = ("record", "checks", "checkpoints", "loader.workers", "members")  # members: the layout is compared instead
+
+
+class Checkpoints:
+    """The checkpoint sets of one run.
+
+    Args:
+        folder: the run's.
+        exchange: all ranks save and load together.
+        recipe: the resolved recipe, nested; what differs from a set's, beyond the harmless, refuses that set.
+        keep: how many of the newest sets stay.
+        say: prints a line for the user, on rank 0.
+    """
+
+    def __init__(
+        self, folder: RunFolder, exchange: Exchange, recipe: dict[str, Any], keep: int, say: Callable[[str], None]
+    ) -> None:
+        self._folder, self._exchange, self._keep, self._say = folder, exchange, keep, say
+        self._recipe = {k: v for k, v in _flat(recipe).items() if not k.startswith(HARMLESS)}
+        self._layout = exchange.layout
+        self._newest: int | None = None
+
+    def save(self, step: int, state: dict[str, Any], shared: dict[str, Any]) -> None:
+        """Write a set; all ranks call it, and all raise if one of them fails: the sets before stay intact.
+
+        Args:
+            step: updates done.
+            state: this rank's; tensors, numbers, strings and containers of them.
+            shared: small facts about the run as a whole, JSON; kept in the manifest.
+
+        Raises:
+            RunFailed: the disk is full or broken, or another run owns the folder.
+        """
+        if step == self._newest:
+            return  # what this process has saved or loaded itself
+        # Named by the owner: what the ghost of a lost node still writes has no folder any more.
+        final, partial = self._path(step), self._folder.checkpoints / f".step_{step:08d}.{self._folder.token}.partial"
+        rank = self._layout.rank
+        with self._exchange.together(f"checkpoint of step {step}"):
+            if rank == 0:
+                self._folder.check_owner()
+                for leftover in self._folder.checkpoints.glob(".*.partial"):
+                    shutil.rmtree(leftover)
+                for member in range(self._layout.members):
+                    (partial / f"member_{member:02d}").mkdir(parents=True)
+        try:
+            with self._exchange.together(f"checkpoint of step {step}"):
+                name = self._part(self._layout.member, self._layout.replica)
+                digest, size = _write(partial / name, {**state, "rng": _rng_state()})
+            parts = self._exchange.collect((name, digest, size))
+            with self._exchange.together(f"checkpoint of step {step}"):
+                if rank == 0:
+                    manifest = {
+                        "format": FORMAT,
+                        "step": step,
+                        "members": self._layout.members,
+                        "replicas": self._layout.replicas,
+                        "first_member": self._layout.first_member,
+                        "recipe": self._recipe,
+                        "shared": shared,
+                        "parts": {name: {"blake2b": digest, "bytes": size} for name, digest, size in parts},
+                    }
+                    write_atomically(partial / "manifest.json", json.dumps(manifest, indent=1))
+                    for folder in [*partial.iterdir(), partial]:
+                        if folder.is_dir():
+                            sync_folder(folder)
+                    self._folder.check_owner()
+                    # A set of this step or a later one was torn, or this run would have gone on from it.
+                    for torn in [s for s in self._folder.checkpoint_steps() if s >= step]:
+                        shutil.rmtree(self._path(torn))
+                    partial.rename(final)
+                    sync_folder(final.parent)
+                    for old in self._folder.checkpoint_steps()[: -self._keep]:
+                        shutil.rmtree(self._path(old))
+            self._newest = step
+        except BaseException:
+            if rank == 0:
+                shutil.rmtree(partial, ignore_errors=True)
+            raise
+
+    def load(self) -> tuple[int, list[dict[str, Any]], dict[str, Any]] | None:
+        """The newest complete set: its step, the state of each replica of this rank's member, the shared facts.
+
+        A torn set is named and passed over. Restores this rank's random number generators.
+
+        Raises:
+            BadInput: the set belongs to another layout or recipe (what differs is listed), or no set can be read.
+        """
+        newest_first = self._exchange.collect(self._folder.checkpoint_steps())[0][::-1]
+        for step in newest_first:
+            manifest, states, problem = None, [], None
+            try:
+                manifest = json.loads((self._path(step) / "manifest.json").read_text())
+                self._check_same_run(manifest)
+                states = [self._read(step, manifest, replica) for replica in range(self._layout.replicas)]
+            except BadInput as error:
+                problem = ("input", str(error))
+            except (OSError, ValueError, KeyError, RuntimeError, pickle.UnpicklingError) as error:
+                problem = ("torn", str(error).splitlines()[0] if str(error) else type(error).__name__)
+            problems = [p for p in self._exchange.collect(problem) if p is not None]
+            if any(kind == "input" for kind, _ in problems):
+                raise everywhere(BadInput(next(text for kind, text in problems if kind == "input")))
+            if problems:
+                self._say(f"checkpoint {self._path(step)} is torn ({problems[0][1]}); it is passed over")
+                continue
+            _set_rng_state(states[self._layout.replica]["rng"])
+            assert manifest is not None
+            self._newest = step
+            return step, states, manifest["shared"]
+        if newest_first:
+            where = self._folder.checkpoints
+            raise everywhere(BadInput(f"run: no checkpoint set in {where} can be read; --fresh starts over"))
+        return None
+
+    def _path(self, step: int) -> Path:
+        return self._folder.checkpoints / f"step_{step:08d}"
+
+    @staticmethod
+    def _part(member: int, replica: int) -> str:
+        return f"member_{member:02d}/replica_{replica:02d}.pt"
+
+    def _check_same_run(self, manifest: dict[str, Any]) -> None:
+        layout = self._layout
+        sizes = {"members": layout.members, "replicas": layout.replicas, "first_member": layout.first_member}
+        mine = {"format": FORMAT, **sizes, **self._recipe}
+        theirs = {**{k: manifest.get(k, 0) for k in ("format", *sizes)}, **manifest["recipe"]}
+        differences = [
+            f"{key} {theirs.get(key)!r} → {mine.get(key)!r}"
+            for key in sorted({*mine, *theirs})
+            if mine.get(key) != theirs.get(key)
+        ]
+        if differences:
+            what = "; ".join(differences[:8]) + ("; …" if len(differences) > 8 else "")
+            raise BadInput(f"run: {self._folder.path} was started otherwise ({what}); use another --run, or --fresh")
+
+    def _read(self, step: int, manifest: dict[str, Any], replica: int) -> dict[str, Any]:
+        name = self._part(self._layout.member, replica)
+        path = self._path(step) / name
+        if _digest(path) != manifest["parts"][name]["blake2b"]:
+            raise ValueError(f"{name} is not what was written")
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        return state
+
+
+def _write(path: Path, state: dict[str, Any]) -> tuple[str, int]:
+    with naming(path), path.open("wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+    return _digest(path), path.stat().st_size
+
+
+def _digest(path: Path) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 22):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _rng_state() -> dict[str, Any]:
+    kind, keys, *rest = np.random.get_state(legacy=True)
+    cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
+    numpy_state = [kind, torch.from_numpy(keys.astype(np.int64)), *rest]  # type: ignore[union-attr]
+    return {"torch": torch.get_rng_state(), "cuda": cuda, "python": random.getstate(), "numpy": numpy_state}
+
+
+def _set_rng_state(state: dict[str, Any]) -> None:
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])
+    random.setstate(state["python"])
+    kind, keys, *rest = state["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
+
+
+def _flat(nested: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(nested, dict) or not nested:
+        return {prefix: nested}
+    return {
+        k: v for key, value in nested.items() for k, v in _flat(value, f"{prefix}.{key}" if prefix else key).items()
+    }

@@ -1,0 +1,51 @@
+"""Signals become one flag; the ranks agree on it at every step and leave together."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+# In ascending order: where the ranks heard different ones, the last decides. SIGUSR2 asks to be started again (a time
+# limit, a preemption), the others do not.
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
+RESTART_SIGNAL = signal.SIGUSR2.name
+
+
+class StopRequest:
+    """Whether this rank was asked to stop, and by what."""
+
+    def __init__(self) -> None:
+        self.signal: str | None = None
+
+    @property
+    def made(self) -> bool:
+        """Whether a stop was asked for on this rank."""
+        return self.signal is not None
+
+    @property
+    def level(self) -> int:
+        """0 where no stop was asked for, else the signal's place in `STOP_SIGNALS`, from 1."""
+        return 0 if self.signal is None else 1 + [number.name for number in STOP_SIGNALS].index(self.signal)
+
+    @contextmanager
+    def listening(self, say: Callable[[str], None]) -> Iterator[StopRequest]:
+        """Take SIGTERM, SIGUSR2 and Ctrl-C as a request to stop after the present step; restore the handlers after."""
+
+        def note(number: int, frame: FrameType | None) -> None:
+            if self.level <= STOP_SIGNALS.index(signal.Signals(number)):
+                if self.signal is None:
+                    say(f"{signal.Signals(number).name}: stopping after this step")
+                self.signal = signal.Signals(number).name
+
+        before = {number: signal.signal(number, note) for number in STOP_SIGNALS}
+        try:
+            yield self
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+class Stopped(Exception):
+    """All ranks agreed to stop in the middle of something that is done again after the resume."""

@@ -1,0 +1,217 @@
+"""What is written down while training: `metrics.jsonl` always, progress on the terminal, TensorBoard on request."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import math
+import os
+import resource
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
+
+from dist_dash.errors import BadInput, RunFailed
+from dist_dash.ranks.exchange import Exchange
+from dist_dash.files import replacing
+
+TIMING = ("seconds", "wait", "transfer", "data", "peak_memory_mib")
+
+
+class Window:
+    """The mean of what a method measured over the updates since the last line, kept on the device until it is due."""
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange, self._names, self._steps = exchange, list[str](), 0
+        self._timed = 0  # updates of this process: a window that was begun before a resume has more
+        self._sums: Tensor | None = None
+
+    def add(self, measured: dict[str, Tensor]) -> None:
+        """Add one update's values; never waits for the device."""
+        self._names = list(measured)
+        values = torch.stack([value.detach().double() for value in measured.values()])
+        self._sums = values if self._sums is None else self._sums + values
+        self._steps += 1
+        self._timed += 1
+
+    def close(self) -> dict[str, list[float]]:
+        """Per measured name and per timing, one value a member (mean over its replicas); starts a new window."""
+        assert self._sums is not None
+        clock, layout = self._exchange.clock.read(), self._exchange.layout
+        seconds = [clock.get(name, 0.0) / max(1, self._timed) for name in ("total", *TIMING[1:4])]
+        row = torch.cat(
+            [self._sums.cpu() / self._steps, torch.tensor([*seconds, _peak_memory_mib()], dtype=torch.float64)]
+        )
+        rows = torch.stack(self._exchange.collect(row)).reshape(layout.members, layout.replicas, -1).mean(1)
+        self._sums, self._steps, self._timed = None, 0, 0
+        return {name: rows[:, i].tolist() for i, name in enumerate([*self._names, *TIMING])}
+
+    def state(self) -> dict[str, Any]:
+        """What a resume needs to write the same next line."""
+        return {"names": self._names, "steps": self._steps, "sums": self._sums}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Take back what `state` gave."""
+        self._names, self._steps = state["names"], state["steps"]
+        self._sums = None if state["sums"] is None else state["sums"].to(self._exchange.layout.device)
+
+
+class Recorder:
+    """Rank 0's record of a run; on the other ranks it writes nothing.
+
+    Args:
+        active: whether this is rank 0.
+        metrics: the `metrics.jsonl` to append to.
+        total_steps: for the progress display.
+        progress: whether to show it.
+        tensorboard: folder for TensorBoard files; None for none.
+    """
+
+    def __init__(self, active: bool, metrics: Path, total_steps: int, progress: bool, tensorboard: Path | None) -> None:
+        self._active, self._metrics = active, metrics
+        self._console = _console()
+        self._bar: Progress | None = None
+        self._show = active and progress
+        self._total = total_steps
+        self._file: BinaryIO | None = None
+        self._open_board = _tensorboard(tensorboard) if active and tensorboard else None
+        self._board: Any = None
+        if self._show and sys.stderr.isatty():
+            columns = [
+                TextColumn("step"),
+                MofNCompleteColumn(),
+                BarColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.description}"),
+            ]
+            self._bar = Progress(*columns, console=self._console, transient=True)
+            self._task = self._bar.add_task("", total=total_steps)
+            self._bar.start()
+
+    def say(self, text: str) -> None:
+        """A line for the user, on stderr."""
+        if self._active:
+            say(text, self._console)
+
+    def position(self) -> int:
+        """Bytes of `metrics.jsonl` so far, on disk: a checkpoint remembers them."""
+        if self._file is None:
+            return self._metrics.stat().st_size if self._active and self._metrics.exists() else 0
+        os.fsync(self._file.fileno())
+        return os.fstat(self._file.fileno()).st_size
+
+    def rewind(self, position: int) -> None:
+        """Drop the lines after `position`: a resumed run writes them again.
+
+        The file is a new one: the ghost of a lost node may go on writing to the old one, which is nobody's then.
+        """
+        if self._active and self._metrics.exists():
+            with self._metrics.open("rb") as old, replacing(self._metrics) as new:
+                new.write_bytes(old.read(position))
+
+    def event(self, step: int, epoch: float, text: str) -> None:
+        """Say something that happened, and write it down."""
+        self.say(text)
+        self.write("event", step, epoch, text=text)
+
+    def write(self, kind: str, step: int, epoch: float, **values: Any) -> None:
+        """Append one line: `{"kind", "step", "epoch", …}`; numbers that JSON lacks (NaN, ∞) become null."""
+        if not self._active:
+            return
+        line = {"kind": kind, "step": step, "epoch": round(epoch, 6), **values}
+        try:
+            # With the first line, not before: a run that starts over clears its folder in between.
+            self._file = self._file or self._metrics.open("ab", buffering=0)
+            text = (json.dumps(_finite(line), allow_nan=False) + "\n").encode()
+            if self._file.write(text) != len(text):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            raise RunFailed(f"{self._metrics} cannot be written at step {step}: {error.strerror or error}") from error
+        if self._open_board is not None:
+            self._board = self._board or self._open_board(step)
+            for name, number in _numbers_in(values, kind):
+                self._board.add_scalar(name, number, step)
+
+    def write_training(
+        self, step: int, epoch: float, window: dict[str, list[float]], rate: float, samples: int
+    ) -> None:
+        """Append a `train` line and show it; timings are kept apart, because they alone differ between equal runs."""
+        timing: dict[str, list[float]] = {name: window.pop(name) for name in TIMING}
+        split = zip(*(timing[name] for name in TIMING[:4]), strict=True)
+        timing["compute"] = [total - wait - transfer - data for total, wait, transfer, data in split]
+        timing["samples_per_second"] = [samples / seconds for seconds in timing["seconds"]]
+        self.write("train", step, epoch, **window, learning_rate=[rate] * len(timing["wait"]), timing=timing)
+        if self._show:
+            text = f"epoch {epoch:.2f}  loss {_numbers(window['loss'])}  accuracy {_numbers(window['accuracy'])}"
+            if self._bar is not None:
+                self._bar.update(self._task, completed=step, description=text)
+            else:
+                self.say(f"step {step}/{self._total}  {text}")
+
+    def close(self) -> None:
+        """End the display and the files."""
+        if self._bar is not None:
+            self._bar.stop()
+        if self._board is not None:
+            self._board.close()
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+def say(text: str, console: Console | None = None) -> None:
+    """A line for the user, on stderr, whatever is in it."""
+    (console or _console()).print(text, markup=False)
+
+
+def _console() -> Console:
+    return Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def _numbers(values: list[float]) -> str:
+    return " ".join(f"{v:.3f}" for v in values[:8]) + (" …" if len(values) > 8 else "")
+
+
+def _numbers_in(value: Any, name: str) -> Iterator[tuple[str, float]]:
+    """Every number in nested dictionaries and lists, by its path; members are numbered."""
+    if isinstance(value, float | int):
+        yield name, value
+    pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in pairs:
+        yield from _numbers_in(inner, f"{name}/{key:02d}" if isinstance(key, int) else f"{name}/{key}")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _peak_memory_mib() -> float:
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    with contextlib.suppress(
+        OSError
+    ):  # Linux; what getrusage says there includes the parent's before this process began
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def _tensorboard(folder: Path) -> Callable[[int], Any]:
+    """What opens the files; events from the given step on replace those of a run that is resumed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise BadInput("record.tensorboard: the package is missing; pip install 'dist-dash[report]'") from error
+    return lambda step: SummaryWriter(str(folder), purge_step=step)

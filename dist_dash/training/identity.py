@@ -1,0 +1,60 @@
+"""Members stay members: different from each other, equal among their replicas. Checked, not hoped."""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+from torch import nn
+
+from dist_dash.errors import RunFailed, everywhere
+from dist_dash.ranks.exchange import Exchange
+
+
+def weights_digest(module: nn.Module) -> str:
+    """Digest of every parameter and buffer of a network, to the bit."""
+    digest = hashlib.blake2b(digest_size=16)
+    for tensor in [*module.parameters(), *module.buffers()]:
+        digest.update(tensor.detach().contiguous().cpu().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def check_members(exchange: Exchange, module: nn.Module, must_differ: bool) -> None:
+    """Compare all ranks' weights.
+
+    Args:
+        exchange: between all ranks.
+        module: this rank's network.
+        must_differ: whether two members with equal weights are a fault.
+
+    Raises:
+        RunFailed: replicas of a member differ, or members are equal that must not be.
+    """
+    members = _digests(exchange, module)
+    for member, digests in enumerate(members):
+        if len(set(digests)) > 1:
+            ranks = exchange.layout.member_ranks(member)
+            which = exchange.layout.first_member + member
+            raise everywhere(RunFailed(f"member {which}: its replicas (ranks {ranks}) hold different weights"))
+    if must_differ and (equal := _equal(members)):
+        text = (
+            f"members {equal[0]} and {equal[1]} hold the same weights; something has copied one over the other "
+            "(DistributedDataParallel or DeepSpeed on the world group does)"
+        )
+        raise everywhere(RunFailed(text))
+
+
+def equal_members(exchange: Exchange, module: nn.Module) -> tuple[int, int] | None:
+    """The first two members whose weights are equal to the bit; None where all differ."""
+    return _equal(_digests(exchange, module))
+
+
+def _digests(exchange: Exchange, module: nn.Module) -> list[list[str]]:
+    """Per member, the digests of its replicas."""
+    digests, layout = exchange.collect(weights_digest(module)), exchange.layout
+    return [[digests[rank] for rank in layout.member_ranks(member)] for member in range(layout.members)]
+
+
+def _equal(members: list[list[str]]) -> tuple[int, int] | None:
+    firsts = [digests[0] for digests in members]
+    return next(((firsts.index(d), i) for i, d in enumerate(firsts) if d in firsts[:i]), None)

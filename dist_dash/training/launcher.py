@@ -1,0 +1,70 @@
+"""Start local ranks where no launcher did: a laptop needs one command. torchrun's own agent watches over them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+import torch
+from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from dist_dash.recipe.parsing import Command
+from dist_dash.runs.folder import RunFolder
+from dist_dash.runs.process import FINISHED, TO_BE_CONTINUED
+from dist_dash.training.train import finished_already
+
+GRACE = 300  # seconds that ranks have to finish their step and save after a signal
+
+
+def default_members() -> int:
+    """One member per GPU; without a GPU one per core, at most four."""
+    return torch.cuda.device_count() or min(4, os.cpu_count() or 1)
+
+
+def launch_local(arguments: Sequence[str], command: Command) -> int:
+    """Run `dist-dash train` on `members × replicas` local ranks; returns the run's exit status.
+
+    Args:
+        arguments: of the command line, handed on to the ranks.
+        command: what they say.
+
+    Raises:
+        BadInput: the run folder holds something else.
+    """
+    folder, replicas = RunFolder(command.run), command.replicas or 1
+    members = command.recipe.members or max(1, default_members() // replicas)
+    together = 1 if command.member is not None else members
+    folder.check_usable()
+    if finished_already(command):
+        return FINISHED
+    ranks = together * replicas
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // ranks)))
+    if sys.platform == "linux":
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # one machine: no need to be reachable from others
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=ranks,
+        run_id=f"dist-dash-{os.getpid()}",
+        rdzv_backend="c10d",
+        rdzv_endpoint="127.0.0.1:0",
+        local_addr="127.0.0.1",
+        max_restarts=0,
+        signals_to_handle="SIGTERM,SIGINT,SIGUSR2",
+        shutdown_timeout=GRACE,
+    )
+    try:
+        elastic_launch(config, sys.executable)("-u", "-m", "dist_dash", "train", *arguments, f"--members={members}")
+    except ChildFailedError as error:
+        statuses = {failure.exitcode for failure in error.failures.values()}
+        return next((status for status in (2, TO_BE_CONTINUED) if status in statuses), 1)
+    except (SignalException, KeyboardInterrupt):  # the latter where the ranks have not been started yet
+        if folder.done.exists():
+            return FINISHED
+        return TO_BE_CONTINUED if folder.to_continue.exists() else 1
+    return FINISHED

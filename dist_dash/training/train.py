@@ -1,0 +1,301 @@
+"""One run, start to end: build, resume, loop, evaluate, export."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path
+
+import torch
+
+from dist_dash.data.batch import HostBatch, sample_hash
+from dist_dash.ensembles.ensemble import save_member
+from dist_dash.errors import BadInput, RunFailed, everywhere
+from dist_dash.files import write_atomically
+from dist_dash.member.member import Member
+from dist_dash.member.sketch import Sketch
+from dist_dash.ranks.exchange import Exchange
+from dist_dash.ranks.layout import Layout, ask_for_determinism
+from dist_dash.recipe.parsing import Command
+from dist_dash.runs.checkpoint import Checkpoints
+from dist_dash.runs.environment import describe_environment
+from dist_dash.runs.folder import RunFolder
+from dist_dash.runs.preemption import Stopped, StopRequest
+from dist_dash.runs.process import FINISHED, TO_BE_CONTINUED
+from dist_dash.runs.record import Recorder, Window, say
+from dist_dash.runs.slurm import is_over
+from dist_dash.seeds import derived_seed
+from dist_dash.training.agreement import Agreement
+from dist_dash.training.build import build_network_of_member, load_data, on_device, train_loader
+from dist_dash.training.export import export
+from dist_dash.training.held_out import HeldOut, evaluate_split
+from dist_dash.training.identity import check_members, equal_members
+
+
+def train(command: Command, layout: Layout, stop: StopRequest) -> int:
+    """Train on this rank until the run is finished or all ranks agree to stop.
+
+    Returns:
+        The exit status: 0 finished, 75 stopped on purpose (run the same command to continue).
+
+    Raises:
+        BadInput: what was asked for cannot be done; nothing was started.
+        RunFailed: the run broke; the last complete checkpoint set is intact.
+    """
+    recipe, folder = command.recipe, RunFolder(command.run)
+    command.fresh = command.fresh and not layout.restarted  # a requeued job goes on
+    if command.replicas not in (None, layout.replicas):
+        what = f"{layout.world} ranks for {layout.members} members make {layout.replicas}"
+        raise BadInput(f"replicas: {command.replicas} is not allowed; {what}")
+    with Exchange(layout, recipe.exchange, recipe.checks.deadline) as exchange, contextlib.ExitStack() as stack:
+        with exchange.together("run folder"):
+            if layout.rank == 0:
+                folder.acquire(layout.job, is_over)
+                stack.callback(folder.release)
+                stack.enter_context(folder.noting_failure())
+        folder.token = exchange.collect(folder.token)[0]
+        with exchange.together("run folder"):
+            folder.check_shared()
+        if exchange.collect(finished_already(command, layout.rank == 0))[0]:
+            return FINISHED
+        run = Run(command, folder, exchange, stop)
+        stack.callback(run.recorder.close)
+        try:
+            run.resume_or_start()
+            run.loop()
+            run.finish()
+            return FINISHED
+        except Stopped:
+            reason = run.agreement.stopped_by
+            run.event(f"{reason}: stopped at step {run.step}; run the same command to continue")
+            run.save()
+            run.leave(folder.to_continue, reason)
+            return TO_BE_CONTINUED
+
+
+def finished_already(command: Command, speak: bool = True) -> bool:
+    """Whether there is nothing left to do; says so where it is to speak."""
+    finished = RunFolder(command.run).done.exists() and not command.fresh
+    if finished and speak:
+        say(f"{command.run} is finished already; --fresh starts over")
+    return finished
+
+
+class Run:
+    """Everything that one rank needs to train its member.
+
+    Args:
+        command: what to do.
+        folder: the run's; rank 0 owns it.
+        exchange: joined.
+        stop: this rank's stop request.
+    """
+
+    def __init__(self, command: Command, folder: RunFolder, exchange: Exchange, stop: StopRequest) -> None:
+        self.command, self.recipe, self.folder, self.exchange = command, command.recipe, folder, exchange
+        self.layout, recipe = exchange.layout, command.recipe
+        if recipe.deterministic:
+            ask_for_determinism()
+        torch.manual_seed(derived_seed("rank", recipe.seed, self.layout.ensemble_rank))
+        self.step, self.evaluated = 0, True
+        say_first = say if self.layout.rank == 0 else lambda text: None
+        with exchange.together("data"):
+            self.data = load_data(recipe, self.layout, say_first)
+            self.loader = train_loader(recipe, self.data, self.layout)
+        self.steps_per_epoch = self.loader.steps_per_epoch
+        self.total_steps = recipe.max_steps or recipe.epochs * self.steps_per_epoch
+        with exchange.together("model"):
+            network = build_network_of_member(recipe, self.data, self.layout, say_first)
+        with exchange.together("engine"):  # its collectives start once every rank has its network
+            recipe.engine.attach(network, recipe.optimizer, exchange)
+            self.member = Member(recipe.engine, self.layout.identity, recipe.loader.accumulation, recipe.seed)
+        self.window = Window(exchange)
+        with exchange.together("record"):
+            self.recorder = self._open_record()
+        self.checkpoints = Checkpoints(folder, exchange, command.resolved, recipe.checkpoints.keep, self.recorder.say)
+        same_samples = recipe.loader.order == "shared"
+        self.agreement = Agreement(exchange, stop, recipe.checks.max_skipped, same_samples)
+
+    @property
+    def epoch(self) -> float:
+        """Passes over the training split so far, not a whole number."""
+        return self.step / self.steps_per_epoch
+
+    # -- the loop ----------------------------------------------------------------------------------------------------
+
+    def loop(self) -> None:
+        """Update until all steps are done.
+
+        Raises:
+            Stopped: all ranks agreed to stop after the present step.
+        """
+        record, save = self.recipe.record, self.recipe.checkpoints
+        batches = self.loader(*divmod(self.step, self.steps_per_epoch))
+        with contextlib.closing(batches):
+            while self.step < self.total_steps:
+                with self.exchange.clock.waiting("data", on_host=True):
+                    host = next(batches)
+                stop = self.update(host)
+                end_of_epoch = self.step % self.steps_per_epoch == 0
+                epochs_done = self.step // self.steps_per_epoch
+                if self.step % record.every == 0 or self.step == self.total_steps:
+                    self.write_window()
+                self.evaluated = not (
+                    end_of_epoch and record.evaluate_every and epochs_done % record.evaluate_every == 0
+                )
+                if stop:
+                    raise Stopped
+                self.evaluate_if_due()
+                due = end_of_epoch and save.every_epochs and epochs_done % save.every_epochs == 0
+                if due or (save.every_steps and self.step % save.every_steps == 0):
+                    self.save()
+
+    def update(self, host: HostBatch) -> bool:
+        """One update of this rank's member; whether all ranks stop after it."""
+        recipe, exchange = self.recipe, self.exchange
+        exchange.step = self.step
+        compared = self.step % recipe.checks.samples_every == 0
+        settle = self.agreement.start(self.member.skipped_in_a_row, sample_hash(host.ids) if compared else None)
+        factor = recipe.schedule.factor(self.step, self.steps_per_epoch, self.total_steps)
+        self.member.engine.scale_learning_rate(factor)
+        batch = on_device(recipe, host, self.layout, self.step)
+        self.member.sketch = sketch = Sketch() if self._directions_due() else None
+        measured = recipe.method.update(self.member, batch, exchange)
+        self.window.add({**measured, "skipped": measured["loss"].new_tensor(float(self.member.engine.skipped))})
+        self.step += 1
+        if sketch is not None:
+            with exchange.clock.excluded():
+                cosines = sketch.cosines(exchange)
+            if cosines is not None:
+                self.recorder.write("ascent", self.step, self.epoch, cosines=cosines)
+        if self.layout.member == 0:  # between them, its replicas read what every member reads
+            tell = self.event if self.layout.rank == 0 else say
+            for name in host.bad:
+                tell(f"unreadable sample passed over: {name}")
+        return settle()
+
+    def evaluate_if_due(self) -> None:
+        """Evaluate at the end of an epoch, on the validation split where there is one.
+
+        Raises:
+            Stopped: all ranks agreed to stop; the evaluation is done after the resume.
+        """
+        if not self.evaluated:
+            with self.exchange.clock.excluded():
+                sick, found = self._evaluation("validation" if self.data.validation is not None else "test")
+            self.evaluated = True
+            if sick:
+                self.event(f"member {sick[0]}: predictions are not finite; this evaluation is left out")
+            elif found is not None:
+                self.recorder.write("eval", self.step, self.epoch, **found.shown)
+                if self.recipe.record.trace:
+                    with self.exchange.clock.excluded():
+                        found.keep_trace(self.folder, self.step, self.recipe.record.trace)
+
+    def write_window(self) -> None:
+        """Write the mean of what was measured since the last line."""
+        values = self.window.close()
+        rate = self.member.engine.optimizer.param_groups[0]["lr"]
+        loader = self.recipe.loader
+        samples = loader.batch_size * loader.accumulation * self.layout.replicas
+        self.recorder.write_training(self.step, self.epoch, values, rate, samples)
+
+    # -- start, save, end --------------------------------------------------------------------------------------------
+
+    def resume_or_start(self) -> None:
+        """Go on from the newest complete checkpoint set, or start: weights as built, files as new."""
+        folder, found = self.folder, None if self.command.fresh else self.checkpoints.load()
+        if found is not None:
+            self.step, states, shared = found
+            own = states[self.layout.replica]
+            with self.exchange.together("checkpoint"):
+                self.member.engine.load_state([state["engine"] for state in states])
+                self.member.after_resume(own["skipped_in_a_row"])
+                self.recipe.method.load_state_dict(own["method"])
+                self.window.load_state(own["window"])
+            self.evaluated = own["evaluated"]
+            with self.exchange.together("run folder"):
+                folder.check_owner()  # before anything is changed: starting takes long enough to be overtaken
+                self.recorder.rewind(shared["metrics_bytes"])
+            self.event(f"continuing {folder.path} at step {self.step} of {self.total_steps}")
+        else:
+            with self.exchange.together("run folder"):
+                if self.layout.rank == 0:
+                    folder.clear()
+                    folder.checkpoints.mkdir(exist_ok=True)
+        with self.exchange.together("run folder"):
+            if self.layout.rank == 0:
+                folder.mark(None)
+                write_atomically(folder.recipe, self.command.as_yaml(self.layout.ensemble_members))
+                passes = self.recipe.method.passes
+                costs = {"total_steps": self.total_steps, "passes": passes and passes._asdict()}
+                environment = {**describe_environment(self.layout), **costs}
+                write_atomically(folder.environment, json.dumps(environment, indent=1))
+                if found is not None:
+                    folder.note_continued()
+        check_members(self.exchange, self.member.engine.module, self.recipe.init == "own")
+        if found is None and self.recipe.checkpoints.at_start:
+            self.save()
+        self.evaluate_if_due()
+        self.exchange.clock.read()
+
+    def save(self) -> None:
+        """Write a complete checkpoint set of the present step."""
+        with self.exchange.clock.excluded():
+            check_members(self.exchange, self.member.engine.module, self.recipe.init == "own")
+            state = {
+                "engine": self.member.engine.state(),
+                "method": self.recipe.method.state_dict(),
+                "window": self.window.state(),
+                "evaluated": self.evaluated,
+                "skipped_in_a_row": self.member.skipped_in_a_row,
+            }
+            self.checkpoints.save(self.step, state, {"metrics_bytes": self.recorder.position()})
+
+    def finish(self) -> None:
+        """Evaluate on the test split, export the ensemble, print the table, mark the run as done."""
+        sick, found = self._evaluation("test", calibrated=True)
+        if sick:
+            raise everywhere(RunFailed(f"member {sick[0]}: its predictions of the test split are not finite"))
+        network, ensemble = self.member.engine.module, self.folder.ensemble
+        with self.exchange.together("export"):
+            self.folder.check_owner()
+            if self.layout.rank == 0:
+                ensemble.mkdir(exist_ok=True)
+        with self.exchange.together("export"):
+            if self.layout.replica == 0:
+                save_member(ensemble / self.folder.weights(self.layout.identity), network)
+        with self.exchange.together("export"):
+            if found is not None:
+                self.recorder.close()  # no progress bar below the table
+                export(self.folder, self.command, self.layout, self.data, found)
+        equal = equal_members(self.exchange, network)
+        if equal:
+            self.recorder.say(f"note: members {equal[0]} and {equal[1]} are equal (init: {self.recipe.init})")
+        self.leave(self.folder.done)
+        self.recorder.say(f"finished; everything is in {self.folder.path}")
+
+    def leave(self, marker: Path, why: str = "") -> None:
+        """Mark how the run ended."""
+        with self.exchange.together("run folder"):
+            if self.layout.rank == 0:
+                self.folder.mark(marker, why)
+
+    def event(self, text: str) -> None:
+        """Say something that happened, and write it down."""
+        self.recorder.event(self.step, self.epoch, text)
+
+    def _open_record(self) -> Recorder:
+        record, folder = self.recipe.record, self.folder
+        board = folder.tensorboard if record.tensorboard else None
+        return Recorder(self.layout.rank == 0, folder.metrics, self.total_steps, record.progress, board)
+
+    def _directions_due(self) -> bool:
+        epochs = 0 if self.recipe.models else self.recipe.record.directions  # one architecture, or no angle
+        return bool(epochs) and self.layout.members > 1 and (self.step + 1) % (epochs * self.steps_per_epoch) == 0
+
+    def _evaluation(self, split: str, calibrated: bool = False) -> tuple[list[int], HeldOut | None]:
+        """Members whose predictions are not finite; and, on rank 0 where there are none, predictions and scores."""
+        parts = self.recipe, self.data, self.member.engine, self.exchange
+        stop_now, tell = self.agreement.stop_now, self.event
+        return evaluate_split(*parts, split, calibrated=calibrated, stop_now=stop_now, tell=tell)

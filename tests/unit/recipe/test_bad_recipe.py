@@ -1,0 +1,148 @@
+from pathlib import Path
+
+import pytest
+from complaints import complaint, names
+
+SAMPLE = Path(__file__).parents[1] / "sample.yaml"
+METHODS = ("DASH", "SAM", "SGD")
+
+UNKNOWN = [
+    ("epohcs", "3", "epochs"),
+    ("nonsense", "3", "--print_config"),
+    ("batch_size", "3", "loader.batch_size"),
+    ("loader.batch_sizes", "3", "loader.batch_size"),
+    ("loader.nonsense", "3", "accumulation"),
+    ("method.rho_dv", "3", "method.rho_div"),
+    ("method.nonsense", "3", "temperature"),
+    ("optimizer.momntum", "3", "optimizer.momentum"),
+    ("optimizer.nonsense", "3", "weight_decay"),
+    ("model.widht", "3", "model.width"),
+    ("data.nonsense", "3", "test_fraction"),
+    ("engine.nonsense", "3", "precision"),
+    ("schedule.nonsense", "3", "floor"),
+]
+
+
+@pytest.mark.parametrize(("field", "value", "hint"), UNKNOWN)
+def test_an_unknown_field_is_named_with_those_that_exist(field, value, hint):
+    names(complaint(["--config", str(SAMPLE), f"--{field}", value]), field, "no such field", hint)
+
+
+WRONG = [
+    # types
+    ("epochs", "three", "a whole number"),
+    ("epochs", "1.5", "a whole number"),
+    ("members", "x", "a whole number or null"),
+    ("method.rho_div", "big", "a number"),
+    ("method.rho_warmup", "x", "a whole number"),
+    ("optimizer.lr", "x", "a number"),
+    ("checkpoints.at_start", "maybe", "true or false"),
+    ("deterministic", "3", "true or false"),
+    ("models", "MLP", "a list or null"),
+    ("labels", "3", "a group of fields"),
+    ("replicas", "x", "a whole number"),
+    # ranges
+    ("epochs", "0", "≥ 1"),
+    ("seed", "-1", "≥ 0"),
+    ("members", "0", "null or a whole number ≥ 1"),
+    ("max_steps", "0", "null or a whole number ≥ 1"),
+    ("replicas", "0", "≥ 1"),
+    ("loader.batch_size", "0", "≥ 1"),
+    ("loader.workers", "-1", "≥ 0"),
+    ("labels.noise", "1.0", "[0, 1)"),
+    ("labels.mixup", "-1", "≥ 0"),
+    ("method.rho_div", "-1", "≥ 0"),
+    ("method.rho_div", ".nan", "finite"),
+    ("method.gamma", "1.5", "[0, 1]"),
+    ("method.temperature", "0", "> 0"),
+    ("model.width", "0", "≥ 1"),
+    ("schedule.floor", "2", "[0, 1]"),
+    ("augment.pad_crop", "-1", "≥ 0"),
+    ("checkpoints.keep", "0", "≥ 1"),
+    ("record.every", "0", "≥ 1"),
+    ("checks.deadline", "0", "> 0"),
+    ("engine.clip", "-1", "≥ 0"),
+    # choices
+    ("method.peers", "mean", "mean_logits, mean_probs"),
+    ("loader.order", "sideways", "shared, own"),
+    ("exchange", "scatter", "gather, reduce"),
+    ("model.norm", "layer", "batch, group, none"),
+    ("engine.precision", "fp8", "fp32, fp64, bf16"),
+    ("engine.zero", "7", "0, 1, 2"),
+    ("init", "random", "own, shared or a .safetensors file"),
+    # what is there, and refused with its reason
+    ("engine.zero", "3", "0, 1 or 2"),
+    ("engine.precision", "fp16", "use bf16 or fp32"),
+    ("engine.precision", "fp64", "engine Torch"),
+    ("loader.order", "own", "method DASH"),
+]
+
+
+@pytest.mark.parametrize(("field", "value", "allowed"), WRONG)
+def test_a_wrong_value_is_named_with_what_is_allowed(field, value, allowed):
+    names(complaint(["--config", str(SAMPLE), f"--{field}", value]), field, value.lstrip("."), allowed)
+
+
+@pytest.mark.parametrize(
+    "value", ["Nope", "os.path", "torch.nn.Linear", "no.such.module.Class", "dist_dash.methods.Nope"]
+)
+@pytest.mark.parametrize(
+    ("field", "known"),
+    [
+        ("method", METHODS),
+        ("engine", ("DeepSpeed", "Torch")),
+        ("schedule", ("Constant", "Cosine", "Step")),
+        ("model", ("MLP", "SmallCNN", "ResNet")),
+        ("data", ("Digits", "ImageFolder", "Synthetic")),
+        ("optimizer", ("SGD", "AdamW")),
+    ],
+)
+def test_an_unknown_class_is_named_with_those_that_exist(field, known, value):
+    names(complaint(["--config", str(SAMPLE), f"--{field}", value]), field, value, *known)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field", "value", "other"),
+    [
+        (["--exchange", "reduce", "--init", "shared"], "exchange", "reduce", "gather"),
+        (["--method.ascent", "joint", "--method.direction", "random"], "method.direction", "random", "separate"),
+        (["--method.ascent", "joint", "--method.diversity_in", "descent"], "method.ascent", "joint", "separate"),
+        (["--method", "SAM", "--method.p", "1"], "method.p", "1.0", "above 1"),
+        (["--schedule", "Step", "--schedule.milestones", "[3, 1]"], "schedule.milestones", "[3.0, 1.0]", "ascend"),
+        (["--models", "[MLP, {class_path: MLP, init_args: {hidden: x}}]"], "models.hidden", "'x'", "a whole number"),
+        (
+            ["--models", "[MLP, {class_path: MLP, init_args: {nonsense: 3}}]"],
+            "models.nonsense",
+            "no such field",
+            "hidden",
+        ),
+        (["--models", "[MLP, Nope]"], "models", "Nope", "SmallCNN"),
+        (["--data.mean", "[0.5, x]"], "data.mean", "'x'", "a number"),
+    ],
+)
+def test_choices_that_do_not_go_together_are_named(arguments, field, value, other):
+    names(complaint(["--config", str(SAMPLE), *arguments]), field, value, other)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "missing"),
+    [
+        ([], "data, model, optimizer"),
+        (["--config", str(SAMPLE), "--data", "ImageFolder"], "data.root"),
+        (["--config", str(SAMPLE), "--schedule", "Step"], "schedule.milestones"),
+    ],
+)
+def test_what_is_missing_is_named(arguments, missing):
+    assert complaint(arguments).startswith(f"{missing}: missing; ")
+
+
+def test_an_argument_that_belongs_nowhere_is_named():
+    assert "'stray'" in complaint(["--config", str(SAMPLE), "stray"])
+
+
+def test_an_optimizer_refuses_its_values_before_the_run():
+    names(complaint(["--config", str(SAMPLE), "--optimizer.lr", "-1"]), "optimizer", "-1")
+
+
+def test_a_shortened_field_is_unknown():
+    names(complaint(["--config", str(SAMPLE), "--loader.batch", "3"]), "loader.batch", "loader.batch_size")
