@@ -19,6 +19,7 @@ import numpy as np
 
 from dist_dash.ensembles.ensemble import save_spec
 from dist_dash.ensembles.parts import Incomplete, Part, parts_of, predictions_of
+from dist_dash.ensembles.results import save_results
 from dist_dash.errors import BadInput
 from dist_dash.files import replacing, write_atomically
 from dist_dash.metrics.predictions import load_arrays
@@ -27,7 +28,6 @@ from dist_dash.ranks.launched import Launcher
 from dist_dash.runs.folder import RunFolder
 from dist_dash.runs.record import say
 from dist_dash.runs.slurm import is_over
-from dist_dash.training.export import save_results
 
 PATIENCE = 60.0  # seconds that the last members to finish wait for each other
 OF_ALL = ("ensemble", "diversity")  # keys of an evaluation's line that one member alone does not know

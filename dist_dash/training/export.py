@@ -2,20 +2,9 @@
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
-from rich.console import Console
-
 from dist_dash.data.dataset import DataSet
-from dist_dash.ensembles.ensemble import load_ensemble, save_spec
-from dist_dash.ensembles.weight_cosines import weight_cosines
-from dist_dash.files import write_atomically
-from dist_dash.metrics.predictions import save_predictions
-from dist_dash.metrics.summary import with_weight_cosines
-from dist_dash.metrics.table import table
+from dist_dash.ensembles.ensemble import save_spec
+from dist_dash.ensembles.results import save_results
 from dist_dash.ranks.layout import Layout
 from dist_dash.recipe.parsing import Command
 from dist_dash.runs.folder import RunFolder
@@ -39,13 +28,3 @@ def export(folder: RunFolder, command: Command, layout: Layout, data: DataSet, f
     names = {"classes": data.classes, "class_names": data.class_names, "shape": list(data.shape)}
     save_spec(folder.ensemble, members, **names, **numbers)
     save_results(folder, found.log_probs, found.labels, found.result)
-
-
-def save_results(
-    folder: RunFolder, log_probs: NDArray[np.float32], labels: NDArray[np.int64], result: dict[str, Any]
-) -> None:
-    """Write predictions and their evaluation, and print the table; the folder holds the members already."""
-    result = with_weight_cosines(result, weight_cosines(load_ensemble(folder.path).networks))
-    save_predictions(folder.predictions, log_probs, labels)
-    write_atomically(folder.evaluation, json.dumps(result, indent=1))
-    Console().print(table(result))
