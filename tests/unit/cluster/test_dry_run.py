@@ -1,8 +1,6 @@
 """The batch scripts: compared with what they were, and run by a shell that has doubles of Slurm's commands.
 
-Where a script is meant to change: `DIST_DASH_WRITE_GOLDEN=1 python -m pytest tests/unit/cluster/test_dry_run.py`, then look
-at
-the difference that git shows.
+Where a script is meant to change: set DIST_DASH_WRITE_GOLDEN=1, run this file, then look at what git shows.
 """
 
 from __future__ import annotations
