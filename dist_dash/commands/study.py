@@ -22,8 +22,8 @@ from dist_dash.runs.process import FINISHED, TO_BE_CONTINUED, OneLine, say_at_on
 from dist_dash.runs.record import say
 from dist_dash.study.choice import Choice
 from dist_dash.study.execute import Executor
-from dist_dash.study.plan import BASE, Plan, StudyRun, check_commands, read_plan
-from dist_dash.study.results import write_results
+from dist_dash.study.study_plan import BASE, PlannedRun, StudyPlan, check_commands, read_plan
+from dist_dash.study.study_results import write_results
 
 LOCK, PLAN = "study.lock", "study.yaml"
 
@@ -57,7 +57,7 @@ def study_command(arguments: Sequence[str]) -> int:
     options = study_parser().parse_args(arguments)
     with StopRequest().listening(_tell) as stop:  # before anything is begun that a signal would leave behind
         path = Path(options.study)
-        plan = read_plan(path)
+        plan, text = read_plan(path), path.read_text()
         folder = Path(options.folder or f"runs/{path.stem}")
         results = Path(options.results) if options.results else folder
         cores = os.cpu_count() or 1
@@ -75,6 +75,7 @@ def study_command(arguments: Sequence[str]) -> int:
             return FINISHED
         with only_one(folder, LOCK, "study"):
             _check_same(plan, folder)  # again: nobody else can change it now
+            write_atomically(folder / PLAN, text)
             threads = max(1, cores // (groups * plan.members))
             with Executor(folder, plan.members, groups, threads, stop, trials + reported) as executor:
                 choice = _run(plan, folder, executor)
@@ -84,9 +85,8 @@ def study_command(arguments: Sequence[str]) -> int:
     return FINISHED
 
 
-def _run(plan: Plan, folder: Path, executor: Executor) -> Choice | None:
+def _run(plan: StudyPlan, folder: Path, executor: Executor) -> Choice | None:
     """Choose the settings and run with them; None where a stop came in between."""
-    write_atomically(folder / PLAN, plan.text)
     write_recipe(plan, folder)
     choice = Choice(plan, folder)
     if not executor.run(plan.trials(folder), choice.score):
@@ -95,7 +95,7 @@ def _run(plan: Plan, folder: Path, executor: Executor) -> Choice | None:
     runs = plan.reported(folder, choice.chosen())
     write_groups(plan, folder, {name: (condition, method) for name, (condition, method, _) in runs.items()})
 
-    def measure(run: StudyRun) -> None:
+    def measure(run: PlannedRun) -> None:
         finished = FinishedRun(folder / run.name)
         if plan.flatness is not None and not _is_measured(finished, plan.flatness):
             measure_run(finished, plan.flatness)
@@ -112,12 +112,12 @@ def _is_measured(run: FinishedRun, options: FlatnessOptions) -> bool:
     return isinstance(found, dict) and wanted == {name: found.get(name) for name in wanted}
 
 
-def write_recipe(plan: Plan, folder: Path) -> None:
+def write_recipe(plan: StudyPlan, folder: Path) -> None:
     """Write what all runs share, as a recipe."""
     write_atomically(folder / BASE, yaml.safe_dump(dict(plan.recipe), sort_keys=False))
 
 
-def write_groups(plan: Plan, folder: Path, runs: dict[str, tuple[str, str]]) -> None:
+def write_groups(plan: StudyPlan, folder: Path, runs: dict[str, tuple[str, str]]) -> None:
     """Write `groups.json`, from which `compare` and `report` know what the runs are called."""
     named = {name: {"group": method, "section": condition} for name, (condition, method) in runs.items()}
     content = {"title": plan.title, "baselines": list(plan.baselines), "notes": list(plan.notes), "runs": named}
@@ -130,7 +130,7 @@ def _may_be_a_folder(path: Path) -> bool:
     return above.is_dir() and os.access(above, os.W_OK | os.X_OK)
 
 
-def _check_same(plan: Plan, folder: Path) -> None:
+def _check_same(plan: StudyPlan, folder: Path) -> None:
     if (folder / PLAN).exists():
         if read_plan(folder / PLAN) != plan:
             raise BadInput(f"folder: {folder} holds another study ({PLAN} differs); use another --folder")

@@ -3,11 +3,11 @@
 May import `analysis` and everything below. Start with `comparison.py`.
 """
 
-from dist_dash.comparison.comparison import Comparison, load_comparison
-from dist_dash.comparison.data import as_csv, as_json
+from dist_dash.comparison.grouping import Comparison, load_comparison
+from dist_dash.comparison.machine_readable import as_csv, as_json
+from dist_dash.comparison.markup import as_latex, as_markdown
+from dist_dash.comparison.paired import Difference, Summary
 from dist_dash.comparison.section import Best, Group, Section
-from dist_dash.comparison.statistics import Difference, Summary
-from dist_dash.comparison.text import as_latex, as_markdown
 from dist_dash.comparison.verdict import verdict
 
 __all__ = [

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dist_dash.comparison.metrics import finite
+from dist_dash.comparison.metric_names import finite
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from dist_dash.comparison.compared_run import ComparedRun, ordered
 from dist_dash.comparison.cost import Cost, median_cost, relative
-from dist_dash.comparison.metrics import better
-from dist_dash.comparison.run import ComparedRun, ordered
-from dist_dash.comparison.statistics import Difference, Summary, paired
+from dist_dash.comparison.metric_names import better
+from dist_dash.comparison.paired import Difference, Summary, paired
 from dist_dash.errors import BadInput
 
 PLAIN = "SGD"

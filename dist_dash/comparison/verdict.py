@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dist_dash.comparison.metrics import better, figure_of, number, percent
+from dist_dash.comparison.metric_names import DISAGREEMENT, better, deciding, figure_of, number, percent
+from dist_dash.comparison.paired import Difference
 from dist_dash.comparison.section import Best, Group, Section
-from dist_dash.comparison.statistics import Difference
 
-DECIDING = (("accuracy",), ("cal_nll", "nll"), ("cal_ece", "ece"))
-DIVERSITY = ("diversity.disagreement", "diversity.kl")
+DIVERSITY = (DISAGREEMENT, "diversity.kl")
 
 
 def verdict(section: Section) -> list[str]:
@@ -18,7 +17,7 @@ def verdict(section: Section) -> list[str]:
     Of accuracy, NLL and ECE, the latter two calibrated where every group has that. Better, worse, more and less are
     said only where the 95 % interval of the paired differences excludes 0.
     """
-    metrics = _deciding(section)
+    metrics = deciding({metric for metric in section.metrics if all(metric in g.metrics for g in section.groups)})
     if len(section.groups) == 1:
         return [_alone(section.groups[0], metrics)]
     found = [_about_best(metric, section.best[metric], section) for metric in metrics]
@@ -26,15 +25,6 @@ def verdict(section: Section) -> list[str]:
         for metric in (*metrics, *(name for name in DIVERSITY if name in section.metrics)):
             found.append(_against(section, metric, baseline))
     return [sentence for sentence in [*found, _about_cost(section)] if sentence]
-
-
-def _deciding(section: Section) -> list[str]:
-    """The first of each choice that every group has."""
-    found = []
-    for figures in DECIDING:
-        names = [f"ensemble.{figure}" for figure in figures]
-        found += [name for name in names if all(name in group.metrics for group in section.groups)][:1]
-    return found
 
 
 def _alone(group: Group, metrics: Sequence[str]) -> str:
@@ -79,6 +69,11 @@ def _kind(metric: str, difference: Difference) -> str:
         return f"nothing can be told from {_seeds(difference.n)}"
     if not difference.excludes_zero:
         return f"no difference can be told from {difference.n} seeds"
+    return in_a_word(metric, difference)
+
+
+def in_a_word(metric: str, difference: Difference) -> str:
+    """`better` or `worse`; `more` or `less` of what has no better. The interval excludes 0."""
     more = difference.low is not None and difference.low > 0
     way = better(metric)
     if way is None:

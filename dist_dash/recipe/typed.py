@@ -52,6 +52,9 @@ class Allowed:
     words: str
 
 
+Texts = Annotated[tuple[str, ...], Allowed("a list of texts")]
+
+
 def read_yaml(path: Path, field: str, allowed: str, texts: bool = False) -> Any:
     """What a YAML or JSON file holds.
 
@@ -113,8 +116,10 @@ def _line(problem: Mapping[str, Any], place: Sequence[int | str], given: Any, mo
         return f"{_dotted(place[:-1]) or field}: {_missing(problem['input'], levels[-1][0])}"
     if isinstance(inner := context.get("error"), BadInput):
         return f"{_dotted(place)}.{inner}".removeprefix(".")
-    depth, words = len(place), WORDS.get(kind, kind).format(**context)
-    for level, (_, allowed) in enumerate(levels):
+    own = depth, words = len(place), WORDS.get(kind, kind).format(**context)
+    for level, (holds, allowed) in enumerate(levels):
+        if dataclasses.is_dataclass(holds):  # what was said above does not speak for its fields
+            depth, words = own
         if allowed:
             depth, words = level, allowed
     value = functools.reduce(lambda holds, part: holds[part], place[:depth], given)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dist_dash.comparison.metrics import finite
+from dist_dash.comparison.metric_names import finite
 from dist_dash.comparison.section import Section
 from dist_dash.ensembles.finished import FinishedRun
 from dist_dash.metrics.coverage import coverage_accuracy

@@ -8,8 +8,8 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dist_dash.comparison.comparison import load_comparison
-from dist_dash.comparison.data import as_csv, as_json
+from dist_dash.comparison.grouping import load_comparison
+from dist_dash.comparison.machine_readable import as_csv, as_json
 from dist_dash.comparison.section import Section
 from dist_dash.report.draw import Shown, draw_all, processes_for, remove_others
 from dist_dash.report.folder_catalogue import FOLDER_PARTS, jobs_of

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dist_dash.comparison import tables as compared
-from dist_dash.comparison.comparison import Comparison
-from dist_dash.comparison.metrics import NONE, better, heading, number
+from dist_dash.comparison.grouping import Comparison
+from dist_dash.comparison.metric_names import NONE, better, heading, number
 from dist_dash.comparison.section import Group, Section
-from dist_dash.comparison.statistics import Difference
+from dist_dash.comparison.paired import Difference
 from dist_dash.report.tables import Cell, Heading, Row, Table
 
 DECIDING = (("ensemble.accuracy",), ("ensemble.cal_nll", "ensemble.nll"), ("ensemble.cal_ece", "ensemble.ece"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dist_dash.comparison.comparison import Comparison
+from dist_dash.comparison.grouping import Comparison
 from dist_dash.comparison.section import Section
 from dist_dash.comparison.selection import GROUPS
 from dist_dash.comparison.verdict import verdict

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from dist_dash.comparison.metrics import better, figure_of, percent
+from dist_dash.comparison.metric_names import better, figure_of, percent
 from dist_dash.comparison.section import Group, Section
 from dist_dash.report.colours import COLOURS
 from dist_dash.report.ledger import Ledger

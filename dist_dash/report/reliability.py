@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dist_dash.comparison.metrics import finite
+from dist_dash.comparison.metric_names import finite
 from dist_dash.comparison.section import Group, Section
 from dist_dash.ensembles.finished import FinishedRun
 from dist_dash.metrics.calibration import Reliability, cross_fitted, reliability

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dist_dash.comparison.cost import cost_of
-from dist_dash.comparison.metrics import DIVERSITY, NONE, QUALITY, finite, heading, number
+from dist_dash.comparison.metric_names import DIVERSITY, NONE, QUALITY, finite, heading, number
 from dist_dash.ensembles.finished import FinishedRun
 from dist_dash.report.members import kept_members
 

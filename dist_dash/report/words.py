@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dist_dash.comparison.metrics import finite, number
+from dist_dash.comparison.metric_names import finite, number
 from dist_dash.comparison.settings import flat, text
 from dist_dash.ensembles.finished import FinishedRun
 

@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from dist_dash.errors import BadInput
-from dist_dash.study.plan import Plan, StudyRun
+from dist_dash.study.study_plan import PlannedRun, StudyPlan
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,11 @@ class Choice:
         folder: of the study.
     """
 
-    def __init__(self, plan: Plan, folder: Path) -> None:
+    def __init__(self, plan: StudyPlan, folder: Path) -> None:
         self._plan, self._folder = plan, folder
         self._scores: dict[str, float] = {}
 
-    def score(self, run: StudyRun) -> None:
+    def score(self, run: PlannedRun) -> None:
         """Take the score of a finished trial: of its ensemble, on the validation split."""
         from dist_dash.analysis.evaluate import evaluate_run  # torch, which commands that only plan do without
 

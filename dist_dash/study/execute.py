@@ -20,7 +20,7 @@ from dist_dash.runs.last_lines import last_words
 from dist_dash.runs.preemption import StopRequest
 from dist_dash.runs.process import BAD_INPUT, FAILED, FINISHED, TO_BE_CONTINUED
 from dist_dash.runs.record import say
-from dist_dash.study.plan import StudyRun
+from dist_dash.study.study_plan import PlannedRun
 from dist_dash.study.warm import WarmRanks
 
 EVERY = 10.0  # seconds between lines where no terminal shows a bar
@@ -55,7 +55,7 @@ class Executor:
     def __exit__(self, *problem: Any) -> None:
         self._open.__exit__(*problem)
 
-    def run(self, runs: Sequence[StudyRun], then: Callable[[StudyRun], None]) -> bool:
+    def run(self, runs: Sequence[PlannedRun], then: Callable[[PlannedRun], None]) -> bool:
         """Run what is not finished; whether all of them are now.
 
         Args:
@@ -66,12 +66,12 @@ class Executor:
             BadInput: a run refuses its input, in its words.
             RunFailed: a run broke twice.
         """
-        left: queue.SimpleQueue[StudyRun] = queue.SimpleQueue()
+        left: queue.SimpleQueue[PlannedRun] = queue.SimpleQueue()
         done = [run for run in runs if RunFolder(self.folder / run.name).done.exists()]
         for run in runs:
             if run not in done:
                 left.put(run)
-        finished: list[StudyRun] = []
+        finished: list[PlannedRun] = []
 
         def work(group: WarmRanks) -> None:
             with contextlib.suppress(queue.Empty), self._handing_on():
@@ -124,7 +124,7 @@ class Executor:
             for thread in threads:
                 thread.join(0.05)
 
-    def _train(self, group: WarmRanks, run: StudyRun) -> bool:
+    def _train(self, group: WarmRanks, run: PlannedRun) -> bool:
         """Whether the run is finished: not where a stop came in between. What breaks is tried once more."""
         folder = self.folder / run.name
         folder.parent.mkdir(parents=True, exist_ok=True)

@@ -19,7 +19,7 @@ from dist_dash.errors import RunFailed
 from dist_dash.member.engine import Torch
 from dist_dash.runs.preemption import StopRequest
 from dist_dash.study.execute import Executor
-from dist_dash.study.plan import StudyRun
+from dist_dash.study.study_plan import PlannedRun
 from dist_dash.study.warm import WarmRanks
 from tests.e2e.runs import SMALL, assert_same_run, finish, step_of
 from tests.e2e.studies import quick_ranks, when
@@ -215,8 +215,8 @@ def test_the_executor_tries_a_killed_run_again(cold: Path, tmp_path: Path, capfd
     (tmp_path / "orders").write_text(f"1 6 {signal.SIGKILL}")
     struck = ["--engine=tests.e2e.faults.Struck", f"--engine.orders={tmp_path / 'orders'}"]
     runs = [
-        StudyRun("selection/a", (*SHORT, *METHODS["sgd"], *struck)),
-        StudyRun("selection/b", (*SHORT, *METHODS["dash"])),
+        PlannedRun("selection/a", (*SHORT, *METHODS["sgd"], *struck)),
+        PlannedRun("selection/b", (*SHORT, *METHODS["dash"])),
     ]
     seen: list[str] = []
     with Executor(tmp_path, 2, 1, 1, StopRequest(), 2) as executor:

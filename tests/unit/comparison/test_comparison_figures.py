@@ -15,7 +15,7 @@ from scipy import stats
 
 from dist_dash.comparison import Comparison, Section, load_comparison, verdict
 from dist_dash.comparison.cost import Cost, cost_of, median_cost, relative
-from dist_dash.comparison.metrics import better, heading, number, percent
+from dist_dash.comparison.metric_names import better, heading, number, percent
 
 HIGHER = {"accuracy", "top5", "aac", "cal_aac"}
 

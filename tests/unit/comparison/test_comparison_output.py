@@ -15,8 +15,8 @@ from rich.console import Console
 
 from dist_dash.commands.compare import FORMATS, compare_command
 from dist_dash.comparison import Comparison, as_csv, as_json, as_latex, as_markdown, verdict
+from dist_dash.comparison.markup import in_latex, in_markdown
 from dist_dash.comparison.terminal import as_renderable
-from dist_dash.comparison.text import in_latex, in_markdown
 from dist_dash.runs.process import guarded
 
 TITLES = ("Quality of the ensemble", "Difference to SGD", "Difference to SAM", "Members and how they differ", "Cost")

@@ -15,7 +15,7 @@ from dist_dash.runs.preemption import StopRequest
 from dist_dash.runs.process import BAD_INPUT, FAILED, FINISHED, TO_BE_CONTINUED
 from dist_dash.study import execute
 from dist_dash.study.execute import Executor
-from dist_dash.study.plan import StudyRun
+from dist_dash.study.study_plan import PlannedRun
 
 Act = Callable[["Pretended"], int]
 
@@ -66,8 +66,8 @@ def ranks(monkeypatch: pytest.MonkeyPatch) -> type[Pretended]:
     return kind
 
 
-def runs(number: int) -> list[StudyRun]:
-    return [StudyRun(f"selection/c/r{n}", (f"--seed={n}",)) for n in range(number)]
+def runs(number: int) -> list[PlannedRun]:
+    return [PlannedRun(f"selection/c/r{n}", (f"--seed={n}",)) for n in range(number)]
 
 
 def executed(
@@ -109,7 +109,7 @@ def test_what_follows_a_run_is_done_one_at_a_time(ranks: type[Pretended], tmp_pa
     executed(tmp_path, 3)
     inside = threading.Lock()
 
-    def then(run: StudyRun) -> None:
+    def then(run: PlannedRun) -> None:
         assert inside.acquire(blocking=False)
         threading.Event().wait(0.01)
         inside.release()
@@ -223,7 +223,7 @@ def test_a_stop_while_finished_runs_are_scored(ranks: type[Pretended], tmp_path:
     stop, seen = StopRequest(), list[str]()
     ranks.acts["r5"] = [lambda group: TO_BE_CONTINUED if group.stopped.wait(20) else FAILED]
 
-    def score(run: StudyRun) -> None:
+    def score(run: PlannedRun) -> None:
         seen.append(run.name)
         stop.signal = "SIGTERM"
 
@@ -234,7 +234,7 @@ def test_a_stop_while_finished_runs_are_scored(ranks: type[Pretended], tmp_path:
 def test_a_stop_after_the_last_run_changes_nothing(ranks: type[Pretended], tmp_path: Path) -> None:
     stop = StopRequest()
 
-    def last(run: StudyRun) -> None:
+    def last(run: PlannedRun) -> None:
         stop.signal = "SIGTERM" if run.name.endswith("r1") else None
 
     assert executed(tmp_path, 2, stop=stop, then=last)[0]
@@ -245,7 +245,7 @@ def test_what_goes_wrong_with_a_score_ends_the_study(before: bool, ranks: type[P
     """Whether a run was finished before (scored by the waiting thread) or now (by a group's)."""
     before_all = threading.active_count()
 
-    def score(run: StudyRun) -> None:
+    def score(run: PlannedRun) -> None:
         if run.name.endswith("r0"):
             raise BadInput("selection.score: no such thing")
 

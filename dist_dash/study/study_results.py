@@ -11,10 +11,10 @@ from dist_dash.files import write_atomically
 from dist_dash.report.folder_report import report_of_folder
 from dist_dash.runs.record import say
 from dist_dash.study.choice import Choice
-from dist_dash.study.plan import Plan
+from dist_dash.study.study_plan import StudyPlan
 
 
-def write_results(plan: Plan, choice: Choice, folder: Path, results: Path) -> None:
+def write_results(plan: StudyPlan, choice: Choice, folder: Path, results: Path) -> None:
     """Write the results of a finished study: `selection.md`, `comparison.md .csv .json`, `report.html`.
 
     Args:
@@ -34,7 +34,7 @@ def write_results(plan: Plan, choice: Choice, folder: Path, results: Path) -> No
     say(f"study: finished; {results / 'report.html'} has the answer, {results / 'comparison.md'} the tables")
 
 
-def selection_as_markdown(plan: Plan, selection: dict[str, Any]) -> str:
+def selection_as_markdown(plan: StudyPlan, selection: dict[str, Any]) -> str:
     """Every trial with its validation score, the chosen one in bold: one table a condition."""
     seeds, split = ", ".join(map(str, selection["seeds"])), selection["split"]
     rule = f"By `{selection['score']}` of the ensemble on the {split} split, mean over seeds {seeds}."

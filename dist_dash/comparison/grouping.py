@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from dist_dash.comparison.compared_run import ComparedRun, read_run
 from dist_dash.comparison.equivalent import with_equivalents
-from dist_dash.comparison.run import ComparedRun, read_run
 from dist_dash.comparison.section import Group, Section, group_of, section_of
-from dist_dash.comparison.selection import Place, select
+from dist_dash.comparison.selection import SelectedRun, select
 from dist_dash.comparison.settings import Settings, differing, names, section_names
 from dist_dash.errors import BadInput
 
@@ -23,12 +23,14 @@ class Comparison:
         title: of the whole; may be empty.
         notes: what was left out.
         partial: whether runs that should be there are not.
+        remarks: sentences of `groups.json` that a reader must know.
     """
 
     sections: tuple[Section, ...]
     title: str = ""
     notes: tuple[str, ...] = ()
     partial: bool = False
+    remarks: tuple[str, ...] = ()
 
 
 def load_comparison(
@@ -52,7 +54,7 @@ def load_comparison(
     runs = [read_run(place.path) for place in selection.places]
     _check_same_data(runs)
     if any(place.group is not None for place in selection.places):
-        grouped = _as_told(selection.places, runs)
+        grouped = _by_names(selection.places, runs)
     else:
         grouped = _by_settings(runs)
     wanted = tuple(dict.fromkeys(baselines)) or selection.baselines
@@ -61,7 +63,7 @@ def load_comparison(
     for name, groups in grouped.items():
         section = section_of(name, groups, wanted, _notes_on_settings(groups))
         sections.append(with_equivalents(section, equivalents))
-    return Comparison(tuple(sections), selection.title, selection.notes, selection.partial)
+    return Comparison(tuple(sections), selection.title, selection.notes, selection.partial, selection.remarks)
 
 
 def _by_settings(runs: Sequence[ComparedRun]) -> dict[str, list[Group]]:
@@ -81,7 +83,7 @@ def _groups(runs: Sequence[ComparedRun]) -> list[Group]:
     return _made(dict(zip(named, alike.values(), strict=True)))
 
 
-def _as_told(places: Sequence[Place], runs: Sequence[ComparedRun]) -> dict[str, list[Group]]:
+def _by_names(places: Sequence[SelectedRun], runs: Sequence[ComparedRun]) -> dict[str, list[Group]]:
     """The groups and sections of `groups.json`, in the order of first appearance."""
     found: dict[str, dict[str, list[ComparedRun]]] = {}
     for place, run in zip(places, runs, strict=True):
@@ -102,9 +104,9 @@ def _notes_on_settings(groups: Sequence[Group]) -> list[str]:
     """Groups of `groups.json` need not be what they are called."""
     found = []
     for group in groups:
-        told = [{**run.settings, **run.labels} for run in group.runs]
-        if fields := differing(told):
-            values = (", ".join(dict.fromkeys(one.get(field, "none") for one in told)) for field in fields[:3])
+        known = [{**run.settings, **run.labels} for run in group.runs]
+        if fields := differing(known):
+            values = (", ".join(dict.fromkeys(one.get(field, "none") for one in known)) for field in fields[:3])
             what = "; ".join(f"{field} ({value})" for field, value in zip(fields, values, strict=False))
             found.append(f"{group.name}: its runs differ in more than the seed: {what}{'; …' * (len(fields) > 3)}.")
     return found
@@ -113,9 +115,9 @@ def _notes_on_settings(groups: Sequence[Group]) -> list[str]:
 def _check_same_data(runs: Sequence[ComparedRun]) -> None:
     first = runs[0]
     for run in runs[1:]:
-        told = [{**one.data, "split": one.split, "samples": str(one.samples)} for one in (first, run)]
-        for field in differing(told):
-            ours, theirs = (one.get(field, "none") for one in told)
+        known = [{**one.data, "split": one.split, "samples": str(one.samples)} for one in (first, run)]
+        for field in differing(known):
+            ours, theirs = (one.get(field, "none") for one in known)
             what = "test labels" if field == "samples" else "data"
             raise BadInput(
                 f"{field}: {first.path} has {ours}, {run.path} has {theirs}; runs of different {what} cannot be "

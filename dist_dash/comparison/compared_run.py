@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dist_dash.comparison.cost import Cost, cost_of
-from dist_dash.comparison.metrics import DIVERSITY, PARTS, QUALITY, finite
+from dist_dash.comparison.metric_names import DIVERSITY, PARTS, QUALITY, finite
 from dist_dash.comparison.settings import settings_of
 from dist_dash.ensembles.finished import FinishedRun
 from dist_dash.errors import BadInput

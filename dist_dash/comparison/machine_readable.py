@@ -9,10 +9,10 @@ import statistics
 from collections.abc import Iterator
 from typing import Any
 
-from dist_dash.comparison.comparison import Comparison
-from dist_dash.comparison.metrics import better, finite
+from dist_dash.comparison.grouping import Comparison
+from dist_dash.comparison.metric_names import better, finite
+from dist_dash.comparison.paired import LEVEL, RESAMPLES, Difference, Summary
 from dist_dash.comparison.section import Best, Group, Section
-from dist_dash.comparison.statistics import LEVEL, RESAMPLES, Difference, Summary
 from dist_dash.comparison.verdict import verdict
 
 COLUMNS = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from typing import Any
 
 QUALITY = (
@@ -31,9 +32,18 @@ DIVERSITY = (
     "mutual_information",
 )
 """How members differ: none of it is better or worse in itself."""
+DISAGREEMENT = "diversity.disagreement"
+DECIDING = (("ensemble.accuracy",), ("ensemble.cal_nll", "ensemble.nll"), ("ensemble.cal_ece", "ensemble.ece"))
+"""What a reader looks at first: of each group of names, the first that is known."""
 PARTS = ("ensemble", "member_mean", "diversity")
 """The parts of `evaluation.json` that hold figures; a metric is named `<part>.<figure>`."""
 NONE = "—"
+
+
+def deciding(known: Collection[str]) -> list[str]:
+    """The metrics of `DECIDING`, of those that are known."""
+    found = (next((metric for metric in choice if metric in known), None) for choice in DECIDING)
+    return [metric for metric in found if metric is not None]
 
 
 def figure_of(metric: str) -> str:

@@ -1,53 +1,17 @@
-"""The tables of a section, as cells that a terminal, Markdown and LaTeX each write in their own way."""
+"""The tables of a section: quality, differences to each baseline, members and how they differ, cost."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+from dist_dash.comparison.cells import Cell, CellTable, Heading, TableRow
 from dist_dash.comparison.equivalent import METRIC
-from dist_dash.comparison.metrics import DIVERSITY, NONE, QUALITY, heading, number
+from dist_dash.comparison.metric_names import DIVERSITY, NONE, QUALITY, heading, number
+from dist_dash.comparison.paired import Difference
 from dist_dash.comparison.section import Group, Section
-from dist_dash.comparison.statistics import Difference
 
 OF_MEMBERS = ("accuracy", "nll", "brier", "ece", "cal_nll", "cal_ece")
 """The scores of the members' mean that the table of members shows; files hold all of them."""
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One entry.
-
-    Args:
-        value: the figure.
-        spread: its standard deviation, without the sign ±; empty without one.
-        interval: low and high; None without one.
-        bold: the best of its column, told apart from the second best.
-        marked: a difference whose interval excludes 0.
-    """
-
-    value: str
-    spread: str = ""
-    interval: tuple[str, str] | None = None
-    bold: bool = False
-    marked: bool = False
-
-
-@dataclass(frozen=True)
-class Table:
-    """Rows with names.
-
-    Args:
-        title: what it shows.
-        headings: of the columns after the names.
-        rows: name and cells, as many as headings.
-        legend: how to read it, in sentences.
-    """
-
-    title: str
-    headings: tuple[str, ...]
-    rows: tuple[tuple[str, tuple[Cell, ...]], ...]
-    legend: tuple[str, ...]
 
 
 INTERVAL = (
@@ -61,8 +25,8 @@ EQUIVALENT = (
 BOLD = "Bold: the best of a column, only where the interval of its paired difference to the second best excludes 0."
 
 
-def tables(section: Section) -> list[Table]:
-    """The tables of a section: quality, differences to each baseline, members and their diversity, cost."""
+def tables(section: Section) -> list[CellTable]:
+    """All of them, in the order in which they are shown."""
     quality, members = _shown(section, "ensemble", QUALITY), _shown(section, "member_mean", OF_MEMBERS)
     diversity = _shown(section, "diversity", DIVERSITY)
     found = [_figures(section, "Quality of the ensemble", quality, "")]
@@ -78,7 +42,7 @@ def _shown(section: Section, part: str, figures: Sequence[str]) -> list[str]:
     return [metric for figure in figures if (metric := f"{part}.{figure}") in section.metrics]
 
 
-def _figures(section: Section, title: str, metrics: Sequence[str], how: str) -> Table:
+def _figures(section: Section, title: str, metrics: Sequence[str], how: str) -> CellTable:
     rows = []
     for group in section.groups:
         cells = [Cell(str(len(group.runs)))]
@@ -87,22 +51,22 @@ def _figures(section: Section, title: str, metrics: Sequence[str], how: str) -> 
             bold = best is not None and best.bold and best.group == group.name
             spread = number(metric, summary.sd) if summary is not None and summary.sd is not None else ""
             cells.append(Cell(number(metric, summary.mean if summary else None), spread, bold=bold))
-        rows.append((group.name, tuple(cells)))
+        rows.append(TableRow(group.name, cells))
     legend = ("Mean ± standard deviation (n − 1) over n seeds. ↑ higher is better, ↓ lower is better.", BOLD)
-    headings = ("n", *(_heading(metric) for metric in metrics))
-    return Table(title, headings, tuple(rows), (*legend, how) if how else legend)
+    headings = _headings("n", *(_heading(metric) for metric in metrics))
+    return CellTable(title, headings, rows, (*legend, how) if how else legend)
 
 
-def _against(section: Section, baseline: str, metrics: Sequence[str]) -> Table:
+def _against(section: Section, baseline: str, metrics: Sequence[str]) -> CellTable:
     rows = []
     for group in section.groups:
         if group.name != baseline:
             differences = section.differences[group.name, baseline]
             cells = [_difference(metric, differences[metric]) for metric in metrics]
-            rows.append((group.name, (Cell(_pairs(group, section.group(baseline))), *cells)))
+            rows.append(TableRow(group.name, [Cell(_pairs(group, section.group(baseline))), *cells]))
     legend = (f"Difference to {baseline} and its interval; *: the interval excludes 0.", INTERVAL)
-    headings = ("pairs", *(_heading(metric) for metric in metrics))
-    return Table(f"Difference to {baseline}", headings, tuple(rows), legend)
+    headings = _headings("pairs", *(_heading(metric) for metric in metrics))
+    return CellTable(f"Difference to {baseline}", headings, rows, legend)
 
 
 def _pairs(group: Group, other: Group) -> str:
@@ -112,14 +76,18 @@ def _pairs(group: Group, other: Group) -> str:
 def _difference(metric: str, difference: Difference) -> Cell:
     low, high = (number(metric, end, "+") for end in (difference.low, difference.high))
     interval = (low, high) if difference.low is not None else None
-    return Cell(number(metric, difference.mean, "+"), interval=interval, marked=difference.excludes_zero)
+    return Cell(number(metric, difference.mean, "+"), interval=interval, kind="marked" * difference.excludes_zero)
+
+
+def _headings(*texts: str) -> list[Heading]:
+    return [Heading(""), *map(Heading, texts)]
 
 
 def _heading(metric: str) -> str:
     return heading(metric).replace("member_mean.", "")
 
 
-def _cost(section: Section) -> Table:
+def _cost(section: Section) -> CellTable:
     baseline = section.baselines[0]
     rows = []
     for group in section.groups:
@@ -134,7 +102,7 @@ def _cost(section: Section) -> Table:
             _number(cost.waiting, 100, 1),
             _number(cost.transfer, 100, 1),
         ]
-        rows.append((group.name, tuple(cells)))
+        rows.append(TableRow(group.name, cells))
     headings = ["step time", "step ms", "forwards", "backwards", "peak MiB", "device-hours", "waiting %", "transfer %"]
     legend = [
         f"Medians over runs. Step time: of an update of the slowest member, in those of {baseline}. Device-hours: of "
@@ -142,9 +110,9 @@ def _cost(section: Section) -> Table:
     ]
     if section.largest_plain is not None:
         headings.append("equivalent")
-        rows = [(name, (*cells, _equivalent(section, section.group(name)))) for name, cells in rows]
+        rows = [TableRow(row.name, [*row.cells, _equivalent(section, section.group(row.name))]) for row in rows]
         legend.append(EQUIVALENT)
-    return Table("Cost", tuple(headings), tuple(rows), tuple(legend))
+    return CellTable("Cost", _headings(*headings), rows, legend)
 
 
 def _equivalent(section: Section, group: Group) -> Cell:

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 from rich.cells import cell_len
 
-from dist_dash.comparison.comparison import Comparison
+from dist_dash.comparison.cells import Cell, CellTable
+from dist_dash.comparison.grouping import Comparison
 from dist_dash.comparison.section import Section
-from dist_dash.comparison.tables import Cell, Table, tables
+from dist_dash.comparison.section_tables import tables
 from dist_dash.comparison.verdict import verdict
 
 LATEX = {
@@ -80,9 +81,9 @@ def _kept(begins: re.Match[str]) -> str:
     return f"{begins[1]}{mark[:-1]}\\{mark[-1]}"
 
 
-def _markdown_table(table: Table) -> str:
-    rows = [["", *map(in_markdown, table.headings)]]
-    rows += [[in_markdown(name), *map(_in_markdown, cells)] for name, cells in table.rows]
+def _markdown_table(table: CellTable) -> str:
+    rows = [[in_markdown(heading.text) for heading in table.headings]]
+    rows += [[in_markdown(row.name), *map(_in_markdown, row.cells)] for row in table.rows]
     widths = [max(3, *(cell_len(row[i]) for row in rows)) for i in range(len(rows[0]))]
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
     lines = [_aligned(row, widths) for row in rows]
@@ -98,8 +99,8 @@ def _aligned(row: Sequence[str], widths: Sequence[int]) -> str:
 
 
 def _in_markdown(cell: Cell) -> str:
-    value = f"**{cell.value}**" if cell.bold else cell.value
-    mark = r"\*" if cell.marked else ""
+    value = f"**{cell.text}**" if cell.bold else cell.text
+    mark = r"\*" if cell.star else ""
     spread = f" ± {cell.spread}" if cell.spread else ""
     interval = f" [{cell.interval[0]}, {cell.interval[1]}]" if cell.interval else ""
     return f"{value}{mark}{spread}{interval}"
@@ -123,7 +124,7 @@ def in_latex(words: str) -> str:
     return "".join(LATEX.get(c, c) for c in plain(words))
 
 
-def _latex_table(comparison: Comparison, section: Section, table: Table) -> str:
+def _latex_table(comparison: Comparison, section: Section, table: CellTable) -> str:
     where = ", ".join(filter(None, [comparison.title, section.name]))
     caption = in_latex(f"{table.title}{f' ({where})' if where else ''}. {' '.join(table.legend)}")
     lines = [
@@ -131,11 +132,11 @@ def _latex_table(comparison: Comparison, section: Section, table: Table) -> str:
         r"\centering",
         rf"\caption{{{caption}}}",
         r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
-        rf"\begin{{tabular}}{{l{'r' * len(table.headings)}}}",
+        rf"\begin{{tabular}}{{l{'r' * (len(table.headings) - 1)}}}",
         r"\toprule",
-        _latex_row(["", *map(in_latex, table.headings)]),
+        _latex_row([in_latex(heading.text) for heading in table.headings]),
         r"\midrule",
-        *(_latex_row([in_latex(name), *map(_in_latex, cells)]) for name, cells in table.rows),
+        *(_latex_row([in_latex(row.name), *map(_in_latex, row.cells)]) for row in table.rows),
         r"\bottomrule",
         r"\end{tabular}}",
         r"\end{table}",
@@ -148,8 +149,8 @@ def _latex_row(cells: Sequence[str]) -> str:
 
 
 def _in_latex(cell: Cell) -> str:
-    value = rf"$\mathbf{{{cell.value}}}$" if cell.bold else _latex_number(cell.value)
-    mark = "$^{*}$" if cell.marked else ""
+    value = rf"$\mathbf{{{cell.text}}}$" if cell.bold else _latex_number(cell.text)
+    mark = "$^{*}$" if cell.star else ""
     spread = rf" $\pm$ {_latex_number(cell.spread)}" if cell.spread else ""
     low, high = map(_latex_number, cell.interval or ("", ""))
     interval = f" {{[}}{low}, {high}{{]}}" if cell.interval else ""
