@@ -14,8 +14,8 @@ from rich.console import Console
 
 from dist_dash.comparison.grouping import Comparison, load_comparison
 from dist_dash.comparison.machine_readable import as_csv, as_json
-from dist_dash.comparison.terminal import as_renderable
 from dist_dash.comparison.markup import as_latex, as_markdown
+from dist_dash.comparison.terminal import as_renderable
 from dist_dash.errors import BadInput, require
 from dist_dash.files import replacing
 from dist_dash.runs.process import FINISHED, OneLine

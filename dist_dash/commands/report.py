@@ -56,13 +56,13 @@ def report_command(arguments: Sequence[str]) -> int:
         if options.partial or options.baseline:
             raise BadInput(f"run: {path} is one run; --partial and --baseline are for folders of runs")
         from dist_dash.report.catalogue import PARTS
-        from dist_dash.report.run_report import report_of_run
+        from dist_dash.report.run_page import report_of_run
 
         _check_parts(without, [part.name for part in PARTS])
         report_of_run(path, output, without)
     else:
-        from dist_dash.report.folder_catalogue import FOLDER_PARTS
-        from dist_dash.report.folder_report import report_of_folder
+        from dist_dash.report.catalogue import FOLDER_PARTS
+        from dist_dash.report.folder_page import report_of_folder
 
         _check_parts(without, [part.name for part in FOLDER_PARTS])
         report_of_folder(path, output, without, options.partial, options.baseline)

@@ -13,7 +13,7 @@ from dist_dash.comparison.settings import settings_of
 from dist_dash.ensembles.finished import FinishedRun
 from dist_dash.errors import BadInput
 
-TOLD = ("clipped", "temperature")
+NEITHER_BETTER = ("clipped", "temperature")
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def read_run(path: Path) -> ComparedRun:
 
 def ordered(metrics: set[str]) -> list[str]:
     """The metrics in the order in which they are shown: those known here first, the others by name."""
-    known = [f"{part}.{name}" for part in PARTS[:2] for name in (*QUALITY, *TOLD)]
+    known = [f"{part}.{name}" for part in PARTS[:2] for name in (*QUALITY, *NEITHER_BETTER)]
     known += [f"diversity.{name}" for name in DIVERSITY]
     return [name for name in known if name in metrics] + sorted(metrics - set(known))
 

@@ -50,7 +50,7 @@ def _figures(section: Section, title: str, metrics: Sequence[str], how: str) -> 
             summary, best = group.metrics.get(metric), section.best.get(metric)
             bold = best is not None and best.bold and best.group == group.name
             spread = number(metric, summary.sd) if summary is not None and summary.sd is not None else ""
-            cells.append(Cell(number(metric, summary.mean if summary else None), spread, bold=bold))
+            cells.append(Cell(number(metric, summary.mean if summary else None), spread=spread, bold=bold))
         rows.append(TableRow(group.name, cells))
     legend = ("Mean ± standard deviation (n − 1) over n seeds. ↑ higher is better, ↓ lower is better.", BOLD)
     headings = _headings("n", *(_heading(metric) for metric in metrics))

@@ -45,8 +45,6 @@ def as_renderable(comparison: Comparison, width: int) -> Lines:
 def _grid(table: CellTable, part: int) -> Table:
     title = f"{table.title}{', continued' if part else ''}"
     grid = Table(title=Text(plain(title), "bold"), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-        title=Text(plain(title)), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False
-    )
     grid.padding, grid.show_edge = (0, GAP - 1, 0, 0), False  # the other cell of a gap is the box's
     grid.add_column("", overflow="fold")
     for heading in table.headings[1:]:

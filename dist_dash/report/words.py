@@ -1,15 +1,46 @@
-"""A run in words: what was trained, how, on what; and what came of it."""
+"""Runs and comparisons in words: what was trained or compared, what came of it, what it cannot show."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dist_dash.comparison.grouping import Comparison
 from dist_dash.comparison.metric_names import finite, number
+from dist_dash.comparison.section import Section
 from dist_dash.comparison.settings import flat, text
+from dist_dash.comparison.verdict import verdict
 from dist_dash.ensembles.finished import FinishedRun
 
+MEANINGS = {
+    "accuracy": "share of samples whose most probable class is the label",
+    "top5": "share of samples whose label is among the five most probable classes",
+    "aac": "accuracy on the most confident samples, averaged over all coverages",
+    "nll": "negative log-likelihood of the labels, nats per sample; a probability of 0 counts as the smallest number",
+    "brier": "squared distance between probabilities and the label, 0 to 2",
+    "ece": "expected calibration error, 15 bins of equal width",
+    "ece_mass": "expected calibration error, 15 bins of equally many samples",
+    "temperature": "mean of the fitted temperatures; above 1: the predictions were overconfident",
+    "clipped": "samples whose label got a probability of exactly 0",
+}
+DIFFERENCES = {
+    "disagreement": "share of samples on which two members choose different classes",
+    "kl": "KL divergence between two members' predictions, nats",
+    "error_correlation": "correlation of two members' errors; 1: they err on the same samples",
+    "weight_cosine": "cosine between two members' weights; 1: the same direction",
+    "ambiguity": "mean NLL of the members − NLL of the ensemble: what averaging gains, nats",
+    "ambiguity_brier": "mean Brier score of the members − that of the ensemble",
+    "mutual_information": "what the members know about the class beyond their mean (epistemic uncertainty), nats",
+}
+CALIBRATED = (
+    "the same after temperature scaling, the temperature fitted on one random half of the samples and the score taken "
+    "on the other, both ways, averaged over 5 random splits"
+)
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
+MOST_GROUPS = 3  # of more, the sentences about each against each baseline are folded: the table above them says it all
+
+
+# -- a run -------------------------------------------------------------------------------------------------------------
 
 
 def what_was_trained(run: FinishedRun) -> list[str]:
@@ -140,3 +171,58 @@ def _difference(diversity: Mapping[str, Any]) -> str:
 def _told(name: str, scores: Mapping[str, Any]) -> str:
     value = finite(scores.get(name))
     return "" if value is None else number(f"ensemble.{name}", value)
+
+
+# -- a comparison ------------------------------------------------------------------------------------------------------
+
+
+def about(comparison: Comparison) -> str:
+    """What was compared, in a few sentences."""
+    sections = comparison.sections
+    runs = [run for section in sections for group in section.groups for run in group.runs]
+    names = dict.fromkeys(group.name for section in sections for group in section.groups)
+    seeds = sorted({run.seed for run in runs})
+    conditions = f" under {len(sections)} conditions" if len(sections) > 1 else ""
+    samples = f", {runs[0].samples} samples" if runs[0].samples else ""
+    return (
+        f"{_count(len(runs), 'run')} of {_count(len(names), 'group')}{conditions}, seed{'s' * (len(seeds) != 1)} "
+        f"{', '.join(map(str, seeds))}. All scores are of the {runs[0].split} split{samples}. Better and worse are "
+        "said only where the 95 % interval of the differences, paired by seed, excludes 0."
+    )
+
+
+def sentences(section: Section) -> tuple[list[str], list[str]]:
+    """The verdict; and what of it is folded: how each of many groups stands to each baseline."""
+    found = verdict(section)
+    if len(section.groups) <= MOST_GROUPS:
+        return found, []
+    folded = [one for one in found if any(f" against {baseline}: " in one for baseline in section.baselines)]
+    return [one for one in found if one not in folded], folded
+
+
+def glossary(comparison: Comparison) -> dict[str, str]:
+    """What the names of the columns mean, of those that there are."""
+    metrics = {metric for section in comparison.sections for metric in section.metrics}
+    figures = {metric.partition(".")[2] for metric in metrics}
+    found = {name: meaning for name, meaning in {**MEANINGS, **DIFFERENCES}.items() if name in figures}
+    if any(figure.startswith("cal_") for figure in figures):
+        found["cal_…"] = CALIBRATED
+    found["equivalent"] = "members that a drawable deep ensemble needs for the same NLL"
+    return found
+
+
+def limits(comparison: Comparison) -> list[str]:
+    """What the comparison cannot show, whatever it found."""
+    counts = sorted({len(group.runs) for section in comparison.sections for group in section.groups})
+    seeds = f"{counts[0]} to {counts[-1]} seeds" if len(counts) > 1 else _count(counts[0], "seed")
+    return [
+        f"Each group has {seeds}: intervals over so few are wide and rest on assumptions.",
+        "Seeds change the training (initial weights, order, augmentation, label noise where there is some), not the "
+        "samples that scores are taken on: the intervals tell nothing about other data.",
+        "Every interval holds for itself: of twenty comparisons that differ in nothing, one will look like a "
+        "difference.",
+    ]
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"

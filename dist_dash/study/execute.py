@@ -41,7 +41,7 @@ class Executor:
     def __init__(self, folder: Path, world: int, groups: int, threads: int, stop: StopRequest, total: int) -> None:
         self.folder, self._stop, self._total = folder, stop, total
         self._groups = [WarmRanks(world, threads) for _ in range(groups)]
-        self._progress = Shown(total)
+        self._progress = StudyProgress(total)
         self._problems: list[Exception] = []
         self._one_at_a_time = threading.Lock()
 
@@ -145,7 +145,7 @@ class Executor:
         raise RunFailed(f"{run.name} broke twice ({why}); see {log}. The same command goes on with what is left")
 
 
-class Shown:
+class StudyProgress:
     """How far a study is: a bar on a terminal, else a line now and then.
 
     Args:
@@ -161,7 +161,7 @@ class Shown:
         self._show = sys.stderr.isatty()
         self._task = self._bar.add_task("", total=total)
 
-    def __enter__(self) -> Shown:
+    def __enter__(self) -> StudyProgress:
         if self._show:
             self._bar.start()
         return self

@@ -2,36 +2,36 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-from dist_dash.comparison import as_csv, as_json, as_markdown, load_comparison
+from dist_dash.comparison import as_markdown, load_comparison
 from dist_dash.files import write_atomically
-from dist_dash.report.folder_report import report_of_folder
+from dist_dash.report.folder_page import report_of_folder
+from dist_dash.runs.folder import PAGE
 from dist_dash.runs.record import say
 from dist_dash.study.choice import Choice
 from dist_dash.study.study_plan import StudyPlan
 
 
 def write_results(plan: StudyPlan, choice: Choice, folder: Path, results: Path) -> None:
-    """Write the results of a finished study: `selection.md`, `comparison.md .csv .json`, `report.html`.
+    """Write the results of a finished study, each once: what a reader opens, and what a repository may keep.
+
+    That is the page `report.html`, its pictures and their numbers in `report/`, the tables as `comparison.md` and
+    `comparison.csv`, and every setting that was tried as `selection.md`.
 
     Args:
         plan: the study.
         choice: its settings.
-        folder: of its runs; the report's pictures and their data stay there, in `report/`.
+        folder: of its runs.
         results: where to.
     """
     results.mkdir(parents=True, exist_ok=True)
-    comparison = load_comparison([folder])
     write_atomically(results / "selection.md", selection_as_markdown(plan, choice.as_json()))
-    write_atomically(results / "comparison.md", as_markdown(comparison))
-    write_atomically(results / "comparison.csv", as_csv(comparison))
-    write_atomically(results / "comparison.json", json.dumps(as_json(comparison), indent=1, allow_nan=False) + "\n")
+    write_atomically(results / "comparison.md", as_markdown(load_comparison([folder])))
     say("study: drawing the report")
-    report_of_folder(folder, results / "report.html", without=(), partial=False, baselines=())
-    say(f"study: finished; {results / 'report.html'} has the answer, {results / 'comparison.md'} the tables")
+    report_of_folder(folder, results / PAGE, to_keep=True)
+    say(f"study: finished; {results / PAGE} has the answer, {results / 'comparison.md'} the tables")
 
 
 def selection_as_markdown(plan: StudyPlan, selection: dict[str, Any]) -> str:

@@ -18,7 +18,7 @@ import yaml
 from filelock import FileLock
 
 from dist_dash.commands.cli import main
-from dist_dash.study import results, warm
+from dist_dash.study import study_results, warm
 from dist_dash.study.warm import WarmRanks
 from tests.e2e.runs import assert_same_run, step_of
 from tests.e2e.studies import quick_ranks, wait_until, when
@@ -27,7 +27,7 @@ from tests.support.ranks import CONTEXT
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    monkeypatch.setattr(results, "report_of_folder", lambda folder, page, **_: page.write_text("drawn elsewhere"))
+    monkeypatch.setattr(study_results, "report_of_folder", lambda folder, page, **_: page.write_text("drawn elsewhere"))
     with quick_ranks(monkeypatch, tmp_path):
         yield
 
@@ -111,7 +111,7 @@ def test_a_whole_study(undisturbed: Path) -> None:
             assert recipe["seed"] == seed
             assert recipe["labels"] == {"noise": 0.2, "validation": 0.25, "smoothing": 0.0, "mixup": 0.0}
     assert "| **" in (undisturbed / "results/selection.md").read_text()
-    for name in ("comparison.md", "comparison.csv", "comparison.json", "report.html"):
+    for name in ("comparison.md", "comparison.csv", "report.html"):
         content = (undisturbed / "results" / name).read_text()
         assert "Plain" in content
         assert "DASH" in content
@@ -197,7 +197,7 @@ def test_two_groups_make_the_same_study(undisturbed: Path, tmp_path: Path) -> No
 
 
 def test_a_signal_before_anything_is_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from dist_dash.study import command
+    from dist_dash.commands import study as command
 
     def struck(*arguments: Any) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
@@ -210,7 +210,7 @@ def test_a_signal_before_anything_is_begun(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_a_signal_while_results_are_written(undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from dist_dash.study import command
+    from dist_dash.commands import study as command
 
     def struck(plan: Any, choice: Any, folder: Path, results: Path) -> None:
         os.kill(os.getpid(), signal.SIGTERM)

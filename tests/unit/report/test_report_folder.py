@@ -17,16 +17,16 @@ from dist_dash.comparison.section import Section
 from dist_dash.ensembles.finished import FinishedRun
 from dist_dash.errors import BadInput
 from dist_dash.report import draw
-from dist_dash.report.coverage import coverage_of_groups
+from dist_dash.report.catalogue import FOLDER_PARTS
+from dist_dash.report.coverage_curves import coverage_of_groups
 from dist_dash.report.draw import letter_by_letter
-from dist_dash.report.embedding_groups import embedding_of_groups
-from dist_dash.report.flatness_bars import flatness_bars
-from dist_dash.report.folder_catalogue import FOLDER_PARTS, flatness_of_groups
-from dist_dash.report.folder_tables import at_a_glance, overview
-from dist_dash.report.groups import forest, members, quality
+from dist_dash.report.embedding import embedding_of_groups
+from dist_dash.report.flatness_bars import flatness_bars, flatness_of_groups
+from dist_dash.report.group_pictures import forest, members, quality
 from dist_dash.report.picture import NotHere, Picture
-from dist_dash.report.reliability import reliability_of_groups
-from dist_dash.report.sizes import sizes_of_groups
+from dist_dash.report.reliability_diagrams import reliability_of_groups
+from dist_dash.report.size_curves import sizes_of_groups
+from dist_dash.report.tables import at_a_glance, overview
 from tests.support.reported import Page, columns_of, predicted, reported_run, with_groups
 
 GROUPS = {"SGD ensemble": 1.0, "SAM <b>$x$</b>": 3.0, "DASH, separate": 1.05, "DASH, joint": 3.05}

@@ -284,7 +284,7 @@ def lines(capsys: Any) -> list[str]:
 
 def test_the_estimate_counts_only_what_was_run_here(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     watch = Watch(monkeypatch)
-    with execute.Shown(20) as shown:
+    with execute.StudyProgress(20) as shown:
         watch.now += 5
         shown.skip(10)
         watch.now += 55  # a minute in all for the first one
@@ -307,7 +307,7 @@ def test_on_a_terminal_a_bar_says_the_same(monkeypatch: pytest.MonkeyPatch, caps
     watch = Watch(monkeypatch)
     monkeypatch.setattr(execute.sys.stderr, "isatty", lambda: True)
     monkeypatch.setenv("TERM", "dumb")
-    with execute.Shown(4) as shown:
+    with execute.StudyProgress(4) as shown:
         shown.skip(2)
         watch.now += 600
         shown.advance("a/b")
@@ -317,7 +317,7 @@ def test_on_a_terminal_a_bar_says_the_same(monkeypatch: pytest.MonkeyPatch, caps
 
 
 def test_many_threads_lose_no_count(capsys: Any) -> None:
-    with execute.Shown(400) as shown:
+    with execute.StudyProgress(400) as shown:
         threads = [threading.Thread(target=lambda: [shown.advance("x") for _ in range(100)]) for _ in range(4)]
         for thread in threads:
             thread.start()

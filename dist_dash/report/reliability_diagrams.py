@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,10 +12,20 @@ from dist_dash.comparison.metric_names import finite
 from dist_dash.comparison.section import Group, Section
 from dist_dash.ensembles.finished import FinishedRun
 from dist_dash.metrics.calibration import Reliability, cross_fitted, reliability
-from dist_dash.report.ledger import Ledger
-from dist_dash.report.members import predictors
-from dist_dash.report.picture import NotHere, Picture
-from dist_dash.report.style import ENSEMBLE, WIDTH, legend_below, new_figure, of_group, of_member, plain, tidy
+from dist_dash.report.picture import (
+    ENSEMBLE,
+    WIDTH,
+    Ledger,
+    NotHere,
+    Picture,
+    drawable,
+    legend_below,
+    new_figure,
+    of_group,
+    of_predictor,
+    tidy,
+)
+from dist_dash.report.readings import predictors
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -81,7 +91,7 @@ def reliability_of_groups(section: Section) -> Picture:
         for index, (name, of) in enumerate(pooled.items()):
             lower, upper, count, confidence, gap = of[stage]
             there = count >= LEAST_SHOWN
-            axes.plot(confidence[there], gap[there], label=plain(name), **of_group(index), markersize=4)
+            axes.plot(confidence[there], gap[there], label=drawable(name), **of_group(index), markersize=4)
             for row in zip(*(part.tolist() for part in (lower, upper, count, confidence, gap)), strict=True):
                 ledger.add(stage, name, *row)
         axes.axhline(0, color="grey", linewidth=1)
@@ -145,7 +155,7 @@ def _bars(above: Axes, below: Axes, bins: Reliability) -> None:
 
 
 def _line(above: Axes, below: Axes, bins: Reliability, name: str) -> None:
-    style: Mapping[str, Any] = of_member(int(name.rpartition(" ")[2]))
+    style = of_predictor(name)
     there = bins.count > 0
     above.plot(bins.confidence[there], bins.accuracy[there], label=name, marker=".", linewidth=0.9, **style)
     below.stairs(bins.count, np.append(bins.lower, bins.upper[-1]), linewidth=0.9, **style)

@@ -19,9 +19,7 @@ from dist_dash.analysis.flatness.surface import NetworkLoss
 from dist_dash.analysis.flatness.weight_space import BetweenMembers, Plane, Stopwatch, TooSlow, barrier, plane_through
 from dist_dash.ensembles.finished import FinishedRun
 from dist_dash.errors import BadInput
-from dist_dash.report.colours import colour
-from dist_dash.report.picture import NotHere, Picture
-from dist_dash.report.style import WIDTH, legend_below, new_figure, of_group, tidy
+from dist_dash.report.picture import WIDTH, NotHere, Picture, colour, legend_below, new_figure, of_group, tidy
 from dist_dash.seeds import derived_seed
 
 if TYPE_CHECKING:

@@ -5,11 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from dist_dash.ensembles.finished import FinishedRun
-from dist_dash.report.colours import COLOURS
-from dist_dash.report.ledger import Ledger
-from dist_dash.report.picture import NotHere, Picture
-from dist_dash.report.record import per_member
-from dist_dash.report.style import WIDTH, new_figure, tidy
+from dist_dash.report.picture import COLOURS, WIDTH, Ledger, NotHere, Picture, new_figure, tidy
+from dist_dash.report.readings import per_member
 
 PARTS = (
     ("compute", "computing", COLOURS[0]),

@@ -14,8 +14,6 @@ from markupsafe import Markup, escape
 
 from dist_dash.files import replacing
 
-"""Names in a run, or in a folder of runs: of the page, and of the folder of its pictures."""
-
 
 @functools.cache
 def _templates() -> Environment:
@@ -63,9 +61,9 @@ def name_of(path: Path) -> str:
     return os.fsencode(path.resolve().name).decode("utf-8", "replace")
 
 
-def relative(folder: Path, page: Path) -> str:
-    """Where a page finds a folder, as a relative address."""
-    return quote(os.fsencode(os.path.relpath(folder.resolve(), page.resolve().parent)))
+def relative(place: Path, page: Path) -> str:
+    """Where a page finds a file or a folder, as a relative address."""
+    return quote(os.fsencode(os.path.relpath(place.resolve(), page.resolve().parent)))
 
 
 def slug(name: str) -> str:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,21 +11,30 @@ from dist_dash.comparison.metric_names import finite
 from dist_dash.comparison.section import Section
 from dist_dash.ensembles.finished import FinishedRun
 from dist_dash.metrics.coverage import coverage_accuracy
-from dist_dash.report.ledger import Ledger
-from dist_dash.report.members import predictors
-from dist_dash.report.picture import NotHere, Picture
-from dist_dash.report.record import MOST_POINTS, Array
-from dist_dash.report.style import ENSEMBLE, WIDTH, legend_below, new_figure, of_group, of_member, plain, tidy
+from dist_dash.report.picture import (
+    WIDTH,
+    Ledger,
+    NotHere,
+    Picture,
+    drawable,
+    legend_below,
+    new_figure,
+    of_group,
+    of_predictor,
+    tidy,
+)
+from dist_dash.report.readings import Array, predictors
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+MOST_POINTS = 100
 LEAST_SHOWN = 0.05  # coverage: the accuracy of a handful of samples jumps, and would set the scale
 HOW = (
     "Samples are taken in the order of their confidence (largest probability), the most confident first; coverage is "
     "the share that is taken, and the curve is the accuracy on it, samples of equal confidence each counted with the "
-    "mean of their tie. At coverage 1 it is the plain accuracy, its mean over all coverages is the AAC. The higher "
+    "mean of their tie. At coverage 1 it is the drawable accuracy, its mean over all coverages is the AAC. The higher "
     "and the flatter, the better the confidence tells right from wrong."
 )
 
@@ -39,8 +48,7 @@ def coverage(run: FinishedRun) -> Picture:
     curves = []
     for name, log_probs in found.items():
         shares, accuracies = curve(coverage_accuracy(log_probs, labels))
-        style = {"color": ENSEMBLE, "linewidth": 2.4, "zorder": 3} if name == "ensemble" else _of(name)
-        ledger.line(axes, "coverage", name, shares, accuracies, **style)
+        ledger.line(axes, "coverage", name, shares, accuracies, **of_predictor(name))
         curves.append((shares, accuracies))
     _finish(figure, axes, curves)
     caption = f"Of {len(labels)} samples of the {run.evaluation.get('split')} split. {HOW}"
@@ -61,7 +69,7 @@ def coverage_of_groups(section: Section) -> Picture:
         if len({len(accuracies) for _, accuracies in own}) > 1:
             raise NotHere("The runs were evaluated on different numbers of samples.")
         shares, mean = own[0][0], np.mean([accuracies for _, accuracies in own], axis=0)
-        style = {**of_group(index), "marker": None, "shown_as": plain(group.name)}
+        style = {**of_group(index), "marker": None, "shown_as": drawable(group.name)}
         ledger.line(axes, "coverage", group.name, shares, mean, **style)
         curves.append((shares, mean))
     _finish(figure, axes, curves, columns=3)
@@ -79,10 +87,6 @@ def curve(accuracies: Array) -> tuple[Array, Array]:
 def _ensemble(run: FinishedRun) -> tuple[Array, Array]:
     found, labels = predictors(run)
     return curve(coverage_accuracy(found["ensemble"], labels))
-
-
-def _of(name: str) -> Mapping[str, Any]:
-    return of_member(int(name.rpartition(" ")[2]))
 
 
 def _finish(figure: Figure, axes: Axes, curves: Sequence[tuple[Array, Array]], columns: int = 5) -> None:

@@ -5,22 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from dist_dash.comparison.metric_names import better, figure_of, percent
+from dist_dash.comparison.metric_names import DISAGREEMENT, better, deciding, figure_of, percent
 from dist_dash.comparison.section import Group, Section
-from dist_dash.report.colours import COLOURS
-from dist_dash.report.ledger import Ledger
-from dist_dash.report.picture import NotHere, Picture
-from dist_dash.report.style import WIDTH, hide_unused, legend_below, new_figure, of_group, plain, rows_of, tidy
+from dist_dash.report.picture import (
+    COLOURS,
+    WIDTH,
+    Ledger,
+    NotHere,
+    Picture,
+    drawable,
+    grid_of,
+    legend_below,
+    new_figure,
+    of_group,
+    tidy,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-FOREST = (
-    ("ensemble.accuracy",),
-    ("ensemble.cal_nll", "ensemble.nll"),
-    ("ensemble.cal_ece", "ensemble.ece"),
-    ("diversity.disagreement",),
-)
 
 
 def forest(section: Section) -> Picture:
@@ -29,19 +31,16 @@ def forest(section: Section) -> Picture:
     Raises:
         NotHere: there is nothing to compare.
     """
-    metrics = [known for choice in FOREST if (known := _first(choice, section))]
+    metrics = [*deciding(section.metrics), *(metric for metric in (DISAGREEMENT,) if metric in section.metrics)]
     others = [group for group in section.groups if set(section.baselines) != {group.name}]
     if len(section.groups) < 2 or not metrics:
         raise NotHere("There is one group only, and nothing to compare it with.")
-    rows, columns = rows_of(len(metrics))
-    figure = new_figure(WIDTH, rows * (1.1 + 0.2 * (len(section.baselines) + 0.6) * len(others)) + 0.3)
-    every = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel().tolist()
+    figure, every = grid_of(len(metrics), 1.2 + 0.2 * (len(section.baselines) + 0.6) * len(others), sharey=True)
     ledger = Ledger("metric", "group", "baseline", "pairs", "difference", "low", "high")
-    for axes, metric in zip(every, metrics, strict=False):
+    for axes, metric in zip(every, metrics, strict=True):
         _forest_panel(axes, section, others, metric, ledger)
-    every[0].set_yticks(range(len(others)), [plain(group.name, 36) for group in others])
+    every[0].set_yticks(range(len(others)), [drawable(group.name, 36) for group in others])
     every[0].set_ylim(len(others) - 0.5, -0.5)
-    hide_unused(every, len(metrics))
     legend_below(figure, every[0], 2)
     return Picture(
         "differences",
@@ -60,7 +59,7 @@ def _forest_panel(axes: Axes, section: Section, others: Sequence[Group], metric:
     step = 0.6 / len(section.baselines)
     for index, baseline in enumerate(section.baselines):
         style: dict[str, Any] = {"color": COLOURS[index], "fmt": "os^D"[index % 4], "markersize": 5, "capsize": 2}
-        shown = f"difference to {plain(baseline)}"
+        shown = f"difference to {drawable(baseline)}"
         for place, group in enumerate(others):
             if group.name == baseline:
                 continue
@@ -97,7 +96,7 @@ def members(section: Section) -> Picture:
     accuracy = "member_mean.accuracy"
     return _scatter(
         section,
-        [(accuracy, "diversity.disagreement"), (accuracy, "diversity.error_correlation")],
+        [(accuracy, DISAGREEMENT), (accuracy, "diversity.error_correlation")],
         "members",
         "How members differ against how good they are",
         "Mean over seeds, bars of one standard deviation. Members that differ and are each as good stand higher on "
@@ -121,7 +120,7 @@ def _scatter(section: Section, pairs: Sequence[tuple[str, str]], name: str, titl
                 style = of_group(index)
                 axes.errorbar(x.mean, y.mean, xerr=x.sd, yerr=y.sd, fmt="none", ecolor=style["color"], elinewidth=1)
                 mark = {"color": style["color"], "marker": style["marker"], "linestyle": "none", "markersize": 7}
-                axes.plot(x.mean, y.mean, label=plain(group.name), **mark)
+                axes.plot(x.mean, y.mean, label=drawable(group.name), **mark)
                 ledger.add(group.name, across, x.mean, x.sd, up, y.mean, y.sd, len(group.runs))
         tidy(axes, "", _axis(across), _axis(up))
         axes.locator_params(nbins=5)
@@ -133,7 +132,3 @@ def _axis(metric: str) -> str:
     part, figure = metric.partition(".")[0], figure_of(metric).replace("_", " ")
     of = {"ensemble": "ensemble: ", "member_mean": "mean member: ", "diversity": "pairs: "}[part]
     return of + figure.replace("cal nll", "NLL after scaling").replace("nll", "NLL")
-
-
-def _first(choice: Sequence[str], section: Section) -> str | None:
-    return next((metric for metric in choice if metric in section.metrics), None)

@@ -11,20 +11,19 @@ from numpy.typing import NDArray
 from dist_dash.ensembles.finished import FinishedRun
 from dist_dash.errors import BadInput
 from dist_dash.files import read_json
-from dist_dash.report.picture import NotHere, Picture
+from dist_dash.report.picture import COLOURS, Ledger, NotHere, Picture, drawable, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-ENSEMBLE, MEMBERS, SINGLE = "#0072B2", "#D55E00", "#999999"
-"""Of Okabe & Ito's colours, which people who are colour-blind tell apart."""
+OF_ENSEMBLE, OF_MEMBERS, SINGLE = COLOURS[0], COLOURS[1], "#999999"
 _CALIBRATED = {"accuracy": "accuracy", "cal_nll": "calibrated NLL, nats", "cal_ece": "calibrated ECE"}
 _PLAIN = {"accuracy": "accuracy", "nll": "NLL, nats", "ece": "ECE"}
 _SCORES = {
-    "entropy": ("entropy of the mean", "#0072B2", "-"),
-    "max_probability": ("1 − max probability", "#D55E00", "--"),
-    "mutual_information": ("mutual information", "#009E73", "-."),
-    "variance": ("variance of the members", "#CC79A7", ":"),
+    "entropy": ("entropy of the mean", COLOURS[0], "-"),
+    "max_probability": ("1 − max probability", COLOURS[1], "--"),
+    "mutual_information": ("mutual information", COLOURS[2], "-."),
+    "variance": ("variance of the members", COLOURS[3], ":"),
 }
 _PIXELS_OF_SHEET = 128
 _NAME = 28
@@ -36,13 +35,11 @@ def severity(run: FinishedRun) -> Picture:
     Raises:
         NotHere: there is no `shift.json`.
     """
-    from matplotlib.figure import Figure
-
     found = _found(run)
     # Of a single sample nothing is left to fit a temperature on.
     panels = _PLAIN if found["clean"]["ensemble"]["cal_nll"] is None else _CALIBRATED
     rows = list(_rows(found, list(panels)))
-    figure = Figure(figsize=(9.5, 3.7), layout="constrained")
+    figure = new_figure(9.5, 3.7)
     for axes, (key, label) in zip(figure.subplots(1, 3), panels.items(), strict=True):
         _against_severity(axes, rows, key)
         axes.set(xlabel="severity (0: clean)", title=label, xticks=sorted({row["severity"] for row in rows}))
@@ -74,13 +71,11 @@ def corruptions(run: FinishedRun) -> Picture:
     Raises:
         NotHere: there is no `shift.json`, the samples are no images, or the data are not at hand.
     """
-    from matplotlib.figure import Figure
-
     found = _found(run)
     sheet = list(_sheet(run, found))
     names = list(dict.fromkeys(row["corruption"] for row in sheet))
     levels = [0, *found["severities"]]
-    figure = Figure(figsize=(1.1 * len(levels) + 1.4, 1.1 * len(names) + 0.3), layout="constrained")
+    figure = new_figure(1.1 * len(levels) + 1.4, 1.1 * len(names) + 0.3)
     grid = figure.subplots(len(names), len(levels), squeeze=False)
     for row in sheet:
         axes = grid[names.index(row["corruption"]), levels.index(row["severity"])]
@@ -106,19 +101,16 @@ def detection(run: FinishedRun) -> Picture:
     Raises:
         NotHere: there is no `shift.json`.
     """
-    from matplotlib.figure import Figure
-
     ood = _found(run)["ood"]
     sets = ood["sets"]
-    figure = Figure(figsize=(9.5, 3 * len(sets) + 0.5), layout="constrained")
+    figure = new_figure(9.5, 3 * len(sets) + 0.5)
     grid = figure.subplots(len(sets), 3, squeeze=False)
-    columns = ("ood_set", "curve", "score", "x", "share_of_test_samples", "share_of_other_data")
-    data: dict[str, list[Any]] = {name: [] for name in columns}
+    ledger = Ledger("ood_set", "curve", "score", "x", "share_of_test_samples", "share_of_other_data")
     for row, one in zip(grid, sets, strict=True):
         second = "mutual_information" if "mutual_information" in one["histograms"] else "max_probability"
         for axes, score in zip(row, ("entropy", second), strict=False):
-            _histogram(axes, one, score, data)
-        _roc(row[2], one, data)
+            _histogram(axes, one, score, ledger)
+        _roc(row[2], one, ledger)
         row[0].set_ylabel("share of samples")
     shown = [axes.get_legend_handles_labels() for axes in (grid[0, 0], grid[0, 2])]
     handles, labels = ([*first, *second] for first, second in zip(*shown, strict=True))
@@ -133,7 +125,7 @@ def detection(run: FinishedRun) -> Picture:
         "it the ensemble is surer of the other data than of its own. In the CSV, x is a bin's left "
         "edge; of ROC curves it is empty.",
         figure=figure,
-        data=data,
+        data=ledger.data,
         findings={f"AUROC of the entropy, {one['name']}": _entropy_auroc(one) for one in sets},
     )
 
@@ -165,8 +157,14 @@ def _mean_accuracy(levels: dict[str, Any]) -> float:
 
 def _against_severity(axes: Axes, rows: list[dict[str, Any]], key: str) -> None:
     styles: dict[str, dict[str, Any]] = {
-        "ensemble": {"color": ENSEMBLE, "linewidth": 2.5, "marker": "o", "label": "ensemble", "zorder": 3},
-        "member_mean": {"color": MEMBERS, "linewidth": 2.5, "marker": "s", "linestyle": "--", "label": "members, mean"},
+        "ensemble": {"color": OF_ENSEMBLE, "linewidth": 2.5, "marker": "o", "label": "ensemble", "zorder": 3},
+        "member_mean": {
+            "color": OF_MEMBERS,
+            "linewidth": 2.5,
+            "marker": "s",
+            "linestyle": "--",
+            "label": "members, mean",
+        },
     }
     thin = {"color": SINGLE, "linewidth": 0.8, "alpha": 0.7, "label": "ensemble, each corruption"}
     for line in dict.fromkeys(row["line"] for row in rows):
@@ -209,35 +207,26 @@ def _shown(image: NDArray[np.float64]) -> NDArray[np.float64]:
     return small.transpose(1, 2, 0) if len(small) == 3 else small[0]
 
 
-def _histogram(axes: Axes, one: dict[str, Any], score: str, data: dict[str, list[Any]]) -> None:
+def _histogram(axes: Axes, one: dict[str, Any], score: str, ledger: Ledger) -> None:
     histogram = one["histograms"][score]
     edges, name = histogram["edges"], _SCORES[score][0]
-    axes.stairs(histogram["in"], edges, fill=True, color=ENSEMBLE, alpha=0.5, label="test samples")
-    axes.stairs(histogram["out"], edges, color=MEMBERS, linewidth=1.8, label="other data")
+    axes.stairs(histogram["in"], edges, fill=True, color=OF_ENSEMBLE, alpha=0.5, label="test samples")
+    axes.stairs(histogram["out"], edges, color=OF_MEMBERS, linewidth=1.8, label="other data")
     axes.set(xlabel=f"{name}: AUROC {one['ensemble'][score]['auroc']:.3f}")
-    axes.set_title(_short(one["name"]), parse_math=False)
+    axes.set_title(drawable(one["name"], _NAME), parse_math=False)
     for left, inside, outside in zip(edges, histogram["in"], histogram["out"], strict=False):
-        _add(data, one["name"], "histogram", score, left, inside, outside)
+        ledger.add(one["name"], "histogram", score, left, inside, outside)
 
 
-def _roc(axes: Axes, one: dict[str, Any], data: dict[str, list[Any]]) -> None:
+def _roc(axes: Axes, one: dict[str, Any], ledger: Ledger) -> None:
     axes.plot([0, 1], [0, 1], color=SINGLE, linewidth=0.8)
     for score, curve in one["roc"].items():
         name, colour, style = _SCORES[score]
         axes.plot(curve["fpr"], curve["tpr"], color=colour, linestyle=style, label=name)
         for x, y in zip(curve["fpr"], curve["tpr"], strict=True):
-            _add(data, one["name"], "roc", score, None, x, y)
+            ledger.add(one["name"], "roc", score, None, x, y)
     axes.set(title="ROC", xlabel="share of test samples above", ylabel="share of other data above", aspect=1)
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= _NAME else f"{name[: _NAME - 1]}…"
 
 
 def _entropy_auroc(one: dict[str, Any]) -> str:
     return f"{one['ensemble']['entropy']['auroc']:.3f} (members: {one['member_mean']['entropy']['auroc']:.3f})"
-
-
-def _add(data: dict[str, list[Any]], *row: Any) -> None:
-    for column, value in zip(data.values(), row, strict=True):
-        column.append(value)

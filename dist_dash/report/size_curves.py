@@ -10,11 +10,19 @@ from numpy.typing import NDArray
 from dist_dash.comparison.section import Section
 from dist_dash.ensembles.finished import FinishedRun
 from dist_dash.metrics.sizes import size_curve
-from dist_dash.report.colours import COLOURS
-from dist_dash.report.ledger import Ledger
-from dist_dash.report.members import finite_predictions
-from dist_dash.report.picture import NotHere, Picture
-from dist_dash.report.style import WIDTH, legend_below, new_figure, of_group, plain, tidy
+from dist_dash.report.picture import (
+    COLOURS,
+    WIDTH,
+    Ledger,
+    NotHere,
+    Picture,
+    drawable,
+    legend_below,
+    new_figure,
+    of_group,
+    tidy,
+)
+from dist_dash.report.readings import finite_predictions
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -74,7 +82,7 @@ def sizes_of_groups(section: Section) -> Picture:
         for axes, (name, _) in zip(panels, PANELS, strict=True):
             values = np.array([[getattr(one, name) for one in curve[:count]] for curve in curves])
             means, spreads = values.mean(0), values.std(0, ddof=1) if len(values) > 1 else np.full(count, np.nan)
-            axes.plot(range(1, count + 1), means, label=plain(group.name), **of_group(index), markersize=5)
+            axes.plot(range(1, count + 1), means, label=drawable(group.name), **of_group(index), markersize=5)
             for size, (mean, spread) in enumerate(zip(means.tolist(), spreads.tolist(), strict=True), 1):
                 ledger.add(name, group.name, size, mean, spread, len(values))
     if most < 2:

@@ -8,11 +8,8 @@ from typing import Any
 import numpy as np
 
 from dist_dash.ensembles.finished import FinishedRun
-from dist_dash.report.colours import COLOURS
-from dist_dash.report.ledger import Ledger, numbers
-from dist_dash.report.picture import NotHere, Picture
-from dist_dash.report.record import Array, per_member, thinned
-from dist_dash.report.style import WIDTH, new_figure, of_member, tidy
+from dist_dash.report.picture import COLOURS, WIDTH, Ledger, NotHere, Picture, new_figure, of_member, tidy
+from dist_dash.report.readings import Array, numbers, per_member, thinned
 
 BETWEEN, WITHIN = "between members", "within a member"
 

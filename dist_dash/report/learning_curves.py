@@ -8,10 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dist_dash.ensembles.finished import FinishedRun
-from dist_dash.report.ledger import Ledger, numbers
-from dist_dash.report.picture import NotHere, Picture
-from dist_dash.report.record import Array, per_member, thinned
-from dist_dash.report.style import ENSEMBLE, WIDTH, legend_below, new_figure, of_member, rows_of, tidy
+from dist_dash.report.picture import Ledger, NotHere, Picture, grid_of, legend_below, of_predictor, tidy
+from dist_dash.report.readings import Array, numbers, per_member, thinned
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,13 +32,12 @@ def learning_curves(run: FinishedRun) -> Picture:
     panels = [panel for panel in panels if panel[2]]
     if not panels:
         raise NotHere("The run's record holds no lines of training or evaluation, so there are no learning curves.")
-    rows, columns = rows_of(len(panels))
-    figure = new_figure(WIDTH, 2.9 * rows + 0.3)
+    figure, every = grid_of(len(panels), 3.1, sharex=True)
     ledger = Ledger("panel", "of", "epoch", "value")
-    every = figure.subplots(rows, columns, squeeze=False, sharex=True).ravel().tolist()
-    for axes, (title, unit, curves, _) in zip(every, panels, strict=False):
+    for axes, (title, unit, curves, _) in zip(every, panels, strict=True):
         for label, (epochs, values) in curves.items():
-            ledger.line(axes, title, label, epochs, values, **_style(label))
+            dots = {"marker": "o", "markersize": 3.5} if label == "ensemble" else {}
+            ledger.line(axes, title, label, epochs, values, **of_predictor(label), **dots)
         tidy(axes, title, "epoch", unit)
         _limit(axes, title, [values for _, values in curves.values()])
     fullest = max(range(len(panels)), key=lambda index: len(panels[index][2]))
@@ -71,12 +68,6 @@ def _of_evaluations(lines: Sequence[Mapping[str, Any]], name: str) -> tuple[Curv
         at = np.array(numbers([line.get("epoch") for line in ensemble]))
         curves["ensemble"] = at, np.array(numbers([line["ensemble"].get(name) for line in ensemble]))
     return curves, 1
-
-
-def _style(label: str) -> dict[str, Any]:
-    if label == "ensemble":
-        return {"color": ENSEMBLE, "linewidth": 2.4, "marker": "o", "markersize": 3.5, "zorder": 3}
-    return of_member(int(label.rpartition(" ")[2]))
 
 
 def _limit(axes: Axes, title: str, curves: Sequence[Array]) -> None:

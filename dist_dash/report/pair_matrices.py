@@ -7,11 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dist_dash.ensembles.finished import FinishedRun
-from dist_dash.report.ledger import Ledger
-from dist_dash.report.members import kept_members
-from dist_dash.report.picture import NotHere, Picture
-from dist_dash.report.record import Array
-from dist_dash.report.style import WIDTH, hide_unused, new_figure, rows_of
+from dist_dash.report.picture import Ledger, NotHere, Picture, grid_of
+from dist_dash.report.readings import Array, kept_members
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,17 +36,14 @@ def pairwise_matrices(run: FinishedRun) -> Picture:
     found = [panel for panel in PANELS if pairwise.get(panel[0]) is not None]
     if not found:
         raise NotHere("evaluation.json holds no pairwise measure of diversity.")
-    rows, columns = rows_of(len(found))
-    figure = new_figure(WIDTH, 3.4 * rows)
+    figure, every = grid_of(len(found), 3.4)
     ledger = Ledger("measure", "row_member", "column_member", "value")
-    every = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
-    for axes, (name, title, form, colours, signed) in zip(every, found, strict=False):
+    for axes, (name, title, form, colours, signed) in zip(every, found, strict=True):
         matrix = np.array(pairwise[name], np.float64)
         _heat_map(axes, matrix, names, form, colours, signed)
         axes.set_title(title)
         for (row, column), value in np.ndenumerate(matrix):
             ledger.add(name, names[row], names[column], float(value))
-    hide_unused(every, len(found))
     return Picture("pairwise-matrices", "How each pair of members differs", _caption(run), figure, ledger.data)
 
 
