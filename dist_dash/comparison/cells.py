@@ -18,7 +18,7 @@ class Cell:
         spread: its standard deviation, without the sign ±; empty without one.
         interval: low and high end; None without one.
         beside: another number that is read with the text; empty without one.
-        bold: the best of its column, told apart from the second best.
+        bold: the best of its column, significantly better than the second best.
         kind: `better`, `worse`, `more`, `less` or `marked`: a difference whose interval excludes 0; else empty.
         words: whether it is a text that may be broken into lines.
     """

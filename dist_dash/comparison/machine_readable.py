@@ -57,8 +57,8 @@ def as_csv(comparison: Comparison) -> str:
 def _section(section: Section) -> dict[str, Any]:
     differences: dict[str, dict[str, Any]] = {}
     for (one, other), by_metric in section.differences.items():
-        told = {metric: _difference(difference) for metric, difference in by_metric.items()}
-        differences.setdefault(one, {})[other] = told
+        values = {metric: _difference(difference) for metric, difference in by_metric.items()}
+        differences.setdefault(one, {})[other] = values
     return {
         "name": section.name,
         "notes": list(section.notes),
@@ -111,9 +111,9 @@ def _metric_rows(section: Section, group: Group) -> Iterator[dict[str, Any]]:
             if found is None:
                 yield {**row, "baseline": baseline}
                 continue
-            told = {"pairs": found.n, "difference": _known(found.mean), "interval": _known(found.method)}
+            values = {"pairs": found.n, "difference": _known(found.mean), "interval": _known(found.method)}
             ends = {"low": _known(found.low), "high": _known(found.high), "excludes_zero": found.excludes_zero}
-            yield {**row, "baseline": baseline, **told, **ends}
+            yield {**row, "baseline": baseline, **values, **ends}
 
 
 def _cost_rows(section: Section, group: Group) -> Iterator[dict[str, Any]]:

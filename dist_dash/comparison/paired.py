@@ -117,7 +117,7 @@ def intervals(differences: NDArray[np.float64]) -> tuple[NDArray[np.float64], st
 
 
 def paired(cases: Iterable[tuple[Summary | None, Summary | None]]) -> list[Difference]:
-    """The first minus the second of each case over the seeds that both have; cases of equal n in one go.
+    """The first minus the second of each case over the seeds that both have; cases of equal n together.
 
     Args:
         cases: a metric of one group and of another; None where a group lacks it.

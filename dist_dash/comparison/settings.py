@@ -1,4 +1,4 @@
-"""What a run was told, as texts that can be compared, and names made of what differs."""
+"""The choices of a run as texts that can be compared, and names made of what differs."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def differing(settings: Sequence[Settings]) -> list[str]:
 def names(groups: Sequence[tuple[str, Settings]]) -> list[str]:
     """A readable name for each group: its method, and what tells it from others, `DASH rho_loss=0.1 rho_div=0.3`.
 
-    A choice within a component (`method.rho`, `optimizer.lr`) is told where two groups with the same component differ
+    A choice within a component (`method.rho`, `optimizer.lr`) is named where two groups with the same component differ
     in it; what only one of the components knows says nothing.
 
     Args:

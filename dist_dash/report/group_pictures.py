@@ -46,9 +46,9 @@ def forest(section: Section) -> Picture:
         "differences",
         f"Differences to {' and '.join(section.baselines)}",
         "Mean difference to the baseline, paired by seed, and its 95 % interval (bootstrap over seeds; Student's "
-        "where there are fewer than 5). Filled: the interval excludes 0; hollow: no difference can be told. The "
-        "arrow in a title points to where it is better; to differ more, which the last panel shows, is neither good "
-        "nor bad in itself.",
+        "where there are fewer than 5). Filled: the interval excludes 0; hollow: the difference is not significant. "
+        "The arrow in a title points to where it is better; to differ more, as in the last panel, is neither good nor "
+        "bad in itself.",
         figure,
         ledger.data,
     )

@@ -93,10 +93,10 @@ def _caption(trained: bool, held_out: Sequence[Mapping[str, Any]], split: str, w
         )
     if held_out:
         parts.append(
-            f"{split.capitalize()} panels: each evaluation under way on the {split} split, without calibration; the "
-            "ensemble is the mean of the members' probabilities. An ensemble above its members' accuracy and below "
+            f"{split.capitalize()} panels: each evaluation during training on the {split} split, without calibration; "
+            "the ensemble is the mean of the members' probabilities. An ensemble above its members' accuracy and below "
             "their NLL is what averaging gains; a rising NLL is overconfidence."
         )
     else:
-        parts.append("The record holds no evaluation under way, so nothing is drawn of held-out samples.")
+        parts.append("The record holds no evaluation during training, so nothing is drawn of held-out samples.")
     return " ".join(parts)

@@ -65,7 +65,7 @@ def reliability_diagrams(run: FinishedRun) -> Picture:
         tidy(below, "", "confidence", "samples")
     legend_below(figure, above)
     ensemble = run.evaluation["ensemble"]
-    told = {"ECE of the ensemble, before": "ece", "after (cal_ece)": "cal_ece"}
+    shown = {"ECE of the ensemble, before": "ece", "after (cal_ece)": "cal_ece"}
     return Picture(
         "reliability",
         "Reliability before and after temperature scaling",
@@ -76,7 +76,7 @@ def reliability_diagrams(run: FinishedRun) -> Picture:
         f"above it, they are better than they believe. {SCALED if len(stages) > 1 else ''}".strip(),
         figure,
         ledger.data,
-        {name: f"{value:.4f}" for name, key in told.items() if (value := finite(ensemble.get(key))) is not None},
+        {name: f"{value:.4f}" for name, key in shown.items() if (value := finite(ensemble.get(key))) is not None},
     )
 
 

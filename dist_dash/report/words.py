@@ -73,16 +73,16 @@ def _trained(recipe: Mapping[str, Any], environment: Mapping[str, Any]) -> str:
 def _labels(recipe: Mapping[str, Any]) -> str:
     labels = recipe.get("labels") or {}
     noise = finite(labels.get("noise")) or 0.0
-    told = [
+    words = [
         f"{100 * noise:g} % of the training labels were replaced by wrong ones; labels that scores are taken on are "
         "clean"
         if noise
         else "No label noise was added"
     ]
     held_out = finite(labels.get("validation")) or 0.0
-    told += [f"{100 * held_out:g} % of the training split was held out for validation"] if held_out else []
-    told += [f"{name} {labels[name]}" for name in ("smoothing", "mixup") if finite(labels.get(name))]
-    return "; ".join(told) + "."
+    words += [f"{100 * held_out:g} % of the training split was held out for validation"] if held_out else []
+    words += [f"{name} {labels[name]}" for name in ("smoothing", "mixup") if finite(labels.get(name))]
+    return "; ".join(words) + "."
 
 
 def _made_with(environment: Mapping[str, Any]) -> str:
@@ -111,8 +111,8 @@ def component(given: Any, zeros: bool = True) -> str:
     path = str(given.get("class_path", ""))
     unsaid = {"null", "false", "{}", *([] if zeros else ["0"])}
     chosen = {name: value for name, value in flat(given).items() if name != "class_path" and value not in unsaid}
-    told = ", ".join(f"{name} {value}" for name, value in chosen.items())
-    return path.rpartition(".")[2] + (f" ({told})" if told else "")
+    words = ", ".join(f"{name} {value}" for name, value in chosen.items())
+    return path.rpartition(".")[2] + (f" ({words})" if words else "")
 
 
 def what_came_of_it(run: FinishedRun) -> list[str]:
@@ -122,34 +122,34 @@ def what_came_of_it(run: FinishedRun) -> list[str]:
     found = [_accuracy(ensemble, mean, members), _nll(ensemble, mean, len(members)), _calibration(ensemble)]
     if len(members) > 1:
         found.append(_difference(evaluation.get("diversity") or {}))
-    seed = "This is one run with one seed: how far its scores are due to chance cannot be told from it. "
+    seed = "This is one run with one seed: it cannot show how far its scores are due to chance. "
     found.append(seed + "`dist-dash compare` and `dist-dash report FOLDER` compare runs of several seeds and methods.")
     return [sentence for sentence in found if sentence]
 
 
 def _accuracy(ensemble: Mapping[str, Any], mean: Mapping[str, Any], members: Sequence[Mapping[str, Any]]) -> str:
-    told = _told("accuracy", ensemble)
-    if len(members) == 1 or not told:
-        return f"Accuracy {told} %." if told else ""
+    words = _value("accuracy", ensemble)
+    if len(members) == 1 or not words:
+        return f"Accuracy {words} %." if words else ""
     own = [value for member in members if (value := finite(member.get("accuracy"))) is not None]
     ends = f", {number('ensemble.accuracy', min(own))} to {number('ensemble.accuracy', max(own))} %" if own else ""
-    return f"Accuracy of the ensemble {told} %; its members reach {_told('accuracy', mean)} % on average{ends}."
+    return f"Accuracy of the ensemble {words} %; its members reach {_value('accuracy', mean)} % on average{ends}."
 
 
 def _nll(ensemble: Mapping[str, Any], mean: Mapping[str, Any], members: int) -> str:
-    told = _told("nll", ensemble)
-    if not told:
+    words = _value("nll", ensemble)
+    if not words:
         return ""
     of = "NLL of the ensemble" if members > 1 else "NLL"
-    beside = f"; members on average {_told('nll', mean)}" if members > 1 else ""
-    scaled, temperature = _told("cal_nll", ensemble), finite(ensemble.get("temperature"))
+    beside = f"; members on average {_value('nll', mean)}" if members > 1 else ""
+    scaled, temperature = _value("cal_nll", ensemble), finite(ensemble.get("temperature"))
     after = f", after temperature scaling {scaled}" if scaled else ""
     after += f" (temperature {temperature:.2f})" if scaled and temperature is not None else ""
-    return f"{of} {told}{after}{beside}."
+    return f"{of} {words}{after}{beside}."
 
 
 def _calibration(ensemble: Mapping[str, Any]) -> str:
-    before, after = _told("ece", ensemble), _told("cal_ece", ensemble)
+    before, after = _value("ece", ensemble), _value("cal_ece", ensemble)
     if not before:
         return ""
     return f"Expected calibration error {before}" + (f", after temperature scaling {after}." if after else ".")
@@ -160,15 +160,15 @@ def _difference(diversity: Mapping[str, Any]) -> str:
     correlation = finite(diversity.get("error_correlation"))
     if share is None:
         return ""
-    told = f"Two members choose different classes on {100 * share:.2f} % of the samples, mean over pairs"
-    told += f"; their errors correlate by {correlation:.2f}" if correlation is not None else ""
-    told += (
+    words = f"Two members choose different classes on {100 * share:.2f} % of the samples, mean over pairs"
+    words += f"; their errors correlate by {correlation:.2f}" if correlation is not None else ""
+    words += (
         f"; averaging lowers the NLL by {gain:.4f} against the members' mean" if gain is not None and gain > 0 else ""
     )
-    return told + "."
+    return words + "."
 
 
-def _told(name: str, scores: Mapping[str, Any]) -> str:
+def _value(name: str, scores: Mapping[str, Any]) -> str:
     value = finite(scores.get(name))
     return "" if value is None else number(f"ensemble.{name}", value)
 

@@ -101,7 +101,7 @@ class Executor:
 
     @property
     def _ending(self) -> bool:
-        """Whether no run is to be begun any more, and those under way are to save and leave."""
+        """Whether no more runs are to start, and the current ones are to save and exit."""
         return self._stop.made or bool(self._problems)
 
     @contextlib.contextmanager
@@ -115,10 +115,10 @@ class Executor:
             self._problems.append(error)
 
     def _wait(self, threads: Sequence[threading.Thread]) -> None:
-        told = False
+        asked = False
         while any(thread.is_alive() for thread in threads):
-            if self._ending and not told:
-                told = True
+            if self._ending and not asked:
+                asked = True
                 for group in self._groups:
                     group.stop()
             for thread in threads:

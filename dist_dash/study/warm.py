@@ -86,7 +86,7 @@ class WarmRanks:
         return max(statuses, key=lambda status: (status == FAILED, status))
 
     def stop(self) -> None:
-        """Ask the run under way to save and leave, and those that come."""
+        """Ask the current run, and those that follow, to save and exit."""
         self._asked_to_stop = True
         self._terminate()
 
@@ -119,7 +119,7 @@ class WarmRanks:
 
     def _start(self) -> None:
         with STARTING, _environment(OMP_NUM_THREADS=str(self.threads), TORCH_CPP_LOG_LEVEL="ERROR"):
-            # Ctrl-C on the terminal reaches ranks that are still loading modules: they hear of it afterwards.
+            # Ctrl-C on the terminal reaches ranks that are still loading modules: it is delivered to them afterwards.
             resource_tracker.ensure_running()  # which comes with the first process, and would lift the block
             mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
             try:
@@ -166,7 +166,7 @@ def _environment(**variables: str) -> Iterator[None]:
 
 
 def _serve(pipe: Connection, rank: int, world: int, threads: int) -> None:
-    """A rank's life: train what it is told to until nobody tells it any more."""
+    """The process of a rank: train the runs that come through the pipe until it is closed."""
     os.setsid()  # Ctrl-C on the terminal reaches the study alone, which hands it on once
     place = {"RANK": rank, "WORLD_SIZE": world, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": world}
     os.environ.update({name: str(value) for name, value in place.items()})

@@ -226,7 +226,7 @@ def test_a_curve_ends_at_full_coverage(samples):
     assert shares[-1] == 1
     assert values[0] == 0
     assert values[-1] == samples - 1
-    assert len(shares) == min(samples, 400)
+    assert len(shares) == min(samples, 100)
     np.testing.assert_allclose(shares, (values + 1) / samples)
 
 
