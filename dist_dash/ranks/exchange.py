@@ -21,7 +21,7 @@ from torch import Tensor
 from dist_dash.errors import BadInput, RunFailed, everywhere, require_positive
 from dist_dash.ranks.clock import Clock
 from dist_dash.ranks.layout import Layout
-from dist_dash.ranks.peers import PendingPeers, View
+from dist_dash.ranks.peers import PendingPeers, PendingStack, View
 from dist_dash.ranks.transport import Transport
 
 T = TypeVar("T")
@@ -91,11 +91,9 @@ class Exchange:
         """
         return PendingPeers(self._members, logits.detach(), self.layout.member, views, self.mode, self.clock)
 
-    def stack(self, values: Tensor) -> Tensor:
-        """Every member's `values` (equal shapes) as `[members, …]`, in member order."""
-        transfer = self._members.all_gather(values.detach())
-        transfer.landed()
-        return transfer.wait()
+    def stack(self, values: Tensor) -> PendingStack:
+        """Start sharing this member's `values` (equal shapes); `wait()` for every member's, and for who is finite."""
+        return PendingStack(self._members, values.detach(), self.clock)
 
     def sum_over_members(self, value: Tensor) -> Tensor:
         """The sum of a 0-dimensional value over the members of this exchange group."""
@@ -116,6 +114,16 @@ class Exchange:
             mean = transfer.wait().div_(self.layout.replicas)
             parts = mean.split([t.numel() for t in group])
             torch._foreach_copy_(group, [part.view_as(t) for part, t in zip(parts, group, strict=True)])
+
+    def mean_over_replicas(self, value: Tensor) -> Tensor:
+        """The mean of a small tensor (a gate, a matrix of distances) over the replicas of this member.
+
+        A decision that a method takes must rest on such a number: replicas then decide alike, also where a branch
+        holds a collective.
+        """
+        mean = value.detach().clone()
+        self.mean_over_replicas_([mean])
+        return mean
 
     def await_device(self) -> None:
         """Wait until the accelerator has done what was queued; with the deadline, which a wait on NCCL lacks.

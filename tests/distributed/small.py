@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dist_dash.member.batch import Batch, micro_batch
+from dist_dash.member.batch import Batch, Progress, micro_batch
 from dist_dash.member.deepspeed_engine import DeepSpeed
 from dist_dash.member.engine import Engine, Torch
 from dist_dash.member.member import Member
@@ -75,7 +75,7 @@ def run_member(
                 micro_batch(x, target, torch.arange(len(x)), None, smoothing, layout.device, dtype)
                 for x, target in replicas[layout.replica]
             ]
-            found = method.update(member, Batch(micro, step), exchange)
+            found = method.update(member, Batch(micro, Progress(step, 1000, 100)), exchange)
             measured.append({name: float(value) for name, value in found.items()})
         weights = {name: tensor.detach().clone().cpu().numpy() for name, tensor in owner.module.state_dict().items()}
     return {"member": layout.member, "replica": layout.replica, "weights": weights, "measured": measured}
