@@ -1,6 +1,6 @@
 """Finished runs against one another: groups over seeds, paired differences with intervals, cost, verdicts.
 
-May import `analysis` and everything below. Start with `comparison.py`.
+May import `analysis` and everything below. Start with `grouping.py`.
 """
 
 from dist_dash.comparison.grouping import Comparison, load_comparison

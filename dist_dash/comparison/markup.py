@@ -44,8 +44,8 @@ LATEX = {
 }
 
 
-def plain(words: str) -> str:
-    """Words on one line; what cannot be printed becomes visible."""
+def printable(words: str) -> str:
+    """Words on one line; � for what cannot be printed."""
     return "".join(c if c.isprintable() else "�" for c in words)
 
 
@@ -70,7 +70,7 @@ def as_markdown(comparison: Comparison) -> str:
 
 def in_markdown(words: str) -> str:
     """Words that Markdown shows as they are, without mark-up or HTML of their own."""
-    escaped = re.sub(r"([\\`*\[\]<>|&~$])", r"\\\1", plain(words))
+    escaped = re.sub(r"([\\`*\[\]<>|&~$])", r"\\\1", printable(words))
     escaped = re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\_", escaped)
     return re.sub(r"^(\s*)([#+\-]|\d+[.)])(?=\s)", _kept, escaped)
 
@@ -112,16 +112,16 @@ def _in_markdown(cell: Cell) -> str:
 def as_latex(comparison: Comparison) -> str:
     """All sections' tables for `\\input`: `booktabs` and `graphicx` are needed, nothing else."""
     blocks = [r"% \usepackage{booktabs,graphicx} in the preamble; what is wider than a line is shrunk to it."]
-    blocks += [f"% {plain(note)}" for note in comparison.notes]
+    blocks += [f"% {printable(note)}" for note in comparison.notes]
     for section in comparison.sections:
-        blocks += [f"% {plain(note)}" for note in (*section.notes, *verdict(section))]
+        blocks += [f"% {printable(note)}" for note in (*section.notes, *verdict(section))]
         blocks += [_latex_table(comparison, section, table) for table in tables(section)]
     return "\n".join(blocks) + "\n"
 
 
 def in_latex(words: str) -> str:
     """Words that LaTeX sets as they are."""
-    return "".join(LATEX.get(c, c) for c in plain(words))
+    return "".join(LATEX.get(c, c) for c in printable(words))
 
 
 def _latex_table(comparison: Comparison, section: Section, table: CellTable) -> str:

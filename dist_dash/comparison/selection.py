@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -15,6 +14,7 @@ from dist_dash.errors import BadInput, require
 from dist_dash.files import read_json
 from dist_dash.recipe.typed import Allowed, Texts, typed
 from dist_dash.runs.folder import RunFolder
+from dist_dash.runs.states import natural
 
 GROUPS = "groups.json"
 
@@ -107,7 +107,7 @@ def runs_below(folder: Path) -> tuple[list[Path], list[Path]]:
             (finished if is_finished(path) else unfinished).append(path)
             folders.clear()
         folders[:] = [below for below in folders if not below.startswith(".")]
-    return sorted(finished, key=_natural), sorted(unfinished, key=_natural)
+    return _in_order(finished), _in_order(unfinished)
 
 
 def is_finished(path: Path) -> bool:
@@ -120,8 +120,8 @@ def _is_run(path: Path) -> bool:
     return RunFolder(path).recipe.exists()
 
 
-def _natural(path: Path) -> list[list[tuple[int, str]]]:
-    return [[(int(p), "") if p.isdecimal() else (-1, p) for p in re.split(r"(\d+)", part)] for part in path.parts]
+def _in_order(paths: Sequence[Path]) -> list[Path]:
+    return sorted(paths, key=lambda path: [natural(part) for part in path.parts])
 
 
 def _without(missing: Sequence[Path], all_runs: int, partial: bool) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -126,3 +127,8 @@ def _told(field: str, value: str, values: Iterable[str]) -> str:
 
 def _under(name: str, fields: Iterable[str]) -> bool:
     return any(name == field or name.startswith(f"{field}.") for field in fields)
+
+
+def slug(name: str) -> str:
+    """Lower-case letters, digits and hyphens of a name, for a file or a folder; may be empty."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from dist_dash.comparison.cells import Cell, CellTable, TableRow
 from dist_dash.comparison.grouping import Comparison
-from dist_dash.comparison.markup import plain
+from dist_dash.comparison.markup import printable
 from dist_dash.comparison.section_tables import tables
 from dist_dash.comparison.verdict import verdict
 
@@ -29,28 +29,28 @@ def as_renderable(comparison: Comparison, width: int) -> Lines:
     """
     parts: list[RenderableType] = []
     if comparison.title:
-        parts += [Text(plain(comparison.title), "bold"), Text()]
-    parts += [Text(plain(note), "yellow") for note in comparison.notes]
+        parts += [Text(printable(comparison.title), "bold"), Text()]
+    parts += [Text(printable(note), "yellow") for note in comparison.notes]
     for section in comparison.sections:
         if section.name:
-            parts += [Text(), Text(plain(section.name), "bold reverse")]
+            parts += [Text(), Text(printable(section.name), "bold reverse")]
         for table in tables(section):
             parts += [Text(), *(_grid(part, i) for i, part in enumerate(_split(table, width)))]
-            parts += [Text(plain(line), "dim") for line in table.legend]
-        parts += [Text(), *(Text(plain(f"Note: {note}"), "yellow") for note in section.notes)]
-        parts += [Text(plain(f"• {sentence}")) for sentence in verdict(section)]
+            parts += [Text(printable(line), "dim") for line in table.legend]
+        parts += [Text(), *(Text(printable(f"Note: {note}"), "yellow") for note in section.notes)]
+        parts += [Text(printable(f"• {sentence}")) for sentence in verdict(section)]
     return Lines(*parts)
 
 
 def _grid(table: CellTable, part: int) -> Table:
     title = f"{table.title}{', continued' if part else ''}"
-    grid = Table(title=Text(plain(title), "bold"), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    grid = Table(title=Text(printable(title), "bold"), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     grid.padding, grid.show_edge = (0, GAP - 1, 0, 0), False  # the other cell of a gap is the box's
     grid.add_column("", overflow="fold")
     for heading in table.headings[1:]:
         grid.add_column(Text(_folded(heading.text)), justify="right", no_wrap=True)
     for row in table.rows:
-        grid.add_row(Text(plain(row.name)), *map(_entry, row.cells))
+        grid.add_row(Text(printable(row.name)), *map(_entry, row.cells))
     return grid
 
 
@@ -75,7 +75,7 @@ def _split(table: CellTable, width: int) -> Iterator[CellTable]:
         [*_folded(heading.text).split("\n"), *(line for row in table.rows for line in _lines(row.cells[i]))]
         for i, heading in enumerate(table.headings[1:])
     ]
-    names = min(NAME, max(cell_len(plain(row.name)) for row in table.rows))
+    names = min(NAME, max(cell_len(printable(row.name)) for row in table.rows))
     widths = [GAP + max(map(cell_len, column)) for column in columns]
     for part in _filled(widths, width - names - GAP):
         headings = [table.headings[0], *(table.headings[i + 1] for i in part)]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from dist_dash.ensembles.finished import FinishedRun
-from dist_dash.report.picture import COLOURS, WIDTH, Ledger, NotHere, Picture, new_figure, of_member, tidy
+from dist_dash.report.picture import COLOURS, Ledger, NotHere, Picture, new_figure, of_member, tidy
 from dist_dash.report.readings import Array, numbers, per_member, thinned
 
 BETWEEN, WITHIN = "between members", "within a member"
@@ -29,7 +29,7 @@ def ascent_directions(run: FinishedRun) -> Picture:
         )
     ledger = Ledger("panel", "of", "epoch", "cosine")
     panels = [name for name, there in ((BETWEEN, len(epochs)), (WITHIN, len(within[0]))) if there]
-    figure = new_figure(WIDTH, 3.3)
+    figure = new_figure(3.3)
     findings = {}
     for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         if panel == BETWEEN:

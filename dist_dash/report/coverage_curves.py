@@ -12,7 +12,6 @@ from dist_dash.comparison.section import Section
 from dist_dash.ensembles.finished import FinishedRun
 from dist_dash.metrics.coverage import coverage_accuracy
 from dist_dash.report.picture import (
-    WIDTH,
     Ledger,
     NotHere,
     Picture,
@@ -42,7 +41,7 @@ HOW = (
 def coverage(run: FinishedRun) -> Picture:
     """The curve of the ensemble and of each member. Raises `NotHere` and `BadInput` where there are no predictions."""
     found, labels = predictors(run)
-    figure = new_figure(WIDTH, 4.2)
+    figure = new_figure(4.2)
     axes = figure.subplots()
     ledger = Ledger("panel", "of", "coverage", "accuracy")
     curves = []
@@ -60,7 +59,7 @@ def coverage(run: FinishedRun) -> Picture:
 
 def coverage_of_groups(section: Section) -> Picture:
     """The mean curve of each group's ensembles, over its runs. Raises `NotHere` and `BadInput`."""
-    figure = new_figure(WIDTH, 4.6)
+    figure = new_figure(4.6)
     axes = figure.subplots()
     ledger = Ledger("panel", "group", "coverage", "accuracy")
     curves = []

@@ -21,7 +21,6 @@ from dist_dash.report.kept_predictions import (
 )
 from dist_dash.report.picture import (
     MARKERS,
-    WIDTH,
     Ledger,
     NotHere,
     Picture,
@@ -100,7 +99,7 @@ def _mean(matrix: Floats) -> float:
 
 
 def _figure(points: Floats, steps: Sequence[int], between: Sequence[float], differ: Sequence[float]) -> Figure:
-    figure = new_figure(WIDTH, 5.0)
+    figure = new_figure(5.0)
     grid = figure.add_gridspec(2, 2, width_ratios=[1.5, 1])
     plane, above, below = (figure.add_subplot(part) for part in (grid[:, 0], grid[0, 1], grid[1, 1]))
     for member in range(points.shape[1]):

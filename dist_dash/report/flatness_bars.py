@@ -11,7 +11,7 @@ from dist_dash.comparison.section import Section
 from dist_dash.ensembles.finished import FinishedRun
 from dist_dash.errors import BadInput
 from dist_dash.files import read_json
-from dist_dash.report.picture import WIDTH, NotHere, Picture, colour, drawable, new_figure, tidy
+from dist_dash.report.picture import NotHere, Picture, colour, drawable, new_figure, tidy
 from dist_dash.report.readings import numbers
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ def _findings(rows: Sequence[Mapping[str, Any]], single: bool) -> dict[str, str]
 
 def _figure(rows: Sequence[Mapping[str, Any]], single: bool) -> Figure:
     groups = list(dict.fromkeys(row["group"] for row in rows))
-    figure = new_figure(WIDTH, 3.2 if single else 1.4 + 0.4 * len(groups))
+    figure = new_figure(3.2 if single else 1.4 + 0.4 * len(groups))
     for axes, (name, title) in zip(figure.subplots(1, 3, sharey=not single), PANELS.items(), strict=True):
         if single:
             tidy(axes, title, "member", UNITS[name])

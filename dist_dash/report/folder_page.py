@@ -13,9 +13,10 @@ from dist_dash.comparison.grouping import load_comparison
 from dist_dash.comparison.machine_readable import as_csv, as_json
 from dist_dash.comparison.section import Section
 from dist_dash.comparison.section_tables import tables
+from dist_dash.comparison.settings import slug
 from dist_dash.report.catalogue import FOLDER_PARTS
 from dist_dash.report.draw import KINDS, DrawnPicture, draw_all, processes_for, remove_others
-from dist_dash.report.html import name_of, page, relative, slug, write_page
+from dist_dash.report.html import name_of, page, relative, write_page
 from dist_dash.report.tables import at_a_glance, overview, runs
 from dist_dash.report.words import about, glossary, limits, sentences
 from dist_dash.runs.folder import PICTURES, RunFolder

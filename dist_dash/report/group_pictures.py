@@ -9,7 +9,6 @@ from dist_dash.comparison.metric_names import DISAGREEMENT, better, deciding, fi
 from dist_dash.comparison.section import Group, Section
 from dist_dash.report.picture import (
     COLOURS,
-    WIDTH,
     Ledger,
     NotHere,
     Picture,
@@ -110,7 +109,7 @@ def _scatter(section: Section, pairs: Sequence[tuple[str, str]], name: str, titl
     shown = [pair for pair in pairs if any({*pair} <= set(group.metrics) for group in section.groups)]
     if not shown:
         raise NotHere(f"The runs' scores hold no {figure_of(pairs[0][1])} or no {figure_of(pairs[0][0])}.")
-    figure = new_figure(WIDTH, 4.2)
+    figure = new_figure(4.2)
     ledger = Ledger("group", "x_metric", "x", "x_sd", "y_metric", "y", "y_sd", "seeds")
     panels = figure.subplots(1, len(shown), squeeze=False)[0]
     for axes, (across, up) in zip(panels, shown, strict=True):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import os
-import re
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -64,8 +63,3 @@ def name_of(path: Path) -> str:
 def relative(place: Path, page: Path) -> str:
     """Where a page finds a file or a folder, as a relative address."""
     return quote(os.fsencode(os.path.relpath(place.resolve(), page.resolve().parent)))
-
-
-def slug(name: str) -> str:
-    """Lower-case letters, digits and hyphens of a name; may be empty."""
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")

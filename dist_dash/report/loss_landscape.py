@@ -19,7 +19,7 @@ from dist_dash.analysis.flatness.surface import NetworkLoss
 from dist_dash.analysis.flatness.weight_space import BetweenMembers, Plane, Stopwatch, TooSlow, barrier, plane_through
 from dist_dash.ensembles.finished import FinishedRun
 from dist_dash.errors import BadInput
-from dist_dash.report.picture import WIDTH, NotHere, Picture, colour, legend_below, new_figure, of_group, tidy
+from dist_dash.report.picture import NotHere, Picture, colour, legend_below, new_figure, of_group, tidy
 from dist_dash.seeds import derived_seed
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def _sides(plane: Plane, grid: int) -> tuple[NDArray[np.float64], NDArray[np.flo
 def _plane_figure(plane: Plane, xs: NDArray[np.float64], ys: NDArray[np.float64], found: NDArray[np.float64]) -> Figure:
     from matplotlib.colors import LogNorm
 
-    figure = new_figure(WIDTH, 3.6)
+    figure = new_figure(3.6)
     left, right = figure.subplots(1, 2)
     losses, accuracies = (values[:-3].reshape(len(ys), len(xs)) for values in found.T)
     shown = np.clip(np.nan_to_num(losses, nan=1e6, posinf=1e6), 1e-6, 1e6)
@@ -197,7 +197,7 @@ def segments(run: FinishedRun, points: int = 11, samples: int = 500, patience: f
 
 
 def _segments_figure(t: NDArray[np.float64], scores: NDArray[np.float64], names: list[str]) -> Figure:
-    figure = new_figure(WIDTH, 3.6)
+    figure = new_figure(3.6)
     left, right = figure.subplots(1, 2)
     for index, (of_pair, name) in enumerate(zip(scores, names, strict=True)):
         style = {**of_group(index), "markersize": 4}
@@ -286,7 +286,7 @@ def _along(
 
 
 def _within_figure(radii: NDArray[np.float64], ascents: NDArray[np.float64], randoms: NDArray[np.float64]) -> Figure:
-    figure = new_figure(WIDTH, 3.6)
+    figure = new_figure(3.6)
     left, right = figure.subplots(1, 2)
     for member, (ascent, random) in enumerate(zip(ascents, randoms, strict=True)):
         style = {**of_group(member), "markersize": 4}

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from dist_dash.comparison.markup import printable
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -87,7 +89,7 @@ class Ledger:
             self.add(panel, label, one, other)
 
 
-def new_figure(width: float, height: float) -> Figure:
+def new_figure(height: float, width: float = WIDTH) -> Figure:
     """An empty figure, in inches, that finds room for its labels itself."""
     from matplotlib.figure import Figure
 
@@ -96,10 +98,8 @@ def new_figure(width: float, height: float) -> Figure:
 
 def drawable(name: Any, most: int = 48) -> str:
     """A name for a picture: no control characters, which SVG does not allow, and not longer than `most`."""
-    text = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in str(name))
-    if len(text) > most:
-        text = f"{text[: most - most // 3 - 1]}…{text[-(most // 3) :]}"
-    return text
+    text = printable(str(name))
+    return text if len(text) <= most else f"{text[: most - most // 3 - 1]}…{text[-(most // 3) :]}"
 
 
 def colour(index: int) -> str:
@@ -119,9 +119,10 @@ def of_predictor(name: str) -> dict[str, Any]:
     return of_member(int(name.rpartition(" ")[2]))
 
 
-def of_group(index: int) -> dict[str, Any]:
-    """Colour, dashes and marker of a group of runs."""
-    return {**of_member(index), "marker": MARKERS[index % len(MARKERS)]}
+def of_group(index: int, name: str = "") -> dict[str, Any]:
+    """Colour, dashes and marker of a group of runs; its label where it has a name."""
+    label = {"label": drawable(name)} if name else {}
+    return {**of_member(index), "marker": MARKERS[index % len(MARKERS)], **label}
 
 
 def tidy(axes: Axes, title: str, x: str, y: str) -> None:
@@ -152,7 +153,7 @@ def grid_of(panels: int, height: float, columns: int = 2, **shared: Any) -> tupl
         shared: `sharex`, `sharey`.
     """
     rows = -(-panels // columns)
-    figure = new_figure(WIDTH, height * rows)
+    figure = new_figure(height * rows)
     every = figure.subplots(rows, min(panels, columns), squeeze=False, **shared).ravel().tolist()
     for unused in every[panels:]:
         unused.set_visible(False)

@@ -14,11 +14,9 @@ from dist_dash.ensembles.finished import FinishedRun
 from dist_dash.metrics.calibration import Reliability, cross_fitted, reliability
 from dist_dash.report.picture import (
     ENSEMBLE,
-    WIDTH,
     Ledger,
     NotHere,
     Picture,
-    drawable,
     legend_below,
     new_figure,
     of_group,
@@ -50,7 +48,7 @@ def reliability_diagrams(run: FinishedRun) -> Picture:
     """
     found, labels = predictors(run)
     stages = _stages(labels)
-    figure = new_figure(WIDTH, 5.4)
+    figure = new_figure(5.4)
     grid = figure.subplots(2, len(stages), sharex=True, squeeze=False, height_ratios=[3, 1])
     ledger = Ledger(*COLUMNS)
     for (above, below), (stage, scaled) in zip(grid.T, stages.items(), strict=True):
@@ -82,7 +80,7 @@ def reliability_diagrams(run: FinishedRun) -> Picture:
 
 def reliability_of_groups(section: Section) -> Picture:
     """How far accuracy lies above confidence, per group: bins pooled over its runs. Raises `NotHere` and `BadInput`."""
-    figure = new_figure(WIDTH, 4.0)
+    figure = new_figure(4.0)
     pooled = {group.name: _pooled(group) for group in section.groups}
     stages = list(dict.fromkeys(stage for of in pooled.values() for stage in of))
     ledger = Ledger("stage", "group", "bin_low", "bin_high", "samples", "confidence", "accuracy_minus_confidence")
@@ -91,7 +89,7 @@ def reliability_of_groups(section: Section) -> Picture:
         for index, (name, of) in enumerate(pooled.items()):
             lower, upper, count, confidence, gap = of[stage]
             there = count >= LEAST_SHOWN
-            axes.plot(confidence[there], gap[there], label=drawable(name), **of_group(index), markersize=4)
+            axes.plot(confidence[there], gap[there], **of_group(index, name), markersize=4)
             for row in zip(*(part.tolist() for part in (lower, upper, count, confidence, gap)), strict=True):
                 ledger.add(stage, name, *row)
         axes.axhline(0, color="grey", linewidth=1)

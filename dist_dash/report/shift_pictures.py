@@ -39,7 +39,7 @@ def severity(run: FinishedRun) -> Picture:
     # Of a single sample nothing is left to fit a temperature on.
     panels = _PLAIN if found["clean"]["ensemble"]["cal_nll"] is None else _CALIBRATED
     rows = list(_rows(found, list(panels)))
-    figure = new_figure(9.5, 3.7)
+    figure = new_figure(3.7, 9.5)
     for axes, (key, label) in zip(figure.subplots(1, 3), panels.items(), strict=True):
         _against_severity(axes, rows, key)
         axes.set(xlabel="severity (0: clean)", title=label, xticks=sorted({row["severity"] for row in rows}))
@@ -75,7 +75,7 @@ def corruptions(run: FinishedRun) -> Picture:
     sheet = list(_sheet(run, found))
     names = list(dict.fromkeys(row["corruption"] for row in sheet))
     levels = [0, *found["severities"]]
-    figure = new_figure(1.1 * len(levels) + 1.4, 1.1 * len(names) + 0.3)
+    figure = new_figure(1.1 * len(names) + 0.3, 1.1 * len(levels) + 1.4)
     grid = figure.subplots(len(names), len(levels), squeeze=False)
     for row in sheet:
         axes = grid[names.index(row["corruption"]), levels.index(row["severity"])]
@@ -103,7 +103,7 @@ def detection(run: FinishedRun) -> Picture:
     """
     ood = _found(run)["ood"]
     sets = ood["sets"]
-    figure = new_figure(9.5, 3 * len(sets) + 0.5)
+    figure = new_figure(3 * len(sets) + 0.5, 9.5)
     grid = figure.subplots(len(sets), 3, squeeze=False)
     ledger = Ledger("ood_set", "curve", "score", "x", "share_of_test_samples", "share_of_other_data")
     for row, one in zip(grid, sets, strict=True):

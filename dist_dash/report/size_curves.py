@@ -10,18 +10,7 @@ from numpy.typing import NDArray
 from dist_dash.comparison.section import Section
 from dist_dash.ensembles.finished import FinishedRun
 from dist_dash.metrics.sizes import size_curve
-from dist_dash.report.picture import (
-    COLOURS,
-    WIDTH,
-    Ledger,
-    NotHere,
-    Picture,
-    drawable,
-    legend_below,
-    new_figure,
-    of_group,
-    tidy,
-)
+from dist_dash.report.picture import COLOURS, Ledger, NotHere, Picture, legend_below, new_figure, of_group, tidy
 from dist_dash.report.readings import finite_predictions
 
 if TYPE_CHECKING:
@@ -45,7 +34,7 @@ def sizes(run: FinishedRun) -> Picture:
     most = most_subsets(log_probs)
     curve = size_curve(log_probs, labels, most)
     counts = [one.members for one in curve]
-    figure = new_figure(WIDTH, 3.4)
+    figure = new_figure(3.4)
     ledger = Ledger("panel", "members", "subsets", "mean", "sd")
     for axes, (name, title) in zip(figure.subplots(1, 2), PANELS, strict=True):
         means = np.array([getattr(one, name) for one in curve])
@@ -67,7 +56,7 @@ def sizes(run: FinishedRun) -> Picture:
 
 def sizes_of_groups(section: Section) -> Picture:
     """The mean curve of each group over its runs. Raises `NotHere` and `BadInput`."""
-    figure = new_figure(WIDTH, 4.2)
+    figure = new_figure(4.2)
     ledger = Ledger("panel", "group", "members", "mean", "sd_over_runs", "runs")
     panels = figure.subplots(1, 2)
     most, subsets = 1, MOST_SUBSETS
@@ -82,7 +71,7 @@ def sizes_of_groups(section: Section) -> Picture:
         for axes, (name, _) in zip(panels, PANELS, strict=True):
             values = np.array([[getattr(one, name) for one in curve[:count]] for curve in curves])
             means, spreads = values.mean(0), values.std(0, ddof=1) if len(values) > 1 else np.full(count, np.nan)
-            axes.plot(range(1, count + 1), means, label=drawable(group.name), **of_group(index), markersize=5)
+            axes.plot(range(1, count + 1), means, **of_group(index, group.name), markersize=5)
             for size, (mean, spread) in enumerate(zip(means.tolist(), spreads.tolist(), strict=True), 1):
                 ledger.add(name, group.name, size, mean, spread, len(values))
     if most < 2:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from dist_dash.ensembles.finished import FinishedRun
-from dist_dash.report.picture import COLOURS, WIDTH, Ledger, NotHere, Picture, new_figure, tidy
+from dist_dash.report.picture import COLOURS, Ledger, NotHere, Picture, new_figure, tidy
 from dist_dash.report.readings import per_member
 
 PARTS = (
@@ -30,7 +30,7 @@ def step_time(run: FinishedRun) -> Picture:
     medians = {name: 1000 * np.nanmedian(values[len(values) > 2 :], axis=0) for name, values in found.items()}
     members = len(medians["compute"])
     ledger = Ledger("member", "part", "milliseconds")
-    figure = new_figure(WIDTH, 1.5 + 0.36 * members)
+    figure = new_figure(1.5 + 0.36 * members)
     axes = figure.subplots()
     start = np.zeros(members)
     for name, label, colour in PARTS:

@@ -70,7 +70,7 @@ def find_runs(folder: Path) -> list[Path]:
         folders[:] = [name for name in folders if not name.startswith(".")]  # .venv alone has 50 000 files
     if not found:
         raise BadInput(f"folder: {folder} holds no run; it must be a run folder or have some below it")
-    return sorted(found, key=lambda path: [_natural(part) for part in path.parts])
+    return sorted(found, key=lambda path: [natural(part) for part in path.parts])
 
 
 class Answers:
@@ -205,7 +205,7 @@ def _unseen(look: _Look, ended: dict[str, slurm.Job], trouble: str) -> tuple[str
     fresh = look.elsewhere and time.time() - at < QUIET
     if fresh and not look.owner.get("job"):  # whatever became of jobs before
         return "running", ""
-    for name in sorted((name for name in jobs if name in ended), key=_natural, reverse=True):  # the newest first
+    for name in sorted((name for name in jobs if name in ended), key=natural, reverse=True):  # the newest first
         word, reason = ended[name].state, ended[name].reason
         if word in slurm.ALIVE + slurm.WAITING:  # another user's, or the accounting lags behind
             return "running" if word in slurm.ALIVE else "queued", ""
@@ -264,6 +264,6 @@ def _is_mine(path: Path) -> bool:
         return False
 
 
-def _natural(text: str) -> list[str | int]:
+def natural(text: str) -> list[str | int]:
     """A key that sorts s2 before s10."""
     return [int(part) if i % 2 else part for i, part in enumerate(re.split(r"(\d+)", text))]

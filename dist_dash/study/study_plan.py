@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ import yaml
 from annotated_types import Ge, MinLen, Predicate
 
 from dist_dash.analysis.flatness.measure import FlatnessOptions
+from dist_dash.comparison.settings import slug
 from dist_dash.errors import BadInput, require
 from dist_dash.member.engine import Torch
 from dist_dash.recipe.parsing import Command, parse_command
@@ -183,11 +183,6 @@ def _written(value: Any) -> str:
     if isinstance(value, float) and not math.isfinite(value):
         return str(yaml.safe_dump(value)).split()[0]
     return json.dumps(value, default=str)
-
-
-def slug(name: str) -> str:
-    """A name of a folder."""
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
 def read_plan(path: Path) -> StudyPlan:

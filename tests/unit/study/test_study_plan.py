@@ -12,9 +12,10 @@ import yaml
 from complaints import PYTHON_SPEAK, cli_complaint
 from study_plans import STUDY, changed, written
 
+from dist_dash.comparison.settings import slug
 from dist_dash.recipe.parsing import parse_command
 from dist_dash.study.effect import has_effect
-from dist_dash.study.study_plan import StudyPlan, arguments_of, check_commands, read_plan, slug
+from dist_dash.study.study_plan import StudyPlan, arguments_of, check_commands, read_plan
 
 METHODS, FIELDS = STUDY["methods"], STUDY["methods"]["Flat"]["fields"]
 pytestmark = pytest.mark.usefixtures("not_a_rank")
