@@ -33,7 +33,7 @@ LEAST_SHOWN = 0.05  # coverage: the accuracy of a handful of samples jumps, and 
 HOW = (
     "Samples are taken in the order of their confidence (largest probability), the most confident first; coverage is "
     "the share that is taken, and the curve is the accuracy on it, samples of equal confidence each counted with the "
-    "mean of their tie. At coverage 1 it is the drawable accuracy, its mean over all coverages is the AAC. The higher "
+    "mean of their tie. At coverage 1 it is the plain accuracy, its mean over all coverages is the AAC. The higher "
     "and the flatter, the better the confidence tells right from wrong."
 )
 
