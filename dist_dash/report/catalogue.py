@@ -47,7 +47,7 @@ class PagePart(Generic[Of]):
 
 PARTS: tuple[PagePart[FinishedRun], ...] = (
     PagePart("learning", "Learning", (("Learning curves", learning_curves),)),
-    PagePart("reliability", "Can the confidence be believed?", (("Reliability", reliability_diagrams),)),
+    PagePart("reliability", "Is the confidence right?", (("Reliability", reliability_diagrams),)),
     PagePart("coverage", "Does confidence tell right from wrong?", (("Accuracy against coverage", coverage),)),
     PagePart("matrices", "Do the members differ?", (("How each pair of members differs", pairwise_matrices),)),
     PagePart("embedding", "Members over training", (("Members' predictions over training", embedding),)),

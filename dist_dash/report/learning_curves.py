@@ -71,7 +71,7 @@ def _of_evaluations(lines: Sequence[Mapping[str, Any]], name: str) -> tuple[Curv
 
 
 def _limit(axes: Axes, title: str, curves: Sequence[Array]) -> None:
-    """Keep a wild beginning from flattening the rest."""
+    """Leave large values at the start of training out of the panel: they would flatten the rest."""
     values = np.concatenate(curves)
     finite = values[np.isfinite(values)]
     last = [one[np.isfinite(one)][-1] for one in curves if np.isfinite(one).any()]
@@ -89,7 +89,7 @@ def _caption(trained: bool, held_out: Sequence[Mapping[str, Any]], split: str, w
         parts.append(
             "Training panels: mean over the updates since the line before, on augmented training samples with the "
             f"labels trained on{how}; where labels are noisy, a training accuracy near 1 means that the noise was "
-            "learnt by heart."
+            "memorised."
         )
     if held_out:
         parts.append(

@@ -71,7 +71,7 @@ def reliability_diagrams(run: FinishedRun) -> Picture:
         "largest probability. Bars: accuracy of the ensemble in a bin; black strokes: its mean confidence there; "
         "lines: members. Below: samples in a bin. On the diagonal confidence is right; below it, members or ensemble "
         "are overconfident, "
-        f"above it, they are better than they believe. {SCALED if len(stages) > 1 else ''}".strip(),
+        f"above it, underconfident. {SCALED if len(stages) > 1 else ''}".strip(),
         figure,
         ledger.data,
         {name: f"{value:.4f}" for name, key in shown.items() if (value := finite(ensemble.get(key))) is not None},
@@ -101,7 +101,7 @@ def reliability_of_groups(section: Section) -> Picture:
         "Ensembles, samples of all runs of a group pooled in 15 equal bins of the confidence; a point is a bin with "
         f"at least {LEAST_SHOWN} of them, the others are in the CSV. On the line confidence is right; below it, "
         "overconfident; "
-        f"above it, better than it believes. {SCALED if len(stages) > 1 else ''}".strip(),
+        f"above it, underconfident. {SCALED if len(stages) > 1 else ''}".strip(),
         figure,
         ledger.data,
     )

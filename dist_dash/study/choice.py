@@ -21,12 +21,12 @@ class Trial:
 
     @property
     def mean(self) -> float:
-        """Over the seeds."""
+        """Mean score over the seeds."""
         return fmean(self.scores)
 
 
 class Choice:
-    """Collects the scores of trials and chooses.
+    """Collects the scores of trials and chooses each method's settings.
 
     Args:
         plan: the study.
@@ -48,7 +48,7 @@ class Choice:
         self._scores[run.name] = found
 
     def trials(self, condition: str, method: str) -> list[Trial]:
-        """All trials, scored."""
+        """All trials of a method under a condition, with their scores."""
         seeds, settings = self._plan.selection.seeds, self._plan.methods[method].trials
         names = [[self._plan.trial_name(condition, method, n, seed) for seed in seeds] for n in range(len(settings))]
         return [Trial(f, tuple(self._scores[one] for one in of)) for f, of in zip(settings, names, strict=True)]

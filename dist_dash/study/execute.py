@@ -56,15 +56,15 @@ class Executor:
         self._open.__exit__(*problem)
 
     def run(self, runs: Sequence[PlannedRun], then: Callable[[PlannedRun], None]) -> bool:
-        """Run what is not finished; whether all of them are now.
+        """Run what is not finished, and say whether all of them are finished now.
 
         Args:
             runs: in any number and state.
             then: called once for each finished run, whenever it was finished; by several threads, one at a time.
 
         Raises:
-            BadInput: a run refuses its input, in its words.
-            RunFailed: a run broke twice.
+            BadInput: a run refused its input; the message is that of the run.
+            RunFailed: a run failed twice.
         """
         left: queue.SimpleQueue[PlannedRun] = queue.SimpleQueue()
         done = [run for run in runs if RunFolder(self.folder / run.name).done.exists()]
@@ -106,7 +106,7 @@ class Executor:
 
     @contextlib.contextmanager
     def _handing_on(self) -> Iterator[None]:
-        """Keep what goes wrong for the thread that waits, which raises it."""
+        """Hand exceptions to the waiting thread, which raises them."""
         try:
             yield
         except queue.Empty:
@@ -125,7 +125,7 @@ class Executor:
                 thread.join(0.05)
 
     def _train(self, group: WarmRanks, run: PlannedRun) -> bool:
-        """Whether the run is finished: not where a stop came in between. What breaks is tried once more."""
+        """Train a run, a second time if it fails; returns whether it is finished, which it is not after a stop."""
         folder = self.folder / run.name
         folder.parent.mkdir(parents=True, exist_ok=True)
         log = folder.with_name(f"{folder.name}.log")
@@ -140,13 +140,15 @@ class Executor:
                 return status == FINISHED
             if status == BAD_INPUT:
                 raise BadInput(f"{why} (study, run {run.name})")
-            what = "was stopped" if status == TO_BE_CONTINUED else "broke"  # by a signal to its ranks alone
+            what = "was stopped" if status == TO_BE_CONTINUED else "failed"  # by a signal to its ranks alone
             say(f"study: {run.name} {what}{'; trying again' if attempt == 1 else ''}: {why}")
-        raise RunFailed(f"{run.name} broke twice ({why}); see {log}. The same command goes on with what is left")
+        raise RunFailed(
+            f"{run.name} failed twice ({why}); see {log}. The same command continues with the remaining runs"
+        )
 
 
 class StudyProgress:
-    """How far a study is: a bar on a terminal, else a line now and then.
+    """Progress of a study: a bar on a terminal, otherwise a line every few seconds.
 
     Args:
         total: runs.

@@ -1,4 +1,4 @@
-"""Ranks that stay alive from one run to the next: short runs need not pay for starting processes."""
+"""Ranks that stay alive from one run to the next, because starting processes takes longer than a short run."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class WarmRanks:
         self._folder.cleanup()
 
     def train(self, arguments: Sequence[str], log: Path) -> int:
-        """Do what `dist-dash train` does with these arguments, which name the run; what it prints goes to `log`.
+        """Do what `dist-dash train` does with these arguments, which name the run; its output goes to `log`.
 
         Returns:
             The exit status: of the ranks that failed where not all agree.
@@ -96,7 +96,7 @@ class WarmRanks:
                 os.kill(process.pid, signal.SIGTERM)
 
     def _answers(self) -> set[int]:
-        """Every rank's status; waits for all of them at once, for the others hang where one has died."""
+        """The status of every rank. All are waited for at once, because the others hang if one has died."""
         statuses: dict[int, int] = {}
         while left := [rank for rank in range(self.world) if rank not in statuses]:
             pipes, ends = [self._pipes[rank] for rank in left], [self._processes[rank].sentinel for rank in left]
@@ -109,7 +109,7 @@ class WarmRanks:
         return set(statuses.values())
 
     def _dead(self) -> str:
-        """Which rank has died, once its pipe or its process said so."""
+        """The message about the rank that died."""
         multiprocessing.connection.wait([process.sentinel for process in self._processes], timeout=5)
         dead = {rank: process.exitcode for rank, process in enumerate(self._processes) if process.exitcode is not None}
         if not dead:
@@ -198,7 +198,7 @@ def _serve(pipe: Connection, rank: int, world: int, threads: int) -> None:
 
 
 def _end_with_parent() -> None:
-    """A rank whose study was killed must not keep its run from the next study."""
+    """End this rank with the process of the study: it would hold the lock of its run."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     multiprocessing.connection.wait([parent.sentinel])
@@ -211,6 +211,6 @@ def _train(arguments: Sequence[str], stop: StopRequest) -> int:
 
 
 def _forget_peak_memory() -> None:
-    """Let the next run measure its own peak, where the system can (Linux)."""
+    """Reset the peak memory of the process (Linux only), so that the next run measures its own."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")

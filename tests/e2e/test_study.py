@@ -232,9 +232,9 @@ def test_a_run_that_breaks_twice_ends_the_study(tmp_path: Path, capfd: Any) -> N
     why = "member 1: no finite gradient for 2 updates in a row; lower its learning rate"
     log = tmp_path / "runs" / f"{TRIALS[0]}.log"
     assert said[1:] == [
-        f"study: {TRIALS[0]} broke; trying again: {why}",
-        f"study: {TRIALS[0]} broke: {why}",
-        f"dist-dash: {TRIALS[0]} broke twice ({why}); see {log}. The same command goes on with what is left",
+        f"study: {TRIALS[0]} failed; trying again: {why}",
+        f"study: {TRIALS[0]} failed: {why}",
+        f"dist-dash: {TRIALS[0]} failed twice ({why}); see {log}. The same command continues with the remaining runs",
     ]
     assert log.read_text().count(why) == 2
     assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == [

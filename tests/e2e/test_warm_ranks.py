@@ -225,5 +225,5 @@ def test_the_executor_tries_a_killed_run_again(cold: Path, tmp_path: Path, capfd
     assert_same_run(tmp_path / "selection/a", cold / "sgd")
     assert_same(tmp_path / "selection/b", cold / "dash")
     said = capfd.readouterr().err.splitlines()
-    assert said[0] == "study: selection/a broke; trying again: rank 1 died (exit status -9)"
+    assert said[0] == "study: selection/a failed; trying again: rank 1 died (exit status -9)"
     assert said[1:] == ["study: 2 of 2 runs, about 0 min left; finished selection/b"]

@@ -131,8 +131,8 @@ def test_what_is_finished_is_told_of_but_not_run(ranks: type[Pretended], tmp_pat
 
 
 BROKEN: list[tuple[int | Exception, str]] = [
-    (FAILED, "study: selection/c/r1 broke; trying again: the words of r1\n"),
-    (RunFailed("rank 1 died (exit status -9)"), "study: selection/c/r1 broke; trying again: rank 1 died (exit status"),
+    (FAILED, "study: selection/c/r1 failed; trying again: the words of r1\n"),
+    (RunFailed("rank 1 died (exit status -9)"), "study: selection/c/r1 failed; trying again: rank 1 died (exit status"),
     (TO_BE_CONTINUED, "study: selection/c/r1 was stopped; trying again: the words of r1\n"),
 ]
 
@@ -155,7 +155,7 @@ def test_what_breaks_twice_ends_the_study(
 ) -> None:
     ranks.acts["r1"] = [act, act]
     with pytest.raises(
-        RunFailed, match=r"^selection/c/r1 broke twice \((the words of r1|rank 1 died.*)\); see .*r1.log"
+        RunFailed, match=r"^selection/c/r1 failed twice \((the words of r1|rank 1 died.*)\); see .*r1.log"
     ):
         executed(tmp_path, 3)
     assert names(ranks) == ["r0", "r1", "r1"]
