@@ -135,8 +135,8 @@ def test_one_group_has_nothing_to_differ_from(tmp_path):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ({"notes": "a text"}, "they must be a list of texts"),
-        ({"notes": [1]}, "they must be a list of texts"),
+        ({"notes": "a text"}, "it must be a list of texts"),
+        ({"notes": [1]}, "it must be a list of texts"),
         ({"baselines": ["nobody"]}, "nobody"),
         ({"runs": {"c0/none": {"group": "a"}}}, "c0.none is not finished"),
     ],
