@@ -63,14 +63,11 @@ def _against(section: Section, baseline: str, metrics: Sequence[str]) -> CellTab
         if group.name != baseline:
             differences = section.differences[group.name, baseline]
             cells = [_difference(metric, differences[metric]) for metric in metrics]
-            rows.append(TableRow(group.name, [Cell(_pairs(group, section.group(baseline))), *cells]))
+            pairs = set(group.seeds) & set(section.group(baseline).seeds)
+            rows.append(TableRow(group.name, [Cell(str(len(pairs))), *cells]))
     legend = (f"Difference to {baseline} and its interval; *: the interval excludes 0.", INTERVAL)
     headings = _headings("pairs", *(_heading(metric) for metric in metrics))
     return CellTable(f"Difference to {baseline}", headings, rows, legend)
-
-
-def _pairs(group: Group, other: Group) -> str:
-    return str(len(set(group.seeds) & set(other.seeds)))
 
 
 def _difference(metric: str, difference: Difference) -> Cell:

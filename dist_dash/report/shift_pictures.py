@@ -126,7 +126,11 @@ def detection(run: FinishedRun) -> Picture:
         "edge; of ROC curves it is empty.",
         figure=figure,
         data=ledger.data,
-        findings={f"AUROC of the entropy, {one['name']}": _entropy_auroc(one) for one in sets},
+        findings={
+            f"AUROC of the entropy, {one['name']}": f"{one['ensemble']['entropy']['auroc']:.3f} "
+            f"(members: {one['member_mean']['entropy']['auroc']:.3f})"
+            for one in sets
+        },
     )
 
 
@@ -226,7 +230,3 @@ def _roc(axes: Axes, one: dict[str, Any], ledger: Ledger) -> None:
         for x, y in zip(curve["fpr"], curve["tpr"], strict=True):
             ledger.add(one["name"], "roc", score, None, x, y)
     axes.set(title="ROC", xlabel="share of test samples above", ylabel="share of other data above", aspect=1)
-
-
-def _entropy_auroc(one: dict[str, Any]) -> str:
-    return f"{one['ensemble']['entropy']['auroc']:.3f} (members: {one['member_mean']['entropy']['auroc']:.3f})"

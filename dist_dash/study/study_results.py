@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from dist_dash.comparison import as_markdown, load_comparison
+from dist_dash.comparison.grouping import load_comparison
+from dist_dash.comparison.markup import as_markdown
 from dist_dash.files import write_atomically
 from dist_dash.report.folder_page import report_of_folder
 from dist_dash.runs.folder import PAGE

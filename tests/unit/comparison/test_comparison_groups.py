@@ -10,7 +10,8 @@ from compared import loaded, run_at, study
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dist_dash.comparison import Comparison, Section, load_comparison
+from dist_dash.comparison.grouping import Comparison, load_comparison
+from dist_dash.comparison.section import Section
 from dist_dash.comparison.selection import runs_below
 from dist_dash.comparison.settings import differing, flat, names, section_names, settings_of, text
 from dist_dash.errors import BadInput

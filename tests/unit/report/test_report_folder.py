@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from dist_dash.comparison.verdict.verdict import verdict
 
 from dist_dash.commands.report import report_command
-from dist_dash.comparison import Comparison, load_comparison, verdict
+from dist_dash.comparison.grouping import Comparison, load_comparison
 from dist_dash.comparison.section import Section
 from dist_dash.ensembles.finished import FinishedRun
 from dist_dash.errors import BadInput
