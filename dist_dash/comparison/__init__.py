@@ -1,4 +1,4 @@
-"""Finished runs against one another: groups over seeds, paired differences with intervals, cost, verdicts.
+"""Comparisons of finished runs: groups over seeds, paired differences with intervals, cost, verdicts.
 
 May import `analysis` and everything below. Start with `grouping.py`.
 """

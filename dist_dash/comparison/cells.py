@@ -35,13 +35,13 @@ class Cell:
 
     @property
     def star(self) -> str:
-        """What marks a difference that is not 0."""
+        """The mark of a difference whose interval excludes 0."""
         return "*" * (self.kind == "marked")
 
 
 @dataclass(frozen=True)
 class Heading:
-    """Of a column: its text, what it means, and whether words stand below it."""
+    """Heading of a column: its text, what it means, and whether the cells below it hold words."""
 
     text: str
     meaning: str = ""

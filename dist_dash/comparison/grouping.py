@@ -101,7 +101,7 @@ def _settings(settings: Settings, fields: Sequence[str]) -> dict[str, str]:
 
 
 def _notes_on_settings(groups: Sequence[Group]) -> list[str]:
-    """Groups of `groups.json` need not be what they are called."""
+    """Notes on groups of `groups.json` whose runs differ in more than the seed."""
     found = []
     for group in groups:
         known = [{**run.settings, **run.labels} for run in group.runs]

@@ -22,7 +22,7 @@ COLUMNS = (
 
 
 def as_json(comparison: Comparison) -> dict[str, Any]:
-    """Everything, as JSON knows it; shares of 1, nats, seconds.
+    """Everything, in types that JSON has; accuracies as shares of 1, losses in nats, times in seconds.
 
     `sections[…].differences[a][b][metric]` is a minus b, paired by seed, for all pairs of groups.
     """

@@ -1,4 +1,4 @@
-"""A comparison as Markdown and as LaTeX; names are untrusted and stay what they are: text."""
+"""A comparison as Markdown and as LaTeX. Names are untrusted: they are escaped, and shown as text."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ LATEX = {
 
 
 def printable(words: str) -> str:
-    """Words on one line; � for what cannot be printed."""
+    """A text on one line, with � in place of characters that cannot be printed."""
     return "".join(c if c.isprintable() else "�" for c in words)
 
 
@@ -53,7 +53,7 @@ def printable(words: str) -> str:
 
 
 def as_markdown(comparison: Comparison) -> str:
-    """All sections as GitHub-flavoured Markdown, columns aligned: what is decided first, then the tables."""
+    """All sections as GitHub-flavoured Markdown with aligned columns: first the verdict, then the tables."""
     blocks = [f"# {in_markdown(comparison.title or 'Comparison')}"]
     blocks += [f"> {in_markdown(note)}" for note in comparison.notes]
     for section in comparison.sections:
@@ -69,14 +69,14 @@ def as_markdown(comparison: Comparison) -> str:
 
 
 def in_markdown(words: str) -> str:
-    """Words that Markdown shows as they are, without mark-up or HTML of their own."""
+    """A text, escaped so that Markdown shows it literally."""
     escaped = re.sub(r"([\\`*\[\]<>|&~$])", r"\\\1", printable(words))
     escaped = re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\_", escaped)
     return re.sub(r"^(\s*)([#+\-]|\d+[.)])(?=\s)", _kept, escaped)
 
 
 def _kept(begins: re.Match[str]) -> str:
-    """What begins a heading or a list, and is none."""
+    """Escape what would begin a heading or a list."""
     mark = begins[2]
     return f"{begins[1]}{mark[:-1]}\\{mark[-1]}"
 
@@ -120,7 +120,7 @@ def as_latex(comparison: Comparison) -> str:
 
 
 def in_latex(words: str) -> str:
-    """Words that LaTeX sets as they are."""
+    """A text, escaped so that LaTeX sets it literally."""
     return "".join(LATEX.get(c, c) for c in printable(words))
 
 
@@ -158,5 +158,5 @@ def _in_latex(cell: Cell) -> str:
 
 
 def _latex_number(value: str) -> str:
-    """With the minus of mathematics."""
+    """A number with a mathematical minus sign."""
     return f"${value}$" if re.fullmatch(r"[+-]?\d+(\.\d+)?", value) else in_latex(value)

@@ -1,4 +1,4 @@
-"""The figures that are compared: which are better when they are higher, and how each is written."""
+"""The metrics that are compared: whether higher is better, and how their values are written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Means, deviations and paired differences over seeds, with intervals that hold for as few seeds as people have."""
+"""Means, deviations and paired differences over seeds, with intervals that are valid for few seeds."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ class Summary:
 
     @property
     def n(self) -> int:
-        """Seeds."""
+        """Number of seeds."""
         return len(self.values)
 
     @property
     def mean(self) -> float:
-        """Over the seeds."""
+        """Mean over the seeds."""
         return math.fsum(self.values.values()) / self.n
 
     @property
@@ -64,7 +64,7 @@ class Difference:
         return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
 
     def reversed(self) -> Difference:
-        """The other group minus the one."""
+        """The same difference with its sign reversed."""
         low, high = (None if end is None else 0.0 - end for end in (self.high, self.low))
         return Difference(self.n, None if self.mean is None else 0.0 - self.mean, low, high, self.method)
 

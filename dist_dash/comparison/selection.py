@@ -21,7 +21,7 @@ GROUPS = "groups.json"
 
 @dataclass(frozen=True)
 class SelectedRun:
-    """Where a run is, and where a study wants it.
+    """A run to compare, and its group.
 
     Args:
         path: the run's folder.
@@ -111,7 +111,7 @@ def runs_below(folder: Path) -> tuple[list[Path], list[Path]]:
 
 
 def is_finished(path: Path) -> bool:
-    """Whether a run has come to its end, its ensemble exported."""
+    """Whether a run is finished and its ensemble exported."""
     run = RunFolder(path)
     return run.done.exists() and run.recipe.is_file() and (run.ensemble / "ensemble.json").is_file()
 

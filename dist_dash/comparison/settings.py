@@ -117,7 +117,7 @@ def _noise(share: str) -> str:
 
 
 def _told(field: str, value: str, values: Iterable[str]) -> str:
-    """`rho=0.1` of the method, `optimizer.lr=0.1` of the others, `model=SmallCNN` for a class."""
+    """A choice in a name: `rho=0.1` of the method, `optimizer.lr=0.1` of others, `model=SmallCNN` for a class."""
     if field.endswith(CLASS):
         paths = set(values)
         short = {path.rpartition(".")[2] for path in paths}

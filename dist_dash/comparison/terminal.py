@@ -59,7 +59,7 @@ def _folded(heading: str) -> str:
 
 
 def _lines(cell: Cell) -> list[str]:
-    """A figure, and below it how sure it is."""
+    """A number, and below it its deviation or interval."""
     below = [f"±{cell.spread}"] if cell.spread else list(cell.interval or ())
     return [f"{cell.text}{cell.star}", *below]
 

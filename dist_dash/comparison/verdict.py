@@ -1,4 +1,4 @@
-"""What the figures of a section say, in sentences that claim no more than they show."""
+"""What the numbers of a section show, in sentences that claim no more than the intervals allow."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def _against(section: Section, metric: str, baseline: str) -> str:
 
 
 def _kind(metric: str, difference: Difference) -> str:
-    """Words that sort as they should be read: better, no significant difference, not decided, worse."""
+    """A phrase; in alphabetical order they read: better, no significant difference, not decided, worse."""
     if difference.n < 2:
         return f"not decided, {_seeds(difference.n)} only"
     if not difference.excludes_zero:

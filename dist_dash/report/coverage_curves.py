@@ -1,4 +1,4 @@
-"""Accuracy on the most confident samples: what is gained by leaving the others to someone else."""
+"""Accuracy on the most confident samples, against the share of samples that is kept (selective prediction)."""
 
 from __future__ import annotations
 

@@ -77,17 +77,17 @@ class DrawnPicture:
 
     @property
     def files(self) -> list[str]:
-        """Their names."""
+        """Names of its files."""
         return [f"{self.name}.{kind}" for kind in self.kinds]
 
     @property
     def id(self) -> str:
-        """Of its element in the page."""
+        """The id of its element in the page."""
         return f"picture-{self.name}"
 
     @property
     def alt(self) -> str:
-        """What is read out in the picture's place; the numbers themselves are in its CSV."""
+        """The alternative text of the picture; its numbers are in its CSV."""
         found = "; ".join(f"{name}: {value}" for name, value in (self.findings or {}).items())
         return f"{self.title}{'. ' * bool(found)}{found}. Described below; its numbers are in {self.name}.csv."
 
@@ -95,7 +95,7 @@ class DrawnPicture:
 def draw_all(
     jobs: Sequence[PictureJob], folder: Path, processes: int | None = None, kinds: Sequence[str] = KINDS
 ) -> list[DrawnPicture]:
-    """Draw every job; in its order.
+    """Draw every job; the pictures come in the order of the jobs.
 
     Args:
         jobs: no two of whose pictures have the same name.
@@ -122,7 +122,7 @@ def draw_all(
 
 
 def processes_for(predictions: Iterable[Path]) -> int | None:
-    """For `draw_all`: how many processes the sizes of files of predictions, of which each holds one, allow."""
+    """How many processes `draw_all` may use: one where files of predictions are so large that memory is short."""
     sizes = [path.stat().st_size for path in predictions if path.is_file()]
     return 1 if max(sizes, default=0) > LARGE else None
 
@@ -136,7 +136,7 @@ def remove_others(folder: Path, kept: Collection[str]) -> None:
 
 
 def _use_threads(most: int) -> None:
-    """In a process that draws: leave the other processes their cores."""
+    """Limit the threads of a process that draws, so that each process has cores of its own."""
     import torch
 
     torch.set_num_threads(min(most, torch.get_num_threads()))
@@ -156,7 +156,7 @@ def _draw(job: PictureJob, folder: Path, kinds: Sequence[str]) -> DrawnPicture:
             return _shown(picture, folder, kinds)
     except NotHere as reason:
         return DrawnPicture(job.title, why_not=str(reason))
-    except BadInput as error:  # data that have moved, a file that is torn: the rest of the report stands
+    except BadInput as error:  # data that were moved, a truncated file: the rest of the report is still made
         return DrawnPicture(job.title, why_not=f"This could not be drawn: {' '.join(str(error).split())}.")
 
 
@@ -185,7 +185,7 @@ def _shown(picture: Picture, folder: Path, kinds: Sequence[str]) -> DrawnPicture
 
 
 def letter_by_letter(figure: Figure) -> None:
-    """Draw every text as it stands: a `$` in a name begins no formula. Ticks of logarithmic axes alone are formulas."""
+    """Draw every text literally: a `$` in a name begins no formula. Only ticks of logarithmic axes are formulas."""
     from matplotlib.text import Text
 
     formulas = {
@@ -201,7 +201,7 @@ def letter_by_letter(figure: Figure) -> None:
 
 
 def saved(figure: Figure, kind: str) -> bytes:
-    """The file's content; no date and no version in it, so that equal runs give equal bytes."""
+    """The content of the file, without date and version, so that equal runs give equal bytes."""
     content = io.BytesIO()
     metadata = {"Date": None, "Creator": None} if kind == "svg" else {"Software": None}
     figure.savefig(content, format=kind, metadata=metadata)

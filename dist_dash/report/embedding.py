@@ -125,7 +125,7 @@ Key = tuple[str, int, int]
 
 
 def embedding_of_groups(section: Section) -> Picture:
-    """Of one run per group, that of the lowest seed. Raises `NotHere`."""
+    """One run per group, that of the lowest seed, side by side. Raises `NotHere`."""
     return embedding_of_runs({group.name: FinishedRun(group.runs[0].path) for group in section.groups})
 
 

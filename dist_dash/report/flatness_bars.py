@@ -72,7 +72,7 @@ def flatness_bars(runs: FinishedRun | Mapping[str, Sequence[FinishedRun]]) -> Pi
 
 
 def flatness_of_groups(section: Section) -> Picture:
-    """Of the runs that were measured. Raises `NotHere`."""
+    """Flatness by group, of the runs that were measured. Raises `NotHere`."""
     runs = {drawable(group.name, 32): [FinishedRun(run.path) for run in group.runs] for group in section.groups}
     measured = {name: [run for run in of if run.folder.flatness.is_file()] for name, of in runs.items()}
     if not any(measured.values()):

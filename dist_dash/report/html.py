@@ -50,13 +50,13 @@ def with_code(sentence: str) -> Markup:
 
 
 def write_page(path: Path, content: str) -> None:
-    """Write a page complete or not at all, in UTF-8 whatever the locale; names that are no Unicode lose a letter."""
+    """Write a page atomically, in UTF-8 whatever the locale; characters that are no Unicode are replaced."""
     with replacing(path) as temporary:
         temporary.write_bytes(content.encode("utf-8", "replace"))
 
 
 def name_of(path: Path) -> str:
-    """A folder's name, as far as it is Unicode."""
+    """The name of a folder; bytes that are no Unicode are replaced."""
     return os.fsencode(path.resolve().name).decode("utf-8", "replace")
 
 

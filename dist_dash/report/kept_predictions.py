@@ -90,7 +90,7 @@ def on_shared_samples(traces: Mapping[str, KeptPredictions], most: int) -> dict[
 
 
 def evenly(count: int, most: int) -> list[int]:
-    """At most so many of `count` places, evenly spaced, the first and the last among them."""
+    """At most `most` of `count` indices, evenly spaced, with the first and the last."""
     return sorted(set(np.linspace(0, count - 1, min(count, most)).round().astype(int).tolist()))
 
 
@@ -114,13 +114,13 @@ def distances(log_probs: Floats) -> Floats:
 
 
 def _mean_entropy(probs: Floats) -> float:
-    """Of distributions `[n, C]`, in nats; 0 log 0 = 0."""
+    """Mean entropy of distributions `[n, C]`, in nats; 0 log 0 = 0."""
     with np.errstate(divide="ignore"):
         return float(entropy_of(probs, np.log(probs)).mean())
 
 
 def in_the_plane(matrix: Floats) -> tuple[Floats, float]:
-    """Metric multidimensional scaling by SMACOF, started at classical scaling: no chance is in it.
+    """Metric multidimensional scaling by SMACOF, started at classical scaling, which makes it deterministic.
 
     Args:
         matrix: distances `[k, k]`.

@@ -32,7 +32,7 @@ STATISTICS_SAMPLES = 256
 
 @contextlib.contextmanager
 def _or_not_here() -> Iterator[None]:
-    """What a run does not allow, as the sentence that a report shows in the picture's place."""
+    """Turn what a run does not allow into the sentence that a report shows in place of the picture."""
     try:
         yield
     except TooSlow as error:

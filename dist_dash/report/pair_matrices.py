@@ -70,7 +70,7 @@ def _heat_map(axes: Axes, matrix: Array, names: list[str], form: str, colours: s
 
 
 def _ink(background: Any) -> str:
-    """Black or white, whichever can be read on a colour."""
+    """Black or white, whichever is readable on the background."""
     red, green, blue = background[:3]
     return "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 0.5 else "white"
 

@@ -103,7 +103,7 @@ def drawable(name: Any, most: int = 48) -> str:
 
 
 def colour(index: int) -> str:
-    """Of a member, a pair or a run."""
+    """The colour of a member, a pair or a run."""
     return COLOURS[index % len(COLOURS)]
 
 
@@ -113,7 +113,7 @@ def of_member(index: int) -> dict[str, Any]:
 
 
 def of_predictor(name: str) -> dict[str, Any]:
-    """Of the line of `ensemble` or of `member 3`."""
+    """Style of the line of `ensemble` or of `member 3`."""
     if name == "ensemble":
         return {"color": ENSEMBLE, "linewidth": 2.4, "zorder": 3}
     return of_member(int(name.rpartition(" ")[2]))

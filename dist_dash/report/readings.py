@@ -22,7 +22,7 @@ MOST_POINTS = 400
 
 
 def numbers(values: Sequence[Any]) -> list[float]:
-    """JSON's numbers as floats; NaN for null and for what is no number."""
+    """Numbers of a JSON list as floats; NaN for null and for everything that is no number."""
     return [float(v) if isinstance(v, int | float) and not isinstance(v, bool) else float("nan") for v in values]
 
 
@@ -75,7 +75,7 @@ def _inner(line: Mapping[str, Any], names: Sequence[str]) -> Any:
 
 
 def check_evaluation(run: FinishedRun) -> None:
-    """Refuse an `evaluation.json` that is none.
+    """Check that `evaluation.json` holds scores.
 
     Raises:
         BadInput: it holds something else than scores.

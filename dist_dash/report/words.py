@@ -37,7 +37,9 @@ CALIBRATED = (
     "on the other, both ways, averaged over 5 random splits"
 )
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
-MOST_GROUPS = 3  # of more, the sentences about each against each baseline are folded: the table above them says it all
+MOST_GROUPS = (
+    3  # with more, the sentences about baselines are folded: the table above them says the same
+)
 
 
 # -- a run -------------------------------------------------------------------------------------------------------------
@@ -105,7 +107,7 @@ def _made_with(environment: Mapping[str, Any]) -> str:
 
 
 def component(given: Any, zeros: bool = True) -> str:
-    """A class and its choices: `DASH (rho_loss 0.1, rho_div 0.3)`; null, false and (unless `zeros`) 0 are unsaid."""
+    """A class and its choices: `DASH (rho_loss 0.1, rho_div 0.3)`; null, false and (unless `zeros`) 0 are left out."""
     if not isinstance(given, Mapping):
         return text(given)
     path = str(given.get("class_path", ""))
@@ -192,7 +194,7 @@ def about(comparison: Comparison) -> str:
 
 
 def sentences(section: Section) -> tuple[list[str], list[str]]:
-    """The verdict; and what of it is folded: how each of many groups stands to each baseline."""
+    """The verdict in two parts: what is shown, and what is folded (many groups against each baseline)."""
     found = verdict(section)
     if len(section.groups) <= MOST_GROUPS:
         return found, []
@@ -212,7 +214,7 @@ def glossary(comparison: Comparison) -> dict[str, str]:
 
 
 def limits(comparison: Comparison) -> list[str]:
-    """What the comparison cannot show, whatever it found."""
+    """Limits that hold for every comparison."""
     counts = sorted({len(group.runs) for section in comparison.sections for group in section.groups})
     seeds = f"{counts[0]} to {counts[-1]} seeds" if len(counts) > 1 else _count(counts[0], "seed")
     return [

@@ -53,7 +53,7 @@ class SelectionRule:
         require(self.split == "validation", "split", self.split, "validation: figures are reported on test")
 
     def better(self, score: float) -> float:
-        """The score, so that less is better."""
+        """The score with a sign that makes lower better."""
         return -score if self.score in HIGHER_IS_BETTER else score
 
 
@@ -144,7 +144,7 @@ class StudyPlan:
         ]
 
     def trial_name(self, condition: str, method: str, trial: int, seed: int) -> str:
-        """Where one of `trials` is."""
+        """The name of one of the `trials`."""
         return f"selection/{slug(condition)}/{slug(method)}-t{trial}-s{seed}"
 
     def reported(self, folder: Path, chosen: Mapping[tuple[str, str], int]) -> dict[str, tuple[str, str, PlannedRun]]:
@@ -198,7 +198,7 @@ def read_plan(path: Path) -> StudyPlan:
 
 
 def check_commands(plan: StudyPlan, folder: Path) -> list[Command]:
-    """What the runs ask for: every setting under the first condition, and the first setting under every condition.
+    """Parse the runs: every setting under the first condition, and the first setting under every condition.
 
     Raises:
         BadInput: a recipe is wrong, in its own words; or it cannot be part of a study.

@@ -114,7 +114,7 @@ class WarmRanks:
         dead = {rank: process.exitcode for rank, process in enumerate(self._processes) if process.exitcode is not None}
         if not dead:
             return "a rank does not answer any more"
-        rank = min(dead, key=lambda rank: dead[rank])  # killed ones first: others may have died of that
+        rank = min(dead, key=lambda rank: dead[rank])  # killed ones first: the others may have failed because of that
         return f"rank {rank} died (exit status {dead[rank]})"
 
     def _start(self) -> None:
