@@ -37,9 +37,7 @@ CALIBRATED = (
     "on the other, both ways, averaged over 5 random splits"
 )
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
-MOST_GROUPS = (
-    3  # with more, the sentences about baselines are folded: the table above them says the same
-)
+MOST_GROUPS = 3  # with more, the sentences about baselines are folded: the table above them says the same
 
 
 # -- a run -------------------------------------------------------------------------------------------------------------
