@@ -13,7 +13,7 @@ from dist_dash.comparison.grouping import Comparison
 from dist_dash.comparison.metric_names import better, finite
 from dist_dash.comparison.paired import LEVEL, RESAMPLES, Difference, Summary
 from dist_dash.comparison.section import Best, Group, Section
-from dist_dash.comparison.verdict.verdict import verdict
+from dist_dash.comparison.verdict import verdict
 
 COLUMNS = (
     *("section", "group", "metric", "n", "mean", "sd", "median"),

@@ -11,7 +11,7 @@ from dist_dash.comparison.cells import Cell, CellTable
 from dist_dash.comparison.grouping import Comparison
 from dist_dash.comparison.section import Section
 from dist_dash.comparison.section_tables import tables
-from dist_dash.comparison.verdict.verdict import verdict
+from dist_dash.comparison.verdict import verdict
 
 LATEX = {
     "\\": r"\textbackslash{}",

@@ -15,7 +15,7 @@ from dist_dash.comparison.cells import Cell, CellTable, TableRow
 from dist_dash.comparison.grouping import Comparison
 from dist_dash.comparison.markup import printable
 from dist_dash.comparison.section_tables import tables
-from dist_dash.comparison.verdict.verdict import verdict
+from dist_dash.comparison.verdict import verdict
 
 NAME, GAP = 24, 2  # cells that names keep at least, where they need them, and cells between columns
 

@@ -14,7 +14,7 @@ from dist_dash.comparison.grouping import Comparison
 from dist_dash.comparison.metric_names import DISAGREEMENT, DIVERSITY, NONE, QUALITY, deciding, finite, heading, number
 from dist_dash.comparison.paired import Difference
 from dist_dash.comparison.section import Group, Section
-from dist_dash.comparison.verdict.verdict import in_a_word
+from dist_dash.comparison.verdict import in_a_word
 from dist_dash.ensembles.finished import FinishedRun
 from dist_dash.report.readings import kept_members
 from dist_dash.report.words import CALIBRATED, DIFFERENCES, MEANINGS

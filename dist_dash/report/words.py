@@ -9,7 +9,7 @@ from dist_dash.comparison.grouping import Comparison
 from dist_dash.comparison.metric_names import finite, number
 from dist_dash.comparison.section import Section
 from dist_dash.comparison.settings import flat, text
-from dist_dash.comparison.verdict.verdict import verdict
+from dist_dash.comparison.verdict import verdict
 from dist_dash.ensembles.finished import FinishedRun
 
 MEANINGS = {

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 from compared import DIVERSITY, ENVIRONMENT, OLD, SCORES, loaded, noisy, run_at, study, train_lines
-from dist_dash.comparison.verdict.verdict import verdict
 from scipy import stats
 
 from dist_dash.comparison.cost import Cost, cost_of, median_cost, relative
 from dist_dash.comparison.grouping import Comparison, load_comparison
 from dist_dash.comparison.metric_names import better, heading, number, percent
 from dist_dash.comparison.section import Section
+from dist_dash.comparison.verdict import verdict
 
 HIGHER = {"accuracy", "top5", "aac", "cal_aac"}
 

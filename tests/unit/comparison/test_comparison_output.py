@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 from compared import SCORES, loaded, run_at, study
-from dist_dash.comparison.verdict.verdict import verdict
 from rich.cells import cell_len
 from rich.console import Console
 
@@ -19,6 +18,7 @@ from dist_dash.comparison.grouping import Comparison
 from dist_dash.comparison.machine_readable import as_csv, as_json
 from dist_dash.comparison.markup import as_latex, as_markdown, in_latex, in_markdown
 from dist_dash.comparison.terminal import as_renderable
+from dist_dash.comparison.verdict import verdict
 from dist_dash.runs.process import guarded
 
 TITLES = ("Quality of the ensemble", "Difference to SGD", "Difference to SAM", "Members and how they differ", "Cost")

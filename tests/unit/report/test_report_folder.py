@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from dist_dash.comparison.verdict.verdict import verdict
 
 from dist_dash.commands.report import report_command
 from dist_dash.comparison.grouping import Comparison, load_comparison
 from dist_dash.comparison.section import Section
+from dist_dash.comparison.verdict import verdict
 from dist_dash.ensembles.finished import FinishedRun
 from dist_dash.errors import BadInput
 from dist_dash.report import draw
