@@ -60,8 +60,10 @@ def two_ranks(problem: Problem, rounds: int) -> Times:
     """SAM and DASH on two ranks that share the device, by the true exchange."""
     ask_for_determinism()
     with Exchange(layout_from_environment(2), deadline=60) as exchange:
-        variants = {name: METHODS[name]() for name in ("SAM", "DASH separate")}
-        parts = Torch(problem.precision), exchange, problem
+        variants = {
+            name: stepper(METHODS[name](), Torch(problem.precision), exchange, problem)
+            for name in ("SAM", "DASH separate")
+        }
         return interleaved(variants, rounds, exchange)
 
 

@@ -54,6 +54,14 @@ def of_loop(arguments: list[str], steps: int) -> Places:
     return [waits.places[a:b] for a, b in itertools.pairwise(marks[1:])]
 
 
+def training(precision: str) -> list[str]:
+    """The arguments of a small run that writes no record on the way."""
+    data = ["--data=Synthetic", "--data.train=64", "--data.test=8", "--loader.batch_size=4"]
+    rest = ["--model=SmallCNN", "--optimizer=torch.optim.SGD", "--optimizer.lr=0.01", "--method=SGD", "--members=1"]
+    engine = ["--engine=Torch", f"--engine.precision={precision}"]
+    return ["train", *data, *rest, *engine, "--record.every=1000", "--record.progress=false"]
+
+
 def waits(part: Part) -> None:
     precision = "bf16" if part.device == "cuda" else "fp32"
     problem = Problem(ResNet(18), size=4, device=part.device, precision=precision)  # type: ignore[arg-type]
@@ -63,10 +71,7 @@ def waits(part: Part) -> None:
             (found,) = on_ranks(1, of_method, problem, method, deepspeed, 5, deadline=40)
             report(part, f"{name}: waits of the host per update", found, None if deepspeed else 1)
     with part.section("training loop, SGD"):
-        data = ["--data=Synthetic", "--data.train=64", "--data.test=8", "--loader.batch_size=4"]
-        rest = ["--model=SmallCNN", "--optimizer=torch.optim.SGD", "--optimizer.lr=0.01", "--method=SGD", "--members=1"]
-        record = ["--record.every=1000", "--record.progress=false", "--engine=Torch", f"--engine.precision={precision}"]
-        (found,) = on_ranks(1, of_loop, ["train", *data, *rest, *record], 8, deadline=40)
+        (found,) = on_ranks(1, of_loop, training(precision), 8, deadline=40)
         report(part, "training loop, SGD: waits of the host per update", found, 1)
 
 
