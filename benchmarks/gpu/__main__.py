@@ -40,6 +40,7 @@ def main() -> int:
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--tiny", action="store_true", help="small networks and few rounds: shows that it runs")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART", help=", ".join(PARTS))
+    parser.add_argument("--patience", type=float, default=1.0, help="times the limit of each part, on a busy machine")
     parser.add_argument("--seconds", type=float, default=470.0, help="time for everything; parts without time are left")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, _stop)
@@ -51,7 +52,7 @@ def main() -> int:
         try:
             for part in options.only:
                 left = options.seconds - (time.monotonic() - started)
-                rows += run(part, options, out.resolve(), min(PARTS[part], left))
+                rows += run(part, options, out.resolve(), options.patience * min(PARTS[part], left))
         except OutOfTime:
             rows.append(failed("all", "the command was asked to end; parts that are not listed did not run"))
         facts = {**machine(options.device), "seconds": round(time.monotonic() - started), "tiny": options.tiny}
@@ -66,7 +67,7 @@ def run(part: str, options: argparse.Namespace, out: Path, limit: float) -> list
         return [failed(part, "no time was left for it")]
     found, log = out / f"{part}.json", out / f"{part}.log"
     found.unlink(missing_ok=True)
-    arguments = ["--device", options.device, "--json", str(found), *(["--tiny"] if options.tiny else [])]
+    arguments = ["--device", options.device, "--json", str(found), "--patience", str(options.patience)]
     token = f"{os.getpid()}-{part}-{time.monotonic_ns()}"
     variables = {**os.environ, "PYTHONUNBUFFERED": "1", "TORCH_CPP_LOG_LEVEL": "ERROR", MARK: token}
     if options.device == "cpu":
@@ -74,7 +75,7 @@ def run(part: str, options: argparse.Namespace, out: Path, limit: float) -> list
     print(f"{part}: at most {limit:.0f} s", file=sys.stderr, flush=True)
     problem = ""
     with log.open("wb") as output:
-        command = [sys.executable, "-m", f"benchmarks.gpu.{part}", *arguments]
+        command = [sys.executable, "-m", f"benchmarks.gpu.{part}", *arguments, *["--tiny"][: options.tiny]]
         process = subprocess.Popen(
             command, stdout=output, stderr=output, env=variables, start_new_session=True, cwd=ROOT
         )

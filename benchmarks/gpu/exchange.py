@@ -69,7 +69,7 @@ def several(mode: str, samples: int, classes: int, rounds: int) -> Found:
 def exchange(part: Part) -> None:
     size = (8, 10, 3) if part.tiny else (128, 1000, 20)
     with part.section("NCCL, one rank"):
-        (one,) = on_ranks(1, one_rank, *size, deadline=40)
+        (one,) = on_ranks(1, one_rank, *size, deadline=part.within(40))
         wanted = "nccl" if part.device == "cuda" else "gloo"
         fine = one["equal"] and one["backend"] == wanted
         part.add("NCCL, one rank: results are the inputs", float(fine), note=f"backend {one['backend']}", ok=fine)
@@ -78,8 +78,10 @@ def exchange(part: Part) -> None:
     ranks = 2 if part.tiny else 4
     for mode in ("gather", "reduce"):
         with part.section(f"{ranks} ranks on one GPU, {mode}"):
-            shared = on_ranks(ranks, several, mode, *size, environment=part.one_gpu, deadline=25)
-            host = on_ranks(ranks, several, mode, *size, environment={"CUDA_VISIBLE_DEVICES": ""}, deadline=25)
+            shared = on_ranks(ranks, several, mode, *size, environment=part.one_gpu, deadline=part.within(25))
+            host = on_ranks(
+                ranks, several, mode, *size, environment={"CUDA_VISIBLE_DEVICES": ""}, deadline=part.within(25)
+            )
             expected = "cuda:0 by gloo" if part.device == "cuda" else "cpu by gloo"
             fine = all(rank["where"] == expected and set(rank["counts"]) == {ranks - 1.0} for rank in shared)
             apart = max(float(abs(a["means"] - b["means"]).max()) for a, b in zip(shared, host, strict=True))

@@ -20,6 +20,7 @@ class Part:
     device: str
     tiny: bool
     json: Path
+    patience: float = 1.0
     rows: list[dict[str, Any]] = field(default_factory=list)
 
     def add(
@@ -32,6 +33,10 @@ class Part:
         print(row, flush=True)
         self.rows.append(row)
         self.json.write_text(json.dumps(self.rows, indent=1) + "\n")
+
+    def within(self, seconds: float) -> float:
+        """Time for ranks to answer: less than the part has, so that it can say which rank hangs."""
+        return seconds * self.patience
 
     @property
     def one_gpu(self) -> dict[str, str]:
@@ -59,6 +64,7 @@ def run(part: Callable[[Part], None]) -> None:
     parser.add_argument("--device", choices=("cuda", "cpu"), required=True)
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--json", type=Path, required=True)
+    parser.add_argument("--patience", type=float, default=1.0)
     whole = Part(**vars(parser.parse_args()))
     import torch
 

@@ -42,7 +42,7 @@ def perturbation(part: Part) -> None:
     size = 4 if part.tiny else 128
     problem = Problem(ResNet(18), size=size, device=part.device, precision="bf16")
     with part.section("perturbation under bf16"):
-        (found,) = on_ranks(1, realised, problem, 2 if part.tiny else 60, deadline=60)
+        (found,) = on_ranks(1, realised, problem, 2 if part.tiny else 60, deadline=part.within(60))
         off = abs(found["length"] - 1)
         part.add("|‖realised ε‖ / ‖ε‖ − 1|, bf16", off, most=1e-3, note="ρ = 0.05, ResNet-18", ok=off <= 1e-3)
         note = f"{found['bf16']:.4f} in bf16, {found['fp32']:.4f} in fp32 at the same weights"

@@ -105,7 +105,7 @@ def steps(part: Part) -> None:
     what = f"{'ResNet-18' if part.tiny else 'ResNet-50'}, {problem.side} px, {precision}, batch {problem.size}"
 
     with part.section("steps on one rank"):
-        (found,) = on_ranks(1, one_rank, problem, rounds, True, deadline=80)
+        (found,) = on_ranks(1, one_rank, problem, rounds, True, deadline=part.within(80))
         times, peaks = found
         for name in times:
             speed = problem.size / statistics.median(times[name])
@@ -130,7 +130,7 @@ def steps(part: Part) -> None:
                 part.add(f"{name}: peak memory / plan", peaks[name] / plan, most=part.limit(1.25), note=note)
     with part.section("steps on two ranks of one GPU"):
         half = Problem(network, device=part.device, precision=precision, **{**sizes, "size": sizes["size"] // 2})  # type: ignore[arg-type]
-        times = on_ranks(2, two_ranks, half, rounds, environment=part.one_gpu, deadline=45)[0]
+        times = on_ranks(2, two_ranks, half, rounds, environment=part.one_gpu, deadline=part.within(45))[0]
         cost = statistics.median(ratio(times, "DASH separate", "SAM"))
         note = f"batch {half.size} a rank; both compute on one device, predictions through pinned memory"
         part.add("DASH separate / SAM, 2 ranks on one GPU", cost, note=note)

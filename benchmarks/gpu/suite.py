@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
+from xml.etree import ElementTree
 
 from benchmarks.gpu.part import Part, run
 
 
 def suite(part: Part) -> None:
-    command = [sys.executable, "-m", "pytest", "tests/gpu", "-rfE", "-p", "no:cacheprovider"]
-    found = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    print(found.stdout, flush=True)
-    lines = [line.strip("= ") for line in found.stdout.splitlines() if line.strip()]
-    summary = lines[-1] if lines else "it said nothing"
-    passed = re.search(r"(\d+) passed", summary)
-    ran = int(passed[1]) if passed else 0
+    with tempfile.TemporaryDirectory() as folder:
+        results = Path(folder) / "results.xml"
+        command = [sys.executable, "-m", "pytest", "tests/gpu", "-vv", "-p", "no:cacheprovider"]
+        status = subprocess.run([*command, f"--junitxml={results}"]).returncode
+        (whole,) = ElementTree.parse(results).getroot().iter("testsuite")
+    tests, failures, errors, skipped = (int(whole.attrib[n]) for n in ("tests", "failures", "errors", "skipped"))
+    passed = tests - failures - errors - skipped
     # Without a GPU all are skipped; with one, a suite of which nothing ran has failed.
-    fine = found.returncode == 0 and (ran > 0 or part.device == "cpu")
-    part.add("tests/gpu", ran, "passed", note=summary, ok=fine)
-    for line in lines:
-        if line.startswith(("FAILED ", "ERROR ")):
-            test, _, why = line.partition(" - ")
-            part.add(test.split(" ", 1)[1], None, note=why[:300], ok=False)
+    fine = status == 0 and (passed > 0 or part.device == "cpu")
+    part.add("tests/gpu", passed, "passed", note=f"{failures + errors} failed, {skipped} skipped", ok=fine)
+    for case in whole.iter("testcase"):
+        for problem in [*case.iter("failure"), *case.iter("error")]:
+            why = (problem.get("message") or "").splitlines() or [""]
+            part.add(case.attrib["name"], None, note=why[0][:300], ok=False)
 
 
 if __name__ == "__main__":

@@ -16,27 +16,27 @@ from benchmarks.gpu.two_members import TwoMembers
 from dist_dash.commands.cli import main
 from dist_dash.member.deepspeed_engine import DeepSpeed
 from dist_dash.member.engine import Torch
-from dist_dash.methods import SGD, Method
-from dist_dash.models import ResNet
+from dist_dash.methods import SGD
+from dist_dash.models import ResNet, SmallCNN
 from tests.gpu.waits import counted
 from tests.support.ranks import on_ranks
 
 Places = list[list[str]]
 
 
-def of_method(problem: Problem, method: Method, deepspeed: bool, steps: int) -> Places:
-    """Where each update waited."""
+def of_updates(problem: Problem, updates: int) -> dict[str, Places]:
+    """Where each method's updates waited, once it was warm."""
+    found = {}
     with TwoMembers() as exchange:
-        engine = DeepSpeed(problem.precision) if deepspeed else Torch(problem.precision)  # type: ignore[arg-type]
-        step = stepper(method, engine, exchange, problem)
-        for number in range(2):
-            step(number)
-        found = []
-        for number in range(steps):
-            with counted() as waits:
-                step(number)
-            found.append(waits.places)
-        return found
+        variants = {name: (method(), Torch(problem.precision)) for name, method in METHODS.items()}
+        variants["SGD DeepSpeed"] = SGD(), DeepSpeed(problem.precision)  # type: ignore[assignment]
+        for name, (method, engine) in variants.items():
+            step, found[name] = stepper(method, engine, exchange, problem), list[list[str]]()
+            for number in range(updates + 4):  # DeepSpeed's timers begin after two
+                with counted() as waits:
+                    step(number)
+                found[name].append(waits.places)
+    return {name: places[4:] for name, places in found.items()}
 
 
 def of_loop(arguments: list[str], steps: int) -> Places:
@@ -64,14 +64,14 @@ def training(precision: str) -> list[str]:
 
 def waits(part: Part) -> None:
     precision = "bf16" if part.device == "cuda" else "fp32"
-    problem = Problem(ResNet(18), size=4, device=part.device, precision=precision)  # type: ignore[arg-type]
-    variants = {name: (method(), False) for name, method in METHODS.items()}
-    for name, (method, deepspeed) in {**variants, "SGD DeepSpeed": (SGD(), True)}.items():
-        with part.section(name):
-            (found,) = on_ranks(1, of_method, problem, method, deepspeed, 5, deadline=40)
-            report(part, f"{name}: waits of the host per update", found, None if deepspeed else 1)
+    network = SmallCNN() if part.tiny else ResNet(18)
+    problem = Problem(network, size=4, device=part.device, precision=precision)  # type: ignore[arg-type]
+    with part.section("updates"):
+        (each,) = on_ranks(1, of_updates, problem, 5, deadline=part.within(40))
+        for name, found in each.items():
+            report(part, f"{name}: waits of the host per update", found, 1)
     with part.section("training loop, SGD"):
-        (found,) = on_ranks(1, of_loop, training(precision), 8, deadline=40)
+        (found,) = on_ranks(1, of_loop, training(precision), 8, deadline=part.within(40))
         report(part, "training loop, SGD: waits of the host per update", found, 1)
 
 

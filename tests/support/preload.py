@@ -7,8 +7,8 @@ import sys
 import warnings
 from pathlib import Path
 
-# Not by asking CUDA, which ranks that are forked afterwards could then not use. DeepSpeed settles on a device when it is
-# imported: where there is a GPU, each rank imports it itself.
+# Not by asking CUDA, which ranks that are forked afterwards could then not use. DeepSpeed settles on a device when it
+# is imported: where there is a GPU, each rank imports it itself.
 gpu = Path("/dev/nvidiactl").exists()
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 if not gpu:
