@@ -51,8 +51,10 @@ def main() -> int:
         started, rows = time.monotonic(), list[dict[str, Any]]()
         try:
             for part in options.only:
-                left = options.seconds - (time.monotonic() - started)
+                begun = time.monotonic()
+                left = options.seconds - (begun - started)
                 rows += run(part, options, out.resolve(), options.patience * min(PARTS[part], left))
+                print(f"{part}: took {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
         except OutOfTime:
             rows.append(failed("all", "the command was asked to end; parts that are not listed did not run"))
         facts = {**machine(options.device), "seconds": round(time.monotonic() - started), "tiny": options.tiny}
@@ -72,7 +74,6 @@ def run(part: str, options: argparse.Namespace, out: Path, limit: float) -> list
     variables = {**os.environ, "PYTHONUNBUFFERED": "1", "TORCH_CPP_LOG_LEVEL": "ERROR", MARK: token}
     if options.device == "cpu":
         variables["CUDA_VISIBLE_DEVICES"] = ""
-    print(f"{part}: at most {limit:.0f} s", file=sys.stderr, flush=True)
     problem = ""
     with log.open("wb") as output:
         command = [sys.executable, "-m", f"benchmarks.gpu.{part}", *arguments, *["--tiny"][: options.tiny]]

@@ -15,6 +15,7 @@ from dist_dash.ranks.layout import layout_from_environment
 from tests.support.ranks import on_ranks
 
 Found = dict[str, Any]
+NO_GPU = {"CUDA_VISIBLE_DEVICES": ""}
 
 
 def one_rank(samples: int, classes: int, rounds: int) -> Found:
@@ -79,9 +80,7 @@ def exchange(part: Part) -> None:
     for mode in ("gather", "reduce"):
         with part.section(f"{ranks} ranks on one GPU, {mode}"):
             shared = on_ranks(ranks, several, mode, *size, environment=part.one_gpu, deadline=part.within(25))
-            host = on_ranks(
-                ranks, several, mode, *size, environment={"CUDA_VISIBLE_DEVICES": ""}, deadline=part.within(25)
-            )
+            host = on_ranks(ranks, several, mode, *size, environment=NO_GPU, deadline=part.within(25))
             expected = "cuda:0 by gloo" if part.device == "cuda" else "cpu by gloo"
             fine = all(rank["where"] == expected and set(rank["counts"]) == {ranks - 1.0} for rank in shared)
             apart = max(float(abs(a["means"] - b["means"]).max()) for a, b in zip(shared, host, strict=True))
