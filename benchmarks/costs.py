@@ -27,7 +27,7 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from dist_dash.member.batch import Batch, MicroBatch, micro_batch
+from dist_dash.member.batch import Batch, MicroBatch, Progress, micro_batch
 from dist_dash.member.deepspeed_engine import DeepSpeed
 from dist_dash.member.engine import Engine, Precision, Torch
 from dist_dash.member.member import Member
@@ -67,7 +67,7 @@ class Problem:
 
     def batch(self, step: int) -> Batch:
         """Two batches take turns, on the device already."""
-        return Batch([self._samples(step % 2)], step)
+        return Batch([self._samples(step % 2)], Progress(step, 1000, 100))
 
     def loss(self, net: nn.Module, step: int) -> torch.Tensor:
         """The loss as a loop written by hand computes it, under the same autocast as the engines."""

@@ -30,4 +30,4 @@ class _Echo(Transport):
         return Transfer(lambda: torch.stack([values, values.roll(1, -1)]))
 
     def all_reduce(self, values: Tensor) -> Transfer:
-        return Transfer(lambda: 2 * values)
+        return Transfer(lambda: values + values.roll(1))  # flags: both are finite
