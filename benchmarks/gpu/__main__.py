@@ -48,33 +48,35 @@ def main() -> int:
     with contextlib.ExitStack() as stack:
         out = options.out or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gpu-")))
         out.mkdir(parents=True, exist_ok=True)
-        started, rows = time.monotonic(), list[dict[str, Any]]()
+        started, problems = time.monotonic(), dict[str, str]()
+        for part in PARTS:  # what another run has left in the folder
+            (out / f"{part}.json").unlink(missing_ok=True)
         try:
             for part in options.only:
                 begun = time.monotonic()
                 left = options.seconds - (begun - started)
-                rows += run(part, options, out.resolve(), options.patience * min(PARTS[part], left))
+                problems[part] = "the command was asked to end"
+                problems[part] = run(part, options, out.resolve(), options.patience * min(PARTS[part], left))
                 print(f"{part}: took {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
         except OutOfTime:
-            rows.append(failed("all", "the command was asked to end; parts that are not listed did not run"))
+            print("asked to end", file=sys.stderr, flush=True)
+        rows = [row for part in options.only for row in rows_of(part, out, problems.get(part, "it did not run"))]
         facts = {**machine(options.device), "seconds": round(time.monotonic() - started), "tiny": options.tiny}
         (out / "gpu.json").write_text(json.dumps({"facts": facts, "rows": rows}, indent=1) + "\n")
         show(rows, facts)
     return 0 if all(row["verdict"] in ("", "ok") for row in rows) else 1
 
 
-def run(part: str, options: argparse.Namespace, out: Path, limit: float) -> list[dict[str, Any]]:
-    """The rows of one part; what it wrote before a failure counts too."""
+def run(part: str, options: argparse.Namespace, out: Path, limit: float) -> str:
+    """Run one part; returns what is wrong with how it ended, if anything is."""
     if limit < 10:
-        return [failed(part, "no time was left for it")]
-    found, log = out / f"{part}.json", out / f"{part}.log"
-    found.unlink(missing_ok=True)
-    arguments = ["--device", options.device, "--json", str(found), "--patience", str(options.patience)]
+        return "no time was left for it"
+    log = out / f"{part}.log"
+    arguments = ["--device", options.device, "--json", str(out / f"{part}.json"), "--patience", str(options.patience)]
     token = f"{os.getpid()}-{part}-{time.monotonic_ns()}"
     variables = {**os.environ, "PYTHONUNBUFFERED": "1", "TORCH_CPP_LOG_LEVEL": "ERROR", MARK: token}
     if options.device == "cpu":
         variables["CUDA_VISIBLE_DEVICES"] = ""
-    problem = ""
     with log.open("wb") as output:
         command = [sys.executable, "-m", f"benchmarks.gpu.{part}", *arguments, *["--tiny"][: options.tiny]]
         process = subprocess.Popen(
@@ -82,17 +84,21 @@ def run(part: str, options: argparse.Namespace, out: Path, limit: float) -> list
         )
         try:
             status = process.wait(limit)
-            problem = f"ended with status {status}: {last_line(log)}" if status else ""
+            return f"ended with status {status}: {last_line(log)}" if status else ""
         except subprocess.TimeoutExpired:
-            problem = f"not done after {limit:.0f} s: {last_line(log)}"
+            return f"not done after {limit:.0f} s: {last_line(log)}"
         finally:
             end_marked(token)
             process.wait()
-    rows = json.loads(found.read_text()) if found.exists() else []
-    rows = [{"part": part, **row} for row in rows]
-    if problem and not any(row["verdict"] == "FAILED" for row in rows):
-        rows.append(failed(part, problem))
-    return rows or [failed(part, "it measured nothing")]
+
+
+def rows_of(part: str, out: Path, problem: str) -> list[dict[str, Any]]:
+    """What a part has found out before it ended, and what is wrong with it where it did not say so itself."""
+    found = out / f"{part}.json"
+    rows = [{"part": part, **row} for row in (json.loads(found.read_text()) if found.exists() else [])]
+    if (problem or not rows) and not any(row["verdict"] == "FAILED" for row in rows):
+        rows.append(failed(part, problem or "it measured nothing"))
+    return rows
 
 
 def end_marked(token: str) -> None:

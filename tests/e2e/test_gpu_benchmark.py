@@ -24,7 +24,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 def benchmark(out: Path, *options: str) -> tuple[subprocess.CompletedProcess[str], list[dict[str, str]]]:
     command = ["bash", str(ROOT / "benchmarks/gpu.sh"), "--tiny", "--out", str(out), *options]
-    ended = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    variables = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    ended = subprocess.run(command, capture_output=True, text=True, env=variables)
     return ended, json.loads((out / "gpu.json").read_text())["rows"]
 
 
