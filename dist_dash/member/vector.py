@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-
 PART = 2**16  # elements whose squares fp32 adds up without losing digits that matter
 SMALLEST, LARGEST = 1e-12, 1e12  # norms between which no square that matters leaves the range of fp32
 
