@@ -9,7 +9,7 @@ import pytest
 
 from dist_dash.errors import BadInput, RunFailed
 from dist_dash.ranks.exchange import Exchange
-from dist_dash.ranks.layout import layout_from_environment
+from dist_dash.ranks.layout import Layout, layout_from_environment
 from tests.support.ranks import Ranks, on_ranks
 
 
@@ -100,3 +100,27 @@ def test_all_ranks_leave_with_the_error_of_one() -> None:
     text = "True disk: [Errno 28] No space left on device: 'x.pt'"
     assert on_ranks(4, refuses_together, (2, 3)) == [f"{text} (rank 2, member 2)"] * 4
     assert on_ranks(4, refuses_together, (0, 1, 2, 3)) == [text] * 4
+
+
+class Elsewhere(Layout):
+    """A rank on a node that has another number of devices than the others."""
+
+    @property
+    def backend(self) -> str:
+        return "nccl" if self.rank == 1 else "gloo"
+
+
+def joins_with_other_devices() -> str:
+    own = layout_from_environment(2)
+    try:
+        with Exchange(Elsewhere(own.rank, own.world, own.members), deadline=20):
+            return "joined"
+    except BadInput as error:
+        return str(error)
+
+
+def test_nodes_of_different_kinds_are_refused() -> None:
+    expected = (
+        "ranks: rank 0 would use gloo, rank 1 nccl; every node must have as many ranks as GPUs, or all must share"
+    )
+    assert on_ranks(2, joins_with_other_devices) == [expected] * 2
