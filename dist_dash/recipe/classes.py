@@ -1,11 +1,9 @@
-"""Names of classes in recipes: this project's own by their bare name, so that a file may move; others by their path."""
+"""The classes that recipes name: this project's own by their bare name, others by their path."""
 
 from __future__ import annotations
 
 import importlib
 import inspect
-import re
-from typing import Any
 
 import torch
 
@@ -14,26 +12,11 @@ from dist_dash.member.deepspeed_engine import DeepSpeed
 from dist_dash.member.engine import Engine, Torch
 from dist_dash.methods import Method
 from dist_dash.models import Architecture
+from dist_dash.runs.choices import OURS, bare
 from dist_dash.trajectories.schedules import Schedule
 
 ENGINES = (DeepSpeed, Torch)  # imported, so that their names are known
 BASES = (Source, Architecture, Engine, Method, Schedule)
-OURS = re.compile(r"dist_dash(?:\.\w+)*\.([A-Z]\w*)")
-
-
-def bare(path: str) -> str:
-    """`dist_dash.any.module.Name`, of this version or an earlier one, as `Name`; any other text as it is."""
-    match = OURS.fullmatch(path)
-    return match[1] if match else path
-
-
-def spelled(value: Any) -> Any:
-    """Nested fields of a recipe, with the names of this project's classes as they are written today."""
-    if isinstance(value, dict):
-        return {name: spelled(inner) for name, inner in value.items()}
-    if isinstance(value, list):
-        return [spelled(inner) for inner in value]
-    return bare(value) if isinstance(value, str) else value
 
 
 def known(base: type) -> dict[str, type]:
@@ -64,7 +47,7 @@ def class_named(base: type, path: str) -> type:
     try:
         found = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
-        raise LookupError("is not known" if "." not in path else f"cannot be imported ({error})") from error
+        raise LookupError(f"cannot be imported ({error})" if "." in path else "is not allowed") from error
     if not (isinstance(found, type) and issubclass(found, base)) or inspect.isabstract(found):
         raise LookupError(f"is no {base.__name__}")
     return found

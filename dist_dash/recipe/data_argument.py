@@ -13,9 +13,9 @@ from dist_dash.data.dataset import DataSet
 from dist_dash.data.source import ArraySplit, Split
 from dist_dash.errors import BadInput, require
 from dist_dash.metrics.predictions import load_arrays
-from dist_dash.recipe.classes import bare, spelled
-from dist_dash.recipe.parsing import explained, new_parser
+from dist_dash.recipe.parsing import explained, new_parser, spelled_words
 from dist_dash.recipe.problems import Fields, given_by
+from dist_dash.runs.choices import spelled
 
 
 def other_split(given: str, fields: Sequence[str], name: str | None, own: DataSet) -> Split:
@@ -64,7 +64,7 @@ def source_of(given: Sequence[str] | dict[str, Any]) -> Source:
     as_dict = isinstance(given, dict)
 
     def parse() -> Source:
-        parsed = parser.parse_object({"data": spelled(given)}) if as_dict else parser.parse_args([*map(bare, given)])
+        parsed = parser.parse_object({"data": spelled(given)}) if as_dict else parser.parse_args(spelled_words(given))
         source: Source = parser.instantiate(parsed).data
         return source
 

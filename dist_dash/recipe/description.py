@@ -60,7 +60,7 @@ def _fields(cls: ast.ClassDef) -> Iterator[tuple[str, str, str | None, str]]:
     texts = _texts(ast.get_docstring(cls) or "")
     for node in cls.body:
         if isinstance(node, ast.AnnAssign):
-            name, default = ast.unparse(node.target), node.value and ast.unparse(node.value)
+            name, default = ast.unparse(node.target), ast.unparse(node.value) if node.value else None
             yield name, ast.unparse(node.annotation), default, texts.get(name, "")
 
 

@@ -12,10 +12,10 @@ import jsonargparse
 import yaml
 
 from dist_dash.errors import BadInput, require
-from dist_dash.recipe.classes import bare, spelled
 from dist_dash.recipe.description import DEFAULTS, OPTIONS
 from dist_dash.recipe.problems import Fields, fields_of, given_by, load_yaml, problem_of
 from dist_dash.recipe.recipe import Recipe
+from dist_dash.runs.choices import bare, spelled
 
 T = TypeVar("T")
 SAFE_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -79,7 +79,7 @@ def parse_command(arguments: Sequence[str]) -> Command:
     parser = train_parser()
 
     def parse() -> tuple[dict[str, Any], dict[str, Any]]:
-        config = parser.parse_args([_spelled_word(word) for word in arguments])
+        config = parser.parse_args(spelled_words(arguments))
         # Validated by the parser already, and read by C where PyYAML has it: a sweep asks for this hundreds of times.
         dumped = parser.dump(config, format="yaml", skip_none=False, skip_validation=True)
         resolved = spelled(yaml.load(dumped, SAFE_LOADER))
@@ -136,9 +136,10 @@ def _all_fields() -> Fields:
     return Fields({**KINDS, **recipe.kinds}, recipe.required)
 
 
-def _spelled_word(word: str) -> str:
-    name, equals, value = word.partition("=")
-    return f"{name}={bare(value)}" if equals else bare(word)
+def spelled_words(arguments: Sequence[str]) -> list[str]:
+    """The words of a command line, with the names of this project's classes as they are written today."""
+    parts = [word.rpartition("=") for word in arguments]
+    return [f"{name}{equals}{bare(value)}" for name, equals, value in parts]
 
 
 def _check_member(member: int | None, recipe: Recipe) -> None:

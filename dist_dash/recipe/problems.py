@@ -19,7 +19,8 @@ import torch
 import yaml
 
 from dist_dash.errors import BadInput
-from dist_dash.recipe.classes import BASES, bare, class_named, known
+from dist_dash.recipe.classes import BASES, class_named, known
+from dist_dash.runs.choices import bare
 
 NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
 NO_RECIPE = "it must be a recipe, a YAML file"
@@ -119,7 +120,7 @@ def fields_of(cls: Callable[..., Any]) -> Fields:
     """What a class is constructed from; of an optimizer, without the parameters that it is to update."""
     parameters = inspect.signature(cls).parameters
     try:
-        hints = get_type_hints(cls.__init__ if isinstance(cls, type) else cls)
+        hints = get_type_hints(getattr(cls, "__init__", cls))
     except (NameError, TypeError):
         hints = {}
     own = {n: p for n, p in parameters.items() if n != "params" and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
@@ -137,7 +138,9 @@ def readable(kind: Any) -> str:
         return " or ".join(dict.fromkeys(readable(one) for one in get_args(kind) if one in NAMES or get_origin(one)))
     if get_origin(kind) in (list, tuple, set):
         return "a list"
-    return "a group of fields" if get_origin(kind) is dict else NAMES.get(kind) or getattr(kind, "__name__", str(kind))
+    if get_origin(kind) is dict:
+        return "a group of fields"
+    return NAMES[kind] if kind in NAMES else str(getattr(kind, "__name__", kind))
 
 
 def allowed_class(base: type) -> str:
@@ -178,7 +181,7 @@ def _problem_of_class(field: str, value: Any, base: type) -> str | None:
     try:
         cls = class_named(base, path if isinstance(path, str) else str(path))
     except LookupError as error:
-        return f"{field}: {str(path)!r} is not allowed, it {error}; it must be {allowed_class(base)}"
+        return f"{field}: {str(path)!r} {error}; it must be {allowed_class(base)}"
     own = {name: inner for name, inner in given.items() if name not in ("class_path", "init_args")}
     return problem_of({**(given.get("init_args") or {}), **own}, fields_of(cls), field)
 
