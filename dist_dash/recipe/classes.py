@@ -13,10 +13,12 @@ from dist_dash.member.engine import Engine, Torch
 from dist_dash.methods import Method
 from dist_dash.models import Architecture
 from dist_dash.runs.choices import OURS, bare
-from dist_dash.trajectories.schedules import Schedule
+from dist_dash.sparsity import Sparsity
+from dist_dash.trajectories import schedules
+from dist_dash.trajectories.trajectory import Trajectory
 
-ENGINES = (DeepSpeed, Torch)  # imported, so that their names are known
-BASES = (Source, Architecture, Engine, Method, Schedule)
+IMPORTED = (DeepSpeed, Torch, schedules)  # so that their names are known
+BASES = (Source, Architecture, Engine, Method, Trajectory, Sparsity)
 
 
 def known(base: type) -> dict[str, type]:

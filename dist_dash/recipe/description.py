@@ -17,13 +17,14 @@ OPTIONS = {
     "member": "train this member alone, as it would become among all (no exchange)",
     "print_config": "print the complete recipe as YAML and exit",
 }
-DEFAULTS = {"method": "DASH", "engine": "DeepSpeed", "schedule": "Cosine"}
+DEFAULTS = {"method": "DASH", "engine": "DeepSpeed", "schedule": "Cosine", "sparsity": "Dense"}
 KINDS = {  # of classes, and the folder that holds them
     "Source": "data",
     "Architecture": "models",
     "Engine": "member",
     "Method": "methods",
-    "Schedule": "trajectories",
+    "Trajectory": "trajectories",
+    "Sparsity": "sparsity",
 }
 
 
@@ -85,16 +86,14 @@ def _classes(file: Path) -> list[ast.ClassDef]:
 
 
 def _names(base: str, folder: str) -> list[str]:
-    """This project's classes of a kind: those that are below `base`, save those that others are built on."""
-    above = {
-        cls.name: {ast.unparse(one) for one in cls.bases}
-        for file in sorted((PACKAGE / folder).glob("*.py"))
-        for cls in _classes(file)
-    }
+    """This project's classes of a kind, those that can be made."""
+    classes = [cls for file in (PACKAGE / folder).glob("*.py") for cls in _classes(file)]
+    above = {cls.name: {ast.unparse(one) for one in cls.bases} for cls in classes}
+    abstract = {cls.name for cls in classes if "abstractmethod" in ast.unparse(cls)}
     below = {base}
     while more := {name for name, bases in above.items() if bases & below} - below:
         below |= more
-    return sorted(name for name in below - {base} if not name.startswith("_"))
+    return sorted(name for name in below - {base} - abstract if not name.startswith("_"))
 
 
 def _help(text: str, default: str | None) -> str:

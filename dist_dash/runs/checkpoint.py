@@ -25,7 +25,7 @@ from dist_dash.ranks.exchange import Exchange
 from dist_dash.runs.choices import HARMLESS, differing, flat, under
 from dist_dash.runs.folder import RunFolder
 
-FORMAT = 1
+FORMAT = 2
 
 
 class Checkpoints:
