@@ -9,7 +9,6 @@ It decides and the script acts, so that it may run in a container that knows no 
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import signal
@@ -25,7 +24,7 @@ from dist_dash.ranks.launched import Launcher
 from dist_dash.runs import slurm
 from dist_dash.runs.folder import RunFolder
 from dist_dash.runs.preemption import RESTART_SIGNAL
-from dist_dash.runs.process import BAD_INPUT, FAILED, FINISHED, TO_BE_CONTINUED, guarded
+from dist_dash.runs.process import BAD_INPUT, FAILED, FINISHED, TO_BE_CONTINUED, OneLine, guarded
 
 AGAIN = 85  # exit status: the batch script is to requeue the job
 FRUITLESS = 10  # stops in a row without a step between them after which a time limit counts as too short
@@ -170,7 +169,7 @@ def batch_lines(python: str, arguments: str) -> list[str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Judge the step that this batch script has run; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m dist_dash.cluster.requeue")
+    parser = OneLine(prog="python -m dist_dash.cluster.requeue")
     parser.add_argument("--status", type=int, required=True, help="exit status of srun")
     parser.add_argument("--facts", default="", help="what `scontrol show job -o` says")
     parser.add_argument("--logs", help="submitit's folder, which holds the pickled job")

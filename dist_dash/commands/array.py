@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dist_dash.commands.parser import OneLine, of_recipe
+from dist_dash.commands.parser import CommandLine, of_recipe
 
 
 def array_command(arguments: Sequence[str]) -> int:
     """Submit a sweep to Slurm: one run folder per point."""
     from dist_dash.cluster.site import add_options
 
-    parser = OneLine(
+    parser = CommandLine(
         "array",
         description="Submit a sweep to Slurm. What is not listed here goes to `dist-dash train`: --config, --epochs, …",
     )

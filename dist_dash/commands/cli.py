@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from dist_dash import __version__
-from dist_dash.commands.parser import OneLine
+from dist_dash.commands.parser import CommandLine
 from dist_dash.runs.process import guarded, leave
 
 COMMANDS = {
@@ -42,7 +42,7 @@ def entry() -> NoReturn:
 
 
 def _run(given: Sequence[str]) -> int:
-    parser = OneLine(
+    parser = CommandLine(
         description="Train ensembles of flat, diverse networks side by side, one member per rank (DASH).",
         epilog="`dist-dash COMMAND --help` shows a command's options; torchrun, or `train` itself, starts the ranks.",
     )

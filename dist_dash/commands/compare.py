@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from dist_dash.commands.parser import OneLine
+from dist_dash.commands.parser import CommandLine
 
 
 def compare_command(arguments: Sequence[str]) -> int:
     """Compare finished runs, for people, papers and programs."""
-    parser = OneLine(
+    parser = CommandLine(
         "compare",
         description="Compare finished runs: mean and standard deviation over seeds, differences paired by seed with "
         "95 % intervals, cost beside quality. Runs with the same settings form a group; runs with different label "

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from dist_dash.commands.parser import OneLine, without_fields
+from dist_dash.commands.parser import CommandLine, without_fields
 from dist_dash.runs.folder import SPLITS
 
 
 def evaluate_command(arguments: Sequence[str]) -> int:
     """Score a finished run's ensemble, or given predictions."""
-    parser = OneLine(
+    parser = CommandLine(
         "evaluate",
         description="Score a finished run's ensemble, each member and the member mean: accuracy, NLL, Brier, "
         "calibration error, accuracy over coverage, each also after temperature scaling (fitted on one half of the "

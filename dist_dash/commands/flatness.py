@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dist_dash.commands.parser import OneLine
+from dist_dash.commands.parser import CommandLine
 
 
 def flatness_command(arguments: Sequence[str]) -> int:
     """Measure how flat the loss is around each member of a finished run."""
-    parser = OneLine(
+    parser = CommandLine(
         "flatness",
         description="Measure how flat the loss is around each member of a finished run: its rise at the worst point "
         "within a ball, at random points on it, the Hessian's largest eigenvalue and trace. Networks are in evaluation "

@@ -5,23 +5,19 @@ from __future__ import annotations
 import argparse
 import difflib
 from collections.abc import Sequence
-from typing import NoReturn
 
 from dist_dash.errors import BadInput
+from dist_dash.runs.process import OneLine
 
 
-class OneLine(argparse.ArgumentParser):
-    """A parser whose complaint is one line, as for any other bad input; options cannot be abbreviated."""
+class CommandLine(OneLine):
+    """The parser of one command; options cannot be abbreviated."""
 
     def __init__(self, command: str = "", **options: object) -> None:
         super().__init__(prog=f"dist-dash {command}".rstrip(), allow_abbrev=False, **options)  # type: ignore[arg-type]
 
-    def error(self, message: str) -> NoReturn:
-        """Raise `BadInput`."""
-        raise BadInput(f"{message}; see `{self.prog} --help`")
 
-
-def of_recipe(parser: OneLine, arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+def of_recipe(parser: CommandLine, arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """The command's own options, and the arguments that are left for `dist-dash train`.
 
     Raises:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dist_dash.commands.parser import OneLine
+from dist_dash.commands.parser import CommandLine
 
 
 def predict_command(arguments: Sequence[str]) -> int:
     """Predict the samples of an `.npz` file with an exported ensemble."""
-    parser = OneLine("predict", description="Predict the samples of an .npz file with an exported ensemble.")
+    parser = CommandLine("predict", description="Predict the samples of an .npz file with an exported ensemble.")
     parser.add_argument("run", help="a finished run, or its ensemble folder")
     parser.add_argument("input", help="an .npz file with x [N, …] as stored in the training data, optionally y [N]")
     parser.add_argument("--output", required=True, help="the .npz file to write: probs, log_probs (and labels)")

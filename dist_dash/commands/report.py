@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dist_dash.commands.parser import OneLine
+from dist_dash.commands.parser import CommandLine
 from dist_dash.runs.folder import PAGE
 
 
 def report_command(arguments: Sequence[str]) -> int:
     """Write one HTML page about a run, or about a folder of runs."""
-    parser = OneLine(
+    parser = CommandLine(
         "report",
         description="Write one self-contained HTML page about a finished run, or a comparison of the runs in a folder, "
         "and each of its pictures as PNG, SVG and CSV into the folder report/ beside it.",

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dist_dash.commands.parser import OneLine
+from dist_dash.commands.parser import CommandLine
 
 
 def scaling_command(arguments: Sequence[str]) -> int:
     """Measure step time and efficiency by short runs over a grid of members × replicas, here or under Slurm."""
     from dist_dash.cluster.site import add_options
 
-    parser = OneLine(
+    parser = CommandLine(
         "scaling",
         description="Measure step time, efficiency, waiting, transfer and samples/s over members × replicas by short "
         "runs. What is not listed here goes to `dist-dash train`: --config, --method, …. The same command again goes "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from dist_dash.commands.parser import OneLine, without_fields
+from dist_dash.commands.parser import CommandLine, without_fields
 
 
 def shift_command(arguments: Sequence[str]) -> int:
@@ -13,7 +13,7 @@ def shift_command(arguments: Sequence[str]) -> int:
     from dist_dash.analysis.shift.corruption_texts import TEXTS
 
     corruptions = "".join(f"  {name:18} {text}\n" for name, text in TEXTS.items())
-    parser = OneLine(
+    parser = CommandLine(
         "shift",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Accuracy, calibration and diversity under corruptions of severity 1 to 5, and\n"

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dist_dash.commands.parser import OneLine
+from dist_dash.commands.parser import CommandLine
 
 
 def study_command(arguments: Sequence[str]) -> int:
     """Choose every method's settings on validation data, run all seeds, compare and report."""
-    parser = OneLine(
+    parser = CommandLine(
         "study",
         description="Compare methods fairly: each chooses its settings on validation data among as many trials, then "
         "all are run with the same seeds under every condition. The same command again goes on where it stopped.",

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dist_dash.commands.parser import OneLine, of_recipe
+from dist_dash.commands.parser import CommandLine, of_recipe
 
 
 def submit_command(arguments: Sequence[str]) -> int:
     """Submit one run to Slurm; or run it here by the same job object."""
     from dist_dash.cluster.site import add_options
 
-    parser = OneLine(
+    parser = CommandLine(
         "submit",
         description="Submit a run to Slurm. What is not listed here goes to `dist-dash train`: --config, --run, …",
     )

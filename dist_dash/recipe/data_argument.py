@@ -61,15 +61,19 @@ def source_of(given: Sequence[str] | dict[str, Any]) -> Source:
     """
     parser = new_parser("evaluate")
     parser.add_subclass_arguments(Source, "data", required=True)
-    as_dict = isinstance(given, dict)
 
     def parse() -> Source:
-        parsed = parser.parse_object({"data": spelled(given)}) if as_dict else parser.parse_args(spelled_words(given))
+        if isinstance(given, dict):
+            parsed = parser.parse_object({"data": spelled(given)})
+        else:
+            parsed = parser.parse_args(spelled_words(given))
         source: Source = parser.instantiate(parsed).data
         return source
 
-    fields = Fields({"data": Source}, frozenset({"data"}))
-    return explained(parse, lambda: {"data": given} if as_dict else given_by([*given], {}, []), fields)
+    def there() -> dict[str, Any]:
+        return {"data": given} if isinstance(given, dict) else given_by(given, {}, [])
+
+    return explained(parse, there, Fields({"data": Source}, frozenset({"data"})))
 
 
 def _of_file(given: str, own: DataSet) -> ArraySplit:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from collections.abc import Callable
@@ -12,6 +13,14 @@ from dist_dash.ranks.launched import Launcher
 
 FINISHED, TO_BE_CONTINUED = 0, 75  # exit statuses of a run that went well
 FAILED, BAD_INPUT = 1, 2  # and of one that did not
+
+
+class OneLine(argparse.ArgumentParser):
+    """A parser whose complaint is one line, as for any other bad input."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise `BadInput`."""
+        raise BadInput(f"{message}; see `{self.prog} --help`")
 
 
 def guarded(call: Callable[[], int]) -> int:
