@@ -7,7 +7,7 @@
 # HEAD       host:port of the node that hosts the rendezvous (any of them, a free port)
 # JOB        a name that all nodes of this job share and no other job uses (default: dist-dash)
 # RANKS      ranks per node (default: its GPUs, else 1)
-# GRACE      seconds that the ranks have to save after a signal (default: 300; before torch 2.12 always 30)
+# GRACE      seconds that the ranks have to save after a signal (default: 300; always 30 where torchrun has no such option, as in torch 2.11)
 #
 # Exit status: 0 finished, 75 stopped on purpose (start the same again), 2 bad input, else failed. torchrun itself ends with 1 after
 # a graceful stop too; the marker file in the run folder tells.

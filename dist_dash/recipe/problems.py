@@ -11,6 +11,7 @@ import difflib
 import inspect
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -116,6 +117,7 @@ def yaml_problem(error: Exception) -> str:
     return f"{getattr(error, 'problem', None) or getattr(error, 'reason', None) or type(error).__name__}{where}"
 
 
+@cache
 def fields_of(cls: Callable[..., Any]) -> Fields:
     """What a class is constructed from; of an optimizer, without the parameters that it is to update."""
     parameters = inspect.signature(cls).parameters

@@ -1,6 +1,6 @@
-"""How long ranks may take to save after a signal, where torchrun can be asked to wait: torch 2.12 and later.
+"""How long ranks may take to save after a signal, where torch can be asked to wait: not in 2.11.
 
-Before that, torch's agent waits 30 seconds, a default argument deep within it, and then kills: there is no setting.
+There, torch's agent waits 30 seconds (a default argument within it, no setting) before it kills the ranks.
 As a script (`python3 -m dist_dash.training.grace 300`) it quickly prints the words for torchrun's command line.
 """
 
