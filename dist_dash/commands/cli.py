@@ -32,9 +32,7 @@ COMMANDS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit status: 0 finished, 75 to be continued, 2 bad input, 1 failed."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    given = (
-        given[1:] if given[:1] == ["--"] else given
-    )  # without it, torchrun would take --run for an option of its own
+    given = given[1:] if given[:1] == ["--"] else given  # or torchrun would take --run for its own option
     return guarded(lambda: _run(given))
 
 
