@@ -22,10 +22,10 @@ import torch
 from dist_dash.errors import BadInput, everywhere
 from dist_dash.files import naming, sync_folder, write_atomically
 from dist_dash.ranks.exchange import Exchange
+from dist_dash.runs.choices import HARMLESS, differing, flat, under
 from dist_dash.runs.folder import RunFolder
 
 FORMAT = 2
-HARMLESS = ("record", "checks", "checkpoints", "loader.workers", "members")  # members: the layout is compared instead
 
 
 class Checkpoints:
@@ -43,7 +43,7 @@ class Checkpoints:
         self, folder: RunFolder, exchange: Exchange, recipe: dict[str, Any], keep: int, say: Callable[[str], None]
     ) -> None:
         self._folder, self._exchange, self._keep, self._say = folder, exchange, keep, say
-        self._recipe = {k: v for k, v in _flat(recipe).items() if not k.startswith(HARMLESS)}
+        self._recipe = {k: v for k, v in flat(recipe).items() if not under(k, HARMLESS)}
         self._layout = exchange.layout
         self._newest: int | None = None
 
@@ -150,12 +150,9 @@ class Checkpoints:
         layout = self._layout
         sizes = {"members": layout.members, "replicas": layout.replicas, "first_member": layout.first_member}
         mine = {"format": FORMAT, **sizes, **self._recipe}
-        theirs = {**{k: manifest.get(k, 0) for k in ("format", *sizes)}, **manifest["recipe"]}
-        differences = [
-            f"{key} {theirs.get(key)!r} → {mine.get(key)!r}"
-            for key in sorted({*mine, *theirs})
-            if mine.get(key) != theirs.get(key)
-        ]
+        theirs = {**{k: manifest.get(k, 0) for k in ("format", *sizes)}, **flat(manifest["recipe"])}
+        found = sorted(differing([theirs, mine]).items())
+        differences = [f"{field} {before!r} → {now!r}" for field, (before, now) in found]
         if differences:
             what = "; ".join(differences[:8]) + ("; …" if len(differences) > 8 else "")
             raise BadInput(f"run: {self._folder.path} was started otherwise ({what}); use another --run, or --fresh")
@@ -199,11 +196,3 @@ def _set_rng_state(state: dict[str, Any]) -> None:
     random.setstate(state["python"])
     kind, keys, *rest = state["numpy"]
     np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
-
-
-def _flat(nested: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(nested, dict) or not nested:
-        return {prefix: nested}
-    return {
-        k: v for key, value in nested.items() for k, v in _flat(value, f"{prefix}.{key}" if prefix else key).items()
-    }

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -15,6 +14,7 @@ from dist_dash.cluster.scaling.points import Grid, Point, kinds_of, round_robin,
 from dist_dash.errors import BadInput, require
 from dist_dash.recipe.parsing import Command, parse_command
 from dist_dash.runs import slurm
+from dist_dash.runs.choices import differing, flat
 from dist_dash.runs.folder import RunFolder
 
 # A short run that records every update and does nothing else. `max_steps` is --steps.
@@ -117,21 +117,12 @@ def _check_same(task: Task, command: Command) -> None:
     """Refuse a finished run that was made with another recipe."""
     there = task.folder.recipe
     try:
-        theirs = dict(_leaves("", yaml.safe_load(there.read_text())))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        theirs = flat(yaml.safe_load(there.read_text()))
+    except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
         raise BadInput(f"{task.run.name}: {there} cannot be read ({type(error).__name__})") from error
-    ours = dict(_leaves("", yaml.safe_load(command.as_yaml(task.run.point.members))))
-    for field in [*ours, *theirs]:
-        if ours.get(field) != theirs.get(field):
-            raise BadInput(
-                f"{task.run.name}: {field} is {ours.get(field)} now, but the finished run has {theirs.get(field)}; "
-                "use another --folder, or remove that run"
-            )
-
-
-def _leaves(name: str, value: Any) -> Iterator[tuple[str, str]]:
-    if isinstance(value, dict) and value:
-        for key, inner in value.items():
-            yield from _leaves(f"{name}.{key}".lstrip("."), inner)
-    else:
-        yield name, repr(value)
+    ours = flat(yaml.safe_load(command.as_yaml(task.run.point.members)))
+    for field, (now, before) in differing([ours, theirs]).items():
+        raise BadInput(
+            f"{task.run.name}: {field} is {now!r} now, but the finished run has {before!r}; "
+            "use another --folder, or remove that run"
+        )

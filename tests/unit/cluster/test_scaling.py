@@ -20,6 +20,7 @@ from dist_dash.cluster.scaling import arrays as scaling_arrays
 from dist_dash.cluster.scaling import here as scaling_runs
 from dist_dash.cluster.scaling import points as scaling
 from dist_dash.cluster.scaling import report as scaling_report
+from dist_dash.cluster.scaling import run as scaling_command
 from dist_dash.cluster.scaling.arrays import arrays, resources, submit_all
 from dist_dash.cluster.scaling.here import Task
 from dist_dash.cluster.scaling.points import (
@@ -33,7 +34,6 @@ from dist_dash.cluster.scaling.points import (
     whole_numbers,
 )
 from dist_dash.cluster.site import Site
-from dist_dash.commands import scaling as scaling_command
 from dist_dash.commands.cli import main
 from dist_dash.errors import BadInput
 from dist_dash.recipe.parsing import parse_command
@@ -370,7 +370,7 @@ def test_a_finished_run_with_other_settings_is_refused_by_name(capsys: pytest.Ca
     finished("m1_r1_b12_1", 1, 1, 12, 0.1, "--optimizer.lr=0.5")
     text = cli_complaint(capsys, *study("--members=1", "--steps=6", "--warm-up=2"))
     assert text == (
-        "dist-dash: m1_r1_b12_1: optimizer.init_args.lr is 0.05 now, but the finished run has 0.5; "
+        "dist-dash: m1_r1_b12_1: optimizer.lr is 0.05 now, but the finished run has 0.5; "
         "use another --folder, or remove that run\n"
     )
 
