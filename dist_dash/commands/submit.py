@@ -23,6 +23,7 @@ from dist_dash.errors import BadInput
 from dist_dash.recipe.parsing import Command, parse_command
 from dist_dash.runs import slurm
 from dist_dash.runs.folder import RunFolder
+from dist_dash.runs.owner import OwnedFolder
 from dist_dash.runs.preemption import StopRequest
 from dist_dash.runs.process import FINISHED, TO_BE_CONTINUED, OneLine
 from dist_dash.runs.states import UNDER_WAY, states
@@ -113,11 +114,8 @@ def _start_over_and_release(folder: RunFolder, held: str) -> None:
 
 def start_over(folder: RunFolder) -> None:
     """Clear a run before its job begins: a job that is requeued would clear it again."""
-    folder.acquire()
-    try:
-        folder.clear()
-    finally:
-        folder.release()
+    with OwnedFolder(folder.path).held() as owned:
+        owned.clear()
 
 
 def _run_here(batch: Batch, command: Command) -> int:

@@ -1,4 +1,4 @@
-"""Complete, consistent checkpoint sets: every rank writes its part, one rename makes the set appear.
+"""Checkpoint sets, complete and consistent: every rank writes its part, and one rename makes the set appear.
 
 checkpoints/step_00000100/manifest.json
                           member_00/replica_00.pt …
@@ -20,9 +20,9 @@ import numpy as np
 import torch
 
 from dist_dash.errors import BadInput, everywhere
-from dist_dash.ranks.exchange import Exchange
-from dist_dash.runs.folder import RunFolder
 from dist_dash.files import naming, sync_folder, write_atomically
+from dist_dash.ranks.exchange import Exchange
+from dist_dash.runs.owner import OwnedFolder
 
 FORMAT = 1
 HARMLESS = ("record", "checks", "checkpoints", "loader.workers", "members")  # members: the layout is compared instead
@@ -34,33 +34,33 @@ class Checkpoints:
     Args:
         folder: the run's.
         exchange: all ranks save and load together.
-        recipe: the resolved recipe, nested; what differs from a set's, beyond the harmless, refuses that set.
+        recipe: the resolved recipe, nested; a set of another recipe is refused, unless the difference is harmless.
         keep: how many of the newest sets stay.
         say: prints a line for the user, on rank 0.
     """
 
     def __init__(
-        self, folder: RunFolder, exchange: Exchange, recipe: dict[str, Any], keep: int, say: Callable[[str], None]
+        self, folder: OwnedFolder, exchange: Exchange, recipe: dict[str, Any], keep: int, say: Callable[[str], None]
     ) -> None:
         self._folder, self._exchange, self._keep, self._say = folder, exchange, keep, say
-        self._recipe = {k: v for k, v in _flat(recipe).items() if not k.startswith(HARMLESS)}
+        self._recipe = {k: v for k, v in flat(recipe).items() if not k.startswith(HARMLESS)}
         self._layout = exchange.layout
         self._newest: int | None = None
 
     def save(self, step: int, state: dict[str, Any], shared: dict[str, Any]) -> None:
-        """Write a set; all ranks call it, and all raise if one of them fails: the sets before stay intact.
+        """Write a set; all ranks call it, and all raise if one of them fails: earlier sets stay intact.
 
         Args:
             step: updates done.
             state: this rank's; tensors, numbers, strings and containers of them.
-            shared: small facts about the run as a whole, JSON; kept in the manifest.
+            shared: small facts about the whole run, JSON; kept in the manifest.
 
         Raises:
             RunFailed: the disk is full or broken, or another run owns the folder.
         """
         if step == self._newest:
-            return  # what this process has saved or loaded itself
-        # Named by the owner: what the ghost of a lost node still writes has no folder any more.
+            return  # this process has saved or loaded this set itself
+        # The name holds the owner's token: a stale owner that still writes finds no such folder any more.
         final, partial = self._path(step), self._folder.checkpoints / f".step_{step:08d}.{self._folder.token}.partial"
         rank = self._layout.rank
         with self._exchange.together(f"checkpoint of step {step}"):
@@ -92,7 +92,7 @@ class Checkpoints:
                         if folder.is_dir():
                             sync_folder(folder)
                     self._folder.check_owner()
-                    # A set of this step or a later one was torn, or this run would have gone on from it.
+                    # A set of this step or a later one is torn: else this run would have continued from it.
                     for torn in [s for s in self._folder.checkpoint_steps() if s >= step]:
                         shutil.rmtree(self._path(torn))
                     partial.rename(final)
@@ -108,7 +108,7 @@ class Checkpoints:
     def load(self) -> tuple[int, list[dict[str, Any]], dict[str, Any]] | None:
         """The newest complete set: its step, the state of each replica of this rank's member, the shared facts.
 
-        A torn set is named and passed over. Restores this rank's random number generators.
+        A torn set is reported and skipped. This rank's random number generators are restored.
 
         Raises:
             BadInput: the set belongs to another layout or recipe (what differs is listed), or no set can be read.
@@ -128,7 +128,7 @@ class Checkpoints:
             if any(kind == "input" for kind, _ in problems):
                 raise everywhere(BadInput(next(text for kind, text in problems if kind == "input")))
             if problems:
-                self._say(f"checkpoint {self._path(step)} is torn ({problems[0][1]}); it is passed over")
+                self._say(f"checkpoint {self._path(step)} is torn ({problems[0][1]}); it is skipped")
                 continue
             _set_rng_state(states[self._layout.replica]["rng"])
             assert manifest is not None
@@ -164,7 +164,7 @@ class Checkpoints:
         name = self._part(self._layout.member, replica)
         path = self._path(step) / name
         if _digest(path) != manifest["parts"][name]["blake2b"]:
-            raise ValueError(f"{name} is not what was written")
+            raise ValueError(f"{name} has changed since it was written")
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         return state
 
@@ -201,9 +201,8 @@ def _set_rng_state(state: dict[str, Any]) -> None:
     np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
 
 
-def _flat(nested: Any, prefix: str = "") -> dict[str, Any]:
+def flat(nested: Any, prefix: str = "") -> dict[str, Any]:
+    """The values of nested dictionaries by their dotted names; an empty dictionary is a value."""
     if not isinstance(nested, dict) or not nested:
         return {prefix: nested}
-    return {
-        k: v for key, value in nested.items() for k, v in _flat(value, f"{prefix}.{key}" if prefix else key).items()
-    }
+    return {k: v for key, value in nested.items() for k, v in flat(value, f"{prefix}.{key}" if prefix else key).items()}

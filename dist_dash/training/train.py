@@ -20,6 +20,7 @@ from dist_dash.recipe.parsing import Command
 from dist_dash.runs.checkpoint import Checkpoints
 from dist_dash.runs.environment import describe_environment
 from dist_dash.runs.folder import RunFolder
+from dist_dash.runs.owner import OwnedFolder
 from dist_dash.runs.preemption import Stopped, StopRequest
 from dist_dash.runs.process import FINISHED, TO_BE_CONTINUED
 from dist_dash.runs.record import Recorder, Window, say
@@ -42,7 +43,7 @@ def train(command: Command, layout: Layout, stop: StopRequest) -> int:
         BadInput: what was asked for cannot be done; nothing was started.
         RunFailed: the run broke; the last complete checkpoint set is intact.
     """
-    recipe, folder = command.recipe, RunFolder(command.run)
+    recipe, folder = command.recipe, OwnedFolder(command.run)
     command.fresh = command.fresh and not layout.restarted  # a requeued job goes on
     if command.replicas not in (None, layout.replicas):
         what = f"{layout.world} ranks for {layout.members} members make {layout.replicas}"
@@ -91,7 +92,7 @@ class Run:
         stop: this rank's stop request.
     """
 
-    def __init__(self, command: Command, folder: RunFolder, exchange: Exchange, stop: StopRequest) -> None:
+    def __init__(self, command: Command, folder: OwnedFolder, exchange: Exchange, stop: StopRequest) -> None:
         self.command, self.recipe, self.folder, self.exchange = command, command.recipe, folder, exchange
         self.layout, recipe = exchange.layout, command.recipe
         if recipe.deterministic:

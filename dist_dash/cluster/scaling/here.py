@@ -15,7 +15,8 @@ from dist_dash.cluster.scaling.points import StudyRun
 from dist_dash.errors import BadInput
 from dist_dash.runs import slurm
 from dist_dash.runs.folder import RunFolder
-from dist_dash.runs.last_lines import last_words
+from dist_dash.runs.last_lines import last_line
+from dist_dash.runs.owner import OwnedFolder
 from dist_dash.runs.preemption import StopRequest
 from dist_dash.runs.process import BAD_INPUT, FINISHED, TO_BE_CONTINUED
 from dist_dash.runs.record import say
@@ -62,16 +63,17 @@ def start_over(folder: RunFolder) -> None:
         BadInput: it is under way, and does not end soon.
     """
     if folder.path.exists():
+        owned = OwnedFolder(folder.path)
         try:
-            folder.acquire(ended=slurm.is_over, patience=1.0)
+            owned.acquire(ended=slurm.is_over, patience=1.0)
         except BadInput as error:
             say(f"scaling: {error}; waiting for it")
-            folder.acquire(ended=slurm.is_over, patience=PATIENCE)
+            owned.acquire(ended=slurm.is_over, patience=PATIENCE)
         try:
-            if not folder.done.exists():
-                folder.clear()
+            if not owned.done.exists():
+                owned.clear()
         finally:
-            folder.release()
+            owned.release()
 
 
 def run_here(tasks: Sequence[Task], logs: Path, threads: int) -> int:
@@ -102,9 +104,9 @@ def run_here(tasks: Sequence[Task], logs: Path, threads: int) -> int:
             if stop.made:
                 break
             if status == BAD_INPUT:
-                raise BadInput(f"{last_words(log)} (run {task.run.name})")
+                raise BadInput(f"{last_line(log)} (run {task.run.name})")
             if status != FINISHED:
-                say(f"scaling: {task.run.name} ended with exit status {status}: {last_words(log)}; see {log}")
+                say(f"scaling: {task.run.name} ended with exit status {status}: {last_line(log)}; see {log}")
         else:
             return FINISHED
     return TO_BE_CONTINUED

@@ -22,6 +22,7 @@ from dist_dash.cluster.submission import Batch, TrainJob
 from dist_dash.commands.cli import main
 from dist_dash.errors import BadInput
 from dist_dash.runs.folder import RunFolder
+from dist_dash.runs.owner import OwnedFolder
 
 GOLDEN = Path(__file__).with_name("golden")
 SAMPLE = Path(__file__).parents[1] / "sample.yaml"
@@ -361,7 +362,7 @@ def test_a_folder_that_was_there_before_is_left_when_slurm_refuses(case, refuses
 @pytest.fixture
 def finished():
     """A run that is to start over."""
-    folder = RunFolder("cpu")
+    folder = OwnedFolder("cpu")
     folder.acquire()
     folder.metrics.touch()
     folder.mark(folder.done)
@@ -394,7 +395,7 @@ def test_a_run_that_cannot_be_cleared_is_not_begun(finished, shell, tmp_path):
         raise OSError(28, "No space left on device")
 
     controller = Controller(tmp_path / "slurm", shell)
-    shell.setattr(RunFolder, "clear", full)
+    shell.setattr(OwnedFolder, "clear", full)
     assert main([*CASES["cpu"], "--fresh"]) == 1
     assert controller.heard("scontrol", "scancel") == [("scancel", "70", "cpu/DONE")]
     assert finished.metrics.exists()

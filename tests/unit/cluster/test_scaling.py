@@ -38,7 +38,7 @@ from dist_dash.commands.cli import main
 from dist_dash.errors import BadInput
 from dist_dash.recipe.parsing import parse_command
 from dist_dash.runs import slurm
-from dist_dash.runs.folder import RunFolder
+from dist_dash.runs.owner import OwnedFolder
 
 pytestmark = pytest.mark.usefixtures("not_a_rank")
 ROOT = Path(__file__).parents[3]
@@ -302,9 +302,9 @@ def study(*options: object) -> list[str]:
     return ["scaling", "--executor=here", "--folder=study", *map(str, options), *RECIPE]
 
 
-def finished(name: str, members: int, replicas: int, batch: int, seconds: float, *further: str) -> RunFolder:
+def finished(name: str, members: int, replicas: int, batch: int, seconds: float, *further: str) -> OwnedFolder:
     """A finished run of 6 updates, as training leaves it."""
-    folder = RunFolder(Path("study") / name)
+    folder = OwnedFolder(Path("study") / name)
     folder.path.mkdir(parents=True)
     Path("study/scaling.lock").touch()
     layout = [f"--members={members}", f"--replicas={replicas}", f"--loader.batch_size={batch}", "--max_steps=6"]
@@ -324,7 +324,7 @@ def test_collecting_shows_what_there_is_and_names_the_rest(capsys: pytest.Captur
     finished("m1_r1_b12_1", 1, 1, 12, 0.1)
     finished("m1_r1_b12_2", 1, 1, 12, 0.1)
     finished("m2_r1_b12_1", 2, 1, 12, 0.125)
-    broken = RunFolder("study/m2_r1_b12_2")
+    broken = OwnedFolder("study/m2_r1_b12_2")
     broken.path.mkdir()
     (broken.path / "owner.lock").touch()
     broken.mark(broken.failed, "member 1: out of memory")
@@ -403,7 +403,7 @@ def test_nodes_follow_from_the_ranks() -> None:
 def test_an_array_per_number_of_ranks_in_the_order_of_the_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     runs = round_robin(Grid((1, 2), (1, 2), 12, ("weak",)).points(), 2)
-    tasks = [Task(run, RunFolder(run.name), ("--seed=1",)) for run in runs]
+    tasks = [Task(run, OwnedFolder(run.name), ("--seed=1",)) for run in runs]
     sites = {ranks: resources(Site(tasks_per_node=4), ranks, False) for ranks in (1, 2, 4)}
     groups = arrays("study", tasks, sites, Path("logs"), 1)
     told = [[job.run for batch in group for job in batch.jobs] for group in groups]
@@ -444,14 +444,14 @@ def under_slurm(monkeypatch: pytest.MonkeyPatch, queue: list[Any]) -> list[list[
         jobs = [job for batch in group for job in batch.jobs]
         submitted.append([Path(job.run).name for job in jobs])
         for index, job in enumerate(jobs):
-            RunFolder(job.run).note_job(f"{len(submitted)}_{index}", Path("logs"))
+            OwnedFolder(job.run).note_job(f"{len(submitted)}_{index}", Path("logs"))
         return [f"{len(submitted)}_{index}" for index in range(len(jobs))]
 
-    def answer(names: dict[str, Any]) -> dict[str, slurm.Job]:
+    def answer(names: dict[str, Any]) -> dict[str, slurm.SlurmJob]:
         given = (queue.pop(0) if queue else {}) if names else {}
         if isinstance(given, BadInput):
             raise given
-        return {name: slurm.Job(state) for name, state in given.items()}
+        return {name: slurm.SlurmJob(state) for name, state in given.items()}
 
     monkeypatch.setattr(slurm, "available", lambda: True)
     monkeypatch.setattr(slurm, "limit", lambda name: None)
@@ -468,8 +468,8 @@ def test_only_what_is_neither_finished_nor_under_way_is_submitted(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     finished("m1_r1_b12_1", 1, 1, 12, 0.1)
-    RunFolder("study/m2_r1_b12_1").note_job("99", Path("logs"))
-    stopped = RunFolder("study/m1_r1_b12_2")
+    OwnedFolder("study/m2_r1_b12_1").note_job("99", Path("logs"))
+    stopped = OwnedFolder("study/m1_r1_b12_2")
     stopped.acquire()
     stopped.mark(stopped.to_continue, "SIGTERM")
     stopped.release()
@@ -498,17 +498,17 @@ def test_waiting_bears_with_a_busy_controller(
         "0 of 1 runs finished",
     ]
     under_slurm(monkeypatch, [busy] * (scaling_arrays.UNANSWERED + 1))
-    RunFolder("study/m1_r1_b12_1").job.unlink()
+    OwnedFolder("study/m1_r1_b12_1").job.unlink()
     assert main(options) == 2
     assert "did not answer" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("finishes", [False, True])
 def test_starting_over_waits_for_a_run_that_a_killed_study_left(tmp_path: Path, finishes: bool) -> None:
-    left = RunFolder(tmp_path / "run")
+    left = OwnedFolder(tmp_path / "run")
     left.acquire()
     left.metrics.touch()
-    waiting = threading.Thread(target=scaling_runs.start_over, args=[RunFolder(left.path)])
+    waiting = threading.Thread(target=scaling_runs.start_over, args=[OwnedFolder(left.path)])
     waiting.start()
     waiting.join(1.5)
     assert waiting.is_alive()
