@@ -9,16 +9,9 @@ from pathlib import Path
 
 from dist_dash.cluster.job import TrainJob
 from dist_dash.cluster.plan import Plan, plan, print_plan
+from dist_dash.cluster.sbatch import JobBatch
 from dist_dash.cluster.site import Site, add_options, site_from
-from dist_dash.cluster.submission import (
-    Batch,
-    check,
-    frozen_arguments,
-    max_array_size,
-    nothing_left,
-    submit,
-    with_members,
-)
+from dist_dash.cluster.submission import check, frozen_arguments, max_array_size, nothing_left, submit, with_members
 from dist_dash.cluster.sweep import Point, points
 from dist_dash.cluster.sweep import check as check_points
 from dist_dash.commands.runs import watch
@@ -143,14 +136,14 @@ def _left_to_do(tasks: Sequence[Task]) -> list[Task]:
     return left
 
 
-def _batches(name: str, tasks: Sequence[Task], logs: Path, parallel: int | None) -> list[Batch]:
+def _batches(name: str, tasks: Sequence[Task], logs: Path, parallel: int | None) -> list[JobBatch]:
     """One array per kind of resources, split where Slurm's arrays are too small."""
-    size, found = max_array_size(), list[Batch]()
+    size, found = max_array_size(), list[JobBatch]()
     for site in dict.fromkeys(repr(task.site) for task in tasks):
         own = [task for task in tasks if repr(task.site) == site]
         attempts = own[0].site.attempts
         jobs = tuple(
             TrainJob(str(t.run), t.arguments, attempts, None if t.joins is None else str(t.joins)) for t in own
         )
-        found += Batch(name, jobs, own[0].site, logs, parallel).split(size)
+        found += JobBatch(name, jobs, own[0].site, logs, parallel).split(size)
     return found

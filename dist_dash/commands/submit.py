@@ -17,8 +17,9 @@ import submitit
 
 from dist_dash.cluster.job import TrainJob
 from dist_dash.cluster.plan import Plan, plan, print_plan
+from dist_dash.cluster.sbatch import JobBatch
 from dist_dash.cluster.site import add_options, site_from
-from dist_dash.cluster.submission import NEVER, Batch, check, frozen_arguments, nothing_left, submit, with_members
+from dist_dash.cluster.submission import NEVER, check, frozen_arguments, nothing_left, submit, with_members
 from dist_dash.errors import BadInput
 from dist_dash.recipe.parsing import Command, parse_command
 from dist_dash.runs import slurm
@@ -56,7 +57,7 @@ def submit_command(arguments: Sequence[str]) -> int:
         return FINISHED
     if command.fresh:  # held until the folder has been cleared, which waits until Slurm has accepted the job
         site = dataclasses.replace(site, sbatch={**site.sbatch, "hold": "true"})
-    batch = Batch(folder.path.name, (TrainJob(str(folder.path), (), site.attempts),), site, folder.jobs)
+    batch = JobBatch(folder.path.name, (TrainJob(str(folder.path), (), site.attempts),), site, folder.jobs)
     if options.dry_run:
         print(f"\n{batch.script()}")
         return 0
@@ -118,7 +119,7 @@ def start_over(folder: RunFolder) -> None:
         owned.clear()
 
 
-def _run_here(batch: Batch, command: Command) -> int:
+def _run_here(batch: JobBatch, command: Command) -> int:
     """The job object on this machine, by submitit's local executor; shows rank 0's log until it ends."""
     site, (job,) = batch.site, batch.jobs
     if site.nodes != 1:

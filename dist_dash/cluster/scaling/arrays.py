@@ -10,9 +10,10 @@ from itertools import groupby
 from pathlib import Path
 
 from dist_dash.cluster.job import TrainJob
+from dist_dash.cluster.sbatch import JobBatch
 from dist_dash.cluster.scaling.here import Task, listening
 from dist_dash.cluster.site import Site
-from dist_dash.cluster.submission import Batch, max_array_size, submit
+from dist_dash.cluster.submission import max_array_size, submit
 from dist_dash.errors import BadInput
 from dist_dash.runs import slurm
 from dist_dash.runs.process import FINISHED, TO_BE_CONTINUED
@@ -32,18 +33,18 @@ def resources(site: Site, ranks: int, exclusive: bool) -> Site:
     return dataclasses.replace(share, sbatch={**site.sbatch, "exclusive": "true"}) if exclusive else share
 
 
-def arrays(name: str, tasks: Sequence[Task], sites: dict[int, Site], logs: Path, parallel: int) -> list[list[Batch]]:
+def arrays(name: str, tasks: Sequence[Task], sites: dict[int, Site], logs: Path, parallel: int) -> list[list[JobBatch]]:
     """One array per number of ranks, each in as many parts as Slurm's limit asks for."""
     found = []
     # Sorting is stable: within an array the runs stay in the order of the rounds.
     for ranks, own in groupby(sorted(tasks, key=lambda t: t.run.point.ranks), lambda t: t.run.point.ranks):
         site = sites[ranks]
         jobs = tuple(TrainJob(str(task.folder.path), task.arguments, site.attempts) for task in own)
-        found.append(Batch(f"{name}-{ranks}", jobs, site, logs, parallel).split(max_array_size()))
+        found.append(JobBatch(f"{name}-{ranks}", jobs, site, logs, parallel).split(max_array_size()))
     return found
 
 
-def submit_all(groups: Sequence[Sequence[Batch]]) -> list[str]:
+def submit_all(groups: Sequence[Sequence[JobBatch]]) -> list[str]:
     """Submit all arrays, or none; arrays of different sizes do not wait for each other.
 
     Returns:

@@ -17,8 +17,9 @@ from pathlib import Path
 import pytest
 from submitit.core.utils import DelayedSubmission
 
+from dist_dash.cluster.job import TrainJob
+from dist_dash.cluster.sbatch import JobBatch
 from dist_dash.cluster.site import Site
-from dist_dash.cluster.submission import Batch, TrainJob
 from dist_dash.commands.cli import main
 from dist_dash.errors import BadInput
 from dist_dash.runs.folder import RunFolder
@@ -126,7 +127,7 @@ def test_the_folder_that_one_is_in_has_a_name(capsys):
 
 def test_a_path_that_slurm_would_rewrite():
     with pytest.raises(BadInput, match=r"^run: '/shared/5%j' is not allowed; it must be a path without %, .*$"):
-        Batch("a", (), Site(), Path("/shared/5%j/slurm"))
+        JobBatch("a", (), Site(), Path("/shared/5%j/slurm"))
     assert main(["submit", "--dry-run", RECIPE, "--run=5%"]) == 2
 
 
