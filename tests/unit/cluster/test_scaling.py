@@ -16,22 +16,12 @@ from complaints import cli_complaint
 from PIL import Image
 from rich.console import Console
 
-from dist_dash.cluster.scaling import arrays as scaling_arrays
-from dist_dash.cluster.scaling import here as scaling_runs
-from dist_dash.cluster.scaling import points as scaling
-from dist_dash.cluster.scaling import report as scaling_report
-from dist_dash.cluster.scaling.arrays import arrays, resources, submit_all
-from dist_dash.cluster.scaling.here import Task
-from dist_dash.cluster.scaling.points import (
-    Grid,
-    Point,
-    kinds_of,
-    read_updates,
-    round_robin,
-    rows,
-    spread,
-    whole_numbers,
-)
+from dist_dash.cluster.scaling import executors, scaling_report
+from dist_dash.cluster.scaling import grid as scaling
+from dist_dash.cluster.scaling.executors import arrays, resources, submit_all
+from dist_dash.cluster.scaling.grid import Grid, kinds_of, read_updates, round_robin, rows, spread, whole_numbers
+from dist_dash.cluster.scaling.grid import ScalingPoint as Point
+from dist_dash.cluster.scaling.request import ScalingRun
 from dist_dash.cluster.site import Site
 from dist_dash.commands import scaling as scaling_command
 from dist_dash.commands.cli import main
@@ -69,7 +59,8 @@ def test_weak_keeps_the_batch_of_a_rank_and_strong_that_of_a_member() -> None:
 
 def test_every_point_comes_once_before_any_comes_again() -> None:
     runs = round_robin(Grid((1, 2), (1,), 12, ("weak",)).points(), 3)
-    assert [run.name for run in runs] == [f"m{m}_r1_b12_{repeat}" for repeat in (1, 2, 3) for m in (1, 2)]
+    names = [f"{point.name}_{repeat}" for point, repeat in runs]
+    assert names == [f"m{m}_r1_b12_{repeat}" for repeat in (1, 2, 3) for m in (1, 2)]
 
 
 def test_lists_are_sorted() -> None:
@@ -80,9 +71,8 @@ def test_lists_are_sorted() -> None:
 
 
 def test_the_pure_part_does_not_wait_for_torch() -> None:
-    code = (
-        "import sys, dist_dash.cluster.scaling.points, dist_dash.cluster.scaling.report; print('torch' in sys.modules)"
-    )
+    modules = ", ".join(f"dist_dash.cluster.scaling.{name}" for name in ("grid", "scaling_report"))
+    code = f"import sys, {modules}; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
 
@@ -229,7 +219,10 @@ def test_strong_efficiency_starts_from_the_smallest_replicas() -> None:
 
 def test_the_repeats_bound_the_efficiency() -> None:
     grid = Grid((1, 2), (1,), 12, ("weak",))
-    measured = {Point(1, 1, 12): constant(1.0, (0.8, 1.0, 1.2)), Point(2, 1, 12): constant(2.0, (0.5, 1.0, 1.5))}
+    measured = {
+        Point(1, 1, 12): constant(1.0, (0.8, 1.0, 1.2)),
+        Point(2, 1, 12): constant(2.0, (0.5, 1.0, 1.5)),
+    }
     first, second = rows(grid, measured)
     assert first.efficiency == (1.0, 1.0, 1.0)
     assert second.efficiency == pytest.approx((0.5, 0.8 / 3.0, 1.2 / 1.0))
@@ -249,7 +242,7 @@ def test_without_the_point_to_compare_with_there_is_no_efficiency() -> None:
 # -- table and files ---------------------------------------------------------------------------------------------------
 
 
-def shown(found: list[scaling.Row], repeats: int = 1) -> str:
+def shown(found: list[scaling.ScalingRow], repeats: int = 1) -> str:
     text = io.StringIO()
     Console(width=120, file=text).print(scaling_report.table(found, repeats, ["a note"]))
     return text.getvalue()
@@ -382,7 +375,7 @@ def test_a_run_that_finished_without_an_update_to_measure_is_named(capsys: pytes
     assert main(study("--members=1", "--steps=6", "--warm-up=4", "--repeats=1", "--collect")) == 75
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert "m1_r1_b12_1 (done: went on after a stop, and then had no update beyond the warm-up" in captured.err
+    assert "m1_r1_b12_1 (done: continued after a stop, and then had no update beyond the warm-up" in captured.err
 
 
 # -- Slurm, without a cluster ------------------------------------------------------------------------------------------
@@ -402,10 +395,10 @@ def test_nodes_follow_from_the_ranks() -> None:
 
 def test_an_array_per_number_of_ranks_in_the_order_of_the_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
-    runs = round_robin(Grid((1, 2), (1, 2), 12, ("weak",)).points(), 2)
-    tasks = [Task(run, OwnedFolder(run.name), ("--seed=1",)) for run in runs]
+    rounds = round_robin(Grid((1, 2), (1, 2), 12, ("weak",)).points(), 2)
+    runs = [ScalingRun(point, repeat, Path(), ("--seed=1",)) for point, repeat in rounds]
     sites = {ranks: resources(Site(tasks_per_node=4), ranks, False) for ranks in (1, 2, 4)}
-    groups = arrays("study", tasks, sites, Path("logs"), 1)
+    groups = arrays("study", runs, sites, Path("logs"), 1)
     told = [[job.run for batch in group for job in batch.jobs] for group in groups]
     assert told == [
         ["m1_r1_b12_1", "m1_r1_b12_2"],
@@ -429,8 +422,8 @@ def test_all_is_submitted_or_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
             raise given
         return given
 
-    monkeypatch.setattr(scaling_arrays, "submit", answer)
-    monkeypatch.setattr(scaling_arrays.slurm, "ask", lambda *words: asked.append(words))
+    monkeypatch.setattr(executors, "submit", answer)
+    monkeypatch.setattr(executors.slurm, "ask", lambda *words: asked.append(words))
     with pytest.raises(BadInput, match="Slurm: full"):
         submit_all([[], [], []])
     assert asked == [("scancel", "7"), ("scancel", "8")]
@@ -458,9 +451,9 @@ def under_slurm(monkeypatch: pytest.MonkeyPatch, queue: list[Any]) -> list[list[
     monkeypatch.setattr(slurm, "queue", answer)
     monkeypatch.setattr(slurm, "ended", lambda names: {})
     monkeypatch.setattr(scaling_command, "check", lambda batches: None)
-    monkeypatch.setattr(scaling_arrays, "submit", submit)
-    monkeypatch.setattr(scaling_arrays.time, "sleep", lambda seconds: None)
-    monkeypatch.setattr(scaling_arrays, "FIRST_PAUSE", 0.0)
+    monkeypatch.setattr(executors, "submit", submit)
+    monkeypatch.setattr(executors.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(executors, "FIRST_PAUSE", 0.0)
     return submitted
 
 
@@ -497,7 +490,7 @@ def test_waiting_bears_with_a_busy_controller(
         "0 of 1 runs finished, 1 running",
         "0 of 1 runs finished",
     ]
-    under_slurm(monkeypatch, [busy] * (scaling_arrays.UNANSWERED + 1))
+    under_slurm(monkeypatch, [busy] * (executors.UNANSWERED + 1))
     OwnedFolder("study/m1_r1_b12_1").job.unlink()
     assert main(options) == 2
     assert "did not answer" in capsys.readouterr().err
@@ -508,7 +501,7 @@ def test_starting_over_waits_for_a_run_that_a_killed_study_left(tmp_path: Path, 
     left = OwnedFolder(tmp_path / "run")
     left.acquire()
     left.metrics.touch()
-    waiting = threading.Thread(target=scaling_runs.start_over, args=[OwnedFolder(left.path)])
+    waiting = threading.Thread(target=executors.start_over, args=[OwnedFolder(left.path)])
     waiting.start()
     waiting.join(1.5)
     assert waiting.is_alive()
