@@ -1,4 +1,4 @@
-"""What one rank will need on its accelerator, told before anything runs: from shapes alone, without memory or data."""
+"""The memory that one rank will need on its accelerator, estimated from shapes before anything runs."""
 
 from __future__ import annotations
 
@@ -10,27 +10,26 @@ from torch import Tensor, nn
 
 from dist_dash.data import CIFAR10, CIFAR100, IDX, Arrays, Digits, ImageFolder, Synthetic
 from dist_dash.errors import BadInput
-from dist_dash.methods import DASH, SAM, SGD
 from dist_dash.models import Architecture
 from dist_dash.models.architecture import one_line
 from dist_dash.models.network import build_network
 from dist_dash.recipe.recipe import Recipe
 
-SMALL = 64 * 2**20  # bytes of a data set that may be read merely to learn its shape
+SMALL = 64 * 2**20  # bytes of a data set that may be read only to find its shape
 PARTS = ("weights", "gradients", "optimizer", "method", "activations")
 
 
 @dataclass(frozen=True)
 class Memory:
-    """What one rank holds, in bytes.
+    """The memory of one rank, in bytes.
 
     Args:
-        parameters: how many the network has.
+        parameters: number of the network's parameters.
         weights: the master weights, and under bf16 the casts of them that feed the kernels.
         gradients: the descent gradient.
         optimizer: its state; under ZeRO 1 and 2 this rank's shard of it and of a second copy of the weights.
         method: the ascent's gradients, the perturbation, and the weights that are kept meanwhile.
-        activations: what a micro-batch's forward keeps for its backward.
+        activations: tensors that a micro-batch's forward keeps for its backward.
     """
 
     parameters: int
@@ -48,8 +47,7 @@ class Memory:
 
 @dataclass(frozen=True)
 class _Measured:
-    """A network: parameters in all and trainable ones; floats, and bytes of other kinds, kept for the backward of one
-    sample."""
+    """A network: all parameters, trainable ones; floats and bytes of other types kept per sample for the backward."""
 
     parameters: int
     trainable: int
@@ -58,20 +56,19 @@ class _Measured:
 
 
 def estimate(recipe: Recipe, replicas: int, shape: tuple[int, ...], classes: int, uint8: bool) -> Memory:
-    """What training takes on each rank; where members have different architectures, for the largest of them.
+    """The memory of each rank during training; where members have different architectures, for the largest of them.
 
-    An estimate: it leaves out the CUDA context (about 0.5 GiB), workspace and gradients of activations, temporaries of
+    The estimate leaves out the CUDA context (about 0.5 GiB), workspace and gradients of activations, temporaries of
     the optimizer and of SAM's perturbation for unusual p, buffers of the exchange and of ZeRO (as large as the
-    gradient, 0.8 GB at most), batch-norm statistics, and what fragmentation wastes. Under bf16 every activation counts
-    two bytes, though autocast leaves a few in fp32. ZeRO 2 gets no credit for sharding gradients: its bucket takes
-    their place. A method from elsewhere is taken to hold what DASH holds; an optimizer that needs an accelerator, what
-    Adam keeps.
+    gradient, 0.8 GB at most), batch-norm statistics, and losses by fragmentation. Under bf16 every activation counts
+    two bytes, though autocast leaves a few in fp32. Sharded gradients of ZeRO 2 count in full: its bucket takes their
+    place. An optimizer that needs an accelerator counts as Adam.
 
     Args:
-        recipe: what is to be trained.
+        recipe: of the run.
         replicas: ranks per member.
         shape: of a sample, `(C, H, W)` or `(F,)`.
-        classes: of the data.
+        classes: number of classes of the data.
         uint8: whether samples are stored as bytes.
 
     Raises:
@@ -92,10 +89,10 @@ def describe(memory: Memory) -> str:
 def facts_of_data(recipe: Recipe) -> tuple[tuple[int, ...], int, bool] | None:
     """The shape of a sample, the number of classes, and whether samples are bytes; no image file is opened.
 
-    None where that is not known cheaply: the data is not here (a login node may not see it), it is no image folder and
-    larger than 64 MiB, or its class is not of this package.
+    None where that is not known cheaply: the data is not here (a login node may not see it), it is larger than 64 MiB
+    and not an image folder, or its class is not of this package.
     """
-    source, kind = recipe.data, type(recipe.data)  # exactly: what a subclass loads is its own affair
+    source, kind = recipe.data, type(recipe.data)  # the exact type: a subclass may load other data
     try:
         if isinstance(source, Digits) and kind is Digits:
             return (1, 8, 8), 10, True
@@ -111,7 +108,7 @@ def facts_of_data(recipe: Recipe) -> tuple[tuple[int, ...], int, bool] | None:
                 return None
             splits = source.load()
             return splits.shape, splits.classes, splits.uint8
-    except (BadInput, OSError):  # the ranks will read the data where they are, and say what is wrong with it
+    except (BadInput, OSError):  # the ranks will read the data on their nodes, and report what is wrong with it
         return None
     return None
 
@@ -137,16 +134,16 @@ def _memory(recipe: Recipe, replicas: int, network: _Measured) -> Memory:
         weights=float(network.parameters * (master + 2 * bf16)),
         gradients=float(network.trainable * master),
         optimizer=network.trainable * optimizer,
-        method=float(network.trainable * master * _copies_of_method(recipe)),
+        method=float(network.trainable * master * recipe.method.copies(alone=recipe.members == 1)),
         activations=recipe.loader.batch_size * sample,
     )
 
 
 def _state_of_optimizer(recipe: Recipe, flat: bool) -> float:
-    """Bytes per parameter that the optimizer keeps, found by letting it update a few.
+    """Bytes per parameter that the optimizer keeps, found by one update of a small parameter.
 
-    They are a matrix, as most parameters of a network are, since some optimizers keep one number per row and column;
-    `flat`: they are the vector that ZeRO makes of all parameters.
+    It is a matrix, as most parameters of a network are: some optimizers keep one number per row and column. `flat`: it
+    is a vector, which ZeRO makes of all parameters.
     """
     weight = nn.Parameter(torch.zeros(4096 if flat else (64, 64), dtype=recipe.engine.dtype))
     optimizer = recipe.optimizer([weight])
@@ -155,37 +152,19 @@ def _state_of_optimizer(recipe: Recipe, flat: bool) -> float:
     weight.grad = torch.ones_like(weight)
     try:
         optimizer.step()
-    except Exception:  # one from elsewhere may raise anything here, and yet be right for the ranks
+    except Exception:  # an optimizer of the user may raise anything here, and yet work on the ranks
         return 2.0 * weight.element_size()
     kept = [value for values in optimizer.state.values() for value in values.values() if isinstance(value, Tensor)]
     return sum(value.nbytes for value in kept if value.dim()) / weight.numel()
-
-
-def _copies_of_method(recipe: Recipe) -> int:
-    """Vectors as long as all parameters that the ascent holds at most, beside the weights and the descent gradient.
-
-    While a perturbation is added, before there is a descent gradient, SAM holds its gradient, the scaled perturbation
-    and the weights as they were; DASH two gradients, their scaled sum, a summand of it and the weights. One of them
-    takes the place that the descent gradient will have.
-    """
-    method = recipe.method
-    if type(method) is SGD:
-        return 0
-    if type(method) is SAM or (type(method) is DASH and recipe.members == 1):  # DASH without peers is SAM
-        return 2
-    if type(method) is DASH:
-        two = method.ascent == "separate" and method.diversity_in == "ascent"
-        return (4 if two else 2) + (method.gamma > 0)
-    return 4
 
 
 # -- the network -------------------------------------------------------------------------------------------------------
 
 
 def _measure(model: Architecture, shape: tuple[int, ...], classes: int, uint8: bool) -> _Measured:
-    """Build the network and run it forward on torch's device without memory; on the host where it does not run there.
+    """Build the network and run it forward on torch's meta device; on the host where it does not run there.
 
-    What every forward keeps, whatever the batch (weights, statistics), falls out of the difference of two.
+    The difference of two batch sizes cancels what every forward keeps whatever the batch (weights, statistics).
     """
     channels = shape[0] if len(shape) == 3 else 1
     problem: Exception = BadInput("model: cannot be built")
@@ -194,7 +173,7 @@ def _measure(model: Architecture, shape: tuple[int, ...], classes: int, uint8: b
             with torch.random.fork_rng(devices=[]), torch.device(device):
                 network = build_network(model, shape, classes, (0.0,) * channels, (1.0,) * channels, uint8)
                 floats, others = zip(*(_kept(network, torch.zeros(n, *shape)) for n in (2, 4)), strict=True)
-        except Exception as error:  # a network from elsewhere may raise anything; the host's complaint is the true one
+        except Exception as error:  # a user's network may raise anything; the host's error is the one to report
             problem = error
             continue
         parameters = list(network.parameters())
@@ -211,7 +190,7 @@ def _kept(network: nn.Module, x: Tensor) -> tuple[float, float]:
     kept: dict[int, Tensor] = {}
 
     def keep(tensor: Tensor) -> Tensor:
-        kept[tensor.untyped_storage()._cdata] = tensor  # held here, so that no other storage can take its identity
+        kept[tensor.untyped_storage()._cdata] = tensor  # kept alive, so that no other storage gets the same address
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):

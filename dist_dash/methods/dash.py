@@ -84,6 +84,12 @@ class DASH(Method):
         own = self.ascent == "separate" and self.diversity_in == "ascent" and self.direction == "diversity"
         return Passes(2 + (self.gamma > 0), 2 + own + 2 * (self.gamma > 0))
 
+    def copies(self, alone: bool) -> float:
+        """SAM's, two for a gradient of the diversity of its own (with a summand of the perturbation), one for γ."""
+        if alone:
+            return self._alone.copies(alone)
+        return 2.0 + 2.0 * (self.ascent == "separate" and self.diversity_in == "ascent") + (self.gamma > 0)
+
     def check(self, members: int, classes: int, mixed: bool) -> None:
         """Refuse a KL that is identically 0: with fewer than two classes left there is nothing to disagree on."""
         if members > 1 and self.classes == "non_target" and classes - (2 if mixed else 1) < 2:

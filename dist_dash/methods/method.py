@@ -39,6 +39,16 @@ class Method(ABC):
         """What an update costs; None where a method does not say."""
         return None
 
+    def copies(self, alone: bool) -> float:
+        """Vectors as long as all parameters that an update holds at most, beside the weights and the descent gradient.
+
+        A plan estimates memory by it. The default is DASH's number, the largest of this package.
+
+        Args:
+            alone: whether the member has no peers.
+        """
+        return 4.0
+
     def check(self, members: int, classes: int, mixed: bool) -> None:  # noqa: B027
         """Refuse what cannot work before anything starts; `mixed`: mixup gives samples two true classes.
 

@@ -39,6 +39,10 @@ class SAM(Method):
         check_warmup(rho_warmup)
         self.rho, self.p, self.ascent_sync, self.rho_warmup = rho, p, ascent_sync, rho_warmup
 
+    def copies(self, alone: bool) -> float:
+        """The scaled perturbation and the weights as they were, beside the gradient in the descent gradient's place."""
+        return 2.0
+
     def update(self, member: Member, batch: Batch, exchange: Exchange) -> Measured:
         """Ascend on every micro-batch, then descend on every micro-batch from the perturbed weights."""
         totals = Totals(len(batch))

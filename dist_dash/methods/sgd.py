@@ -17,6 +17,9 @@ class SGD(Method):
 
     passes = Passes(1, 1)
 
+    def copies(self, alone: bool) -> float:
+        return 0.0
+
     def update(self, member: Member, batch: Batch, exchange: Exchange) -> Measured:
         """One forward and one backward per micro-batch."""
         totals = Totals(len(batch))
