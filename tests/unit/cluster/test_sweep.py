@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dist_dash.cluster import sweep
-from dist_dash.cluster.sweep import LARGEST, LONGEST, Point, check, points
+from dist_dash.cluster.sweep import LARGEST, LONGEST, SweepPoint, check, points
 from dist_dash.errors import BadInput
 from dist_dash.recipe.parsing import parse_command
 
@@ -32,7 +32,7 @@ def swept(axes: dict[str, list[str]]) -> list[str]:
     return [f"{field}={','.join(values)}" for field, values in axes.items()]
 
 
-def values(field: str, found: list[Point]) -> list[str]:
+def values(field: str, found: list[SweepPoint]) -> list[str]:
     return [a.partition("=")[2] for p in found for a in p.arguments if a.partition("=")[0] == f"--{field}"]
 
 
