@@ -80,7 +80,7 @@ def check(batches: Sequence[JobBatch]) -> None:
 
 
 def submit(batches: Sequence[JobBatch]) -> list[str]:
-    """Submit all batches, or none.
+    """Submit all batches, or none. Batches of the same name are parts of one array.
 
     Returns:
         The name of every job, `123` or `123_4`, in the order of the batches and their jobs.
@@ -88,21 +88,25 @@ def submit(batches: Sequence[JobBatch]) -> list[str]:
     Raises:
         BadInput: Slurm refuses one of them; the earlier ones were cancelled.
     """
-    names, parents = list[str](), list[str]()
+    names, newest = list[str](), dict[str, str]()
     try:
         for batch in batches:
             # The limit of parallel tasks is per array: the next part of a split array waits for this one.
-            after = {"dependency": f"afterany:{parents[-1]}"} if parents and batch.parallel is not None else {}
-            submitted = _submit(batch, after)
-            parents.append(submitted[0].partition("_")[0])
-            names += submitted
+            waits = batch.name in newest and batch.parallel is not None
+            names += _submit(batch, {"dependency": f"afterany:{newest[batch.name]}"} if waits else {})
+            newest[batch.name] = parent_of(names[-1])
         for name, (job, logs) in zip(names, [(job, b.logs) for b in batches for job in b.jobs], strict=True):
             RunFolder(job.run).note_job(name, logs)
     except BaseException:  # also a full disk, or Ctrl-C
-        for parent in parents:
+        for parent in dict.fromkeys(map(parent_of, names)):
             slurm.ask("scancel", parent)
         raise
     return names
+
+
+def parent_of(name: str) -> str:
+    """The array that a job belongs to, or the job itself."""
+    return name.partition("_")[0]
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dist_dash.cluster.job import TrainJob
-from dist_dash.cluster.planned_run import PlannedRun, plan_run, print_plan
+from dist_dash.cluster.job_plan import JobPlan, plan_job, print_plan
 from dist_dash.cluster.sbatch import JobBatch
 from dist_dash.cluster.site import Site, add_options, site_from
 from dist_dash.cluster.submission import check, frozen_arguments, max_array_size, nothing_left, submit, with_members
@@ -52,7 +52,7 @@ def array_command(arguments: Sequence[str]) -> int:
     commands = check_points(grid)
     _refuse_for_one_run(commands[0], base)
     folder = Path(options.folder or f"runs/{commands[0].run.name.rsplit('-', 2)[0]}-sweep").absolute()
-    plans = [plan_run(dataclasses.replace(c, run=folder / p.name), site) for p, c in zip(grid, commands, strict=True)]
+    plans = [plan_job(dataclasses.replace(c, run=folder / p.name), site) for p, c in zip(grid, commands, strict=True)]
     logs = folder / "slurm"
     print_plan(_largest(plans), logs)
     tasks = [task for point, one in zip(grid, plans, strict=True) for task in _tasks(point, one, options.scatter)]
@@ -85,7 +85,7 @@ def _refuse_for_one_run(command: Command, base: Sequence[str]) -> None:
             raise BadInput(f"{name}: not allowed in a sweep; {instead[name]}")
 
 
-def _largest(plans: Sequence[PlannedRun]) -> PlannedRun:
+def _largest(plans: Sequence[JobPlan]) -> JobPlan:
     """Of the sweep's methods, the one that needs most memory: what fits it fits all."""
     kinds = {type(one.command.recipe.method): one for one in reversed(plans)}
     return max(kinds.values(), key=lambda one: one.memory.total if one.memory else 0.0)
@@ -108,7 +108,7 @@ class Task:
     joins: Path | None = None
 
 
-def _tasks(point: SweepPoint, planned: PlannedRun, scatter: bool) -> list[Task]:
+def _tasks(point: SweepPoint, planned: JobPlan, scatter: bool) -> list[Task]:
     """A point as one gang; or, where its members need not meet and that is wanted, as one job per member."""
     run, members = planned.command.run, planned.members
     arguments = with_members(point.arguments, members)

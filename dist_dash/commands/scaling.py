@@ -9,10 +9,10 @@ import shlex
 from collections.abc import Sequence
 
 from dist_dash.cluster.scaling.collect import collect
-from dist_dash.cluster.scaling.executors import arrays, jobs_of, resources, run_here, start_over, submit_all, wait
+from dist_dash.cluster.scaling.executors import arrays, jobs_of, resources, run_here, start_over, wait
 from dist_dash.cluster.scaling.request import LOCK, ScalingStudy, study_from
 from dist_dash.cluster.site import Site, add_options, site_from
-from dist_dash.cluster.submission import check, frozen_arguments
+from dist_dash.cluster.submission import check, frozen_arguments, parent_of, submit
 from dist_dash.errors import BadInput
 from dist_dash.files import only_one
 from dist_dash.runs import slurm
@@ -96,9 +96,8 @@ def scaling_command(arguments: Sequence[str]) -> int:
 
 def _show(study: ScalingStudy, sites: dict[int, Site]) -> int:
     if study.options.executor == "slurm":
-        for group in arrays(study.folder.name, study.runs, sites, study.logs, study.options.parallel):
-            for batch in group:
-                print(f"{batch.script()}\n")
+        for batch in arrays(study.folder.name, study.runs, sites, study.logs, study.options.parallel):
+            print(f"{batch.script()}\n")
     else:
         for run in study.runs:
             print(f"dist-dash train {shlex.join([*run.arguments, f'--run={run.folder.path}'])}")
@@ -117,7 +116,7 @@ def _run(study: ScalingStudy, sites: dict[int, Site]) -> int:
         alive = slurm.queue(under_way)
         busy = {run.name for job, run in under_way.items() if job in alive}
         left = [run for run in left if run.name not in busy]
-        check([batch for group in arrays(name, left, sites, study.logs, options.parallel) for batch in group])
+        check(arrays(name, left, sites, study.logs, options.parallel))
     already = f", {len(busy)} in Slurm's hands already" if busy else ""
     say(f"scaling: {len(study.commands)} points, {len(study.runs)} runs, {len(left)} to do{already}; in {study.folder}")
     with only_one(study.folder, LOCK, "scaling"):
@@ -130,8 +129,8 @@ def _run(study: ScalingStudy, sites: dict[int, Site]) -> int:
             start_over(run.folder)
         left = [run for run in left if run.left]
         if left:
-            jobs = submit_all(arrays(name, left, sites, study.logs, options.parallel))
-            say(f"scaling: submitted {len(left)} runs as {', '.join(jobs)}")
+            jobs = submit(arrays(name, left, sites, study.logs, options.parallel))
+            say(f"scaling: submitted {len(left)} runs as {', '.join(dict.fromkeys(map(parent_of, jobs)))}")
         return FINISHED if options.no_wait else wait(study.runs)
 
 

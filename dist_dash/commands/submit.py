@@ -16,7 +16,7 @@ from typing import Any
 import submitit
 
 from dist_dash.cluster.job import TrainJob
-from dist_dash.cluster.planned_run import PlannedRun, plan_run, print_plan
+from dist_dash.cluster.job_plan import JobPlan, plan_job, print_plan
 from dist_dash.cluster.sbatch import JobBatch
 from dist_dash.cluster.site import add_options, site_from
 from dist_dash.cluster.submission import NEVER, check, frozen_arguments, nothing_left, submit, with_members
@@ -49,7 +49,7 @@ def submit_command(arguments: Sequence[str]) -> int:
     options, recipe_arguments = parser.parse_known_args(arguments)
     refuse_misspelt(parser, recipe_arguments)
     command, site = parse_command(recipe_arguments), site_from(options)
-    planned = plan_run(command, site)
+    planned = plan_job(command, site)
     print_plan(planned, RunFolder(command.run).jobs)
     folder = RunFolder(command.run.absolute())
     if folder.done.exists() and not command.fresh:
@@ -89,7 +89,7 @@ def refuse_misspelt(parser: argparse.ArgumentParser, left: Sequence[str]) -> Non
             raise BadInput(f"{name}: no such option; {hint}")
 
 
-def train_arguments(arguments: Sequence[str], planned: PlannedRun, folder: Path) -> tuple[str, ...]:
+def train_arguments(arguments: Sequence[str], planned: JobPlan, folder: Path) -> tuple[str, ...]:
     """What the job gives to `dist-dash train`: the recipe as it is now, and the number of members that was planned."""
     frozen = frozen_arguments(arguments, folder)
     return frozen if planned.command.member is not None else with_members(frozen, planned.members)

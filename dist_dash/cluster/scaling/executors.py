@@ -18,7 +18,7 @@ from dist_dash.cluster.job import TrainJob
 from dist_dash.cluster.sbatch import JobBatch
 from dist_dash.cluster.scaling.request import ScalingRun
 from dist_dash.cluster.site import Site
-from dist_dash.cluster.submission import max_array_size, submit
+from dist_dash.cluster.submission import max_array_size
 from dist_dash.errors import BadInput
 from dist_dash.runs import slurm
 from dist_dash.runs.folder import RunFolder
@@ -136,38 +136,15 @@ def resources(site: Site, ranks: int, exclusive: bool) -> Site:
     return dataclasses.replace(share, sbatch={**site.sbatch, "exclusive": "true"}) if exclusive else share
 
 
-def arrays(
-    name: str, runs: Sequence[ScalingRun], sites: dict[int, Site], logs: Path, parallel: int
-) -> list[list[JobBatch]]:
-    """One array per number of ranks, each in as many parts as Slurm's limit requires."""
-    found = []
+def arrays(name: str, runs: Sequence[ScalingRun], sites: dict[int, Site], logs: Path, parallel: int) -> list[JobBatch]:
+    """One array per number of ranks, in parts where Slurm's limit requires it; arrays do not wait for each other."""
+    found = list[JobBatch]()
     # Sorting is stable: within an array the runs stay in the order of the rounds.
     for ranks, own in groupby(sorted(runs, key=lambda run: run.point.ranks), lambda run: run.point.ranks):
         site = sites[ranks]
         jobs = tuple(TrainJob(str(run.folder.path), run.arguments, site.attempts) for run in own)
-        found.append(JobBatch(f"{name}-{ranks}", jobs, site, logs, parallel).split(max_array_size()))
+        found += JobBatch(f"{name}-{ranks}", jobs, site, logs, parallel).split(max_array_size())
     return found
-
-
-def submit_all(groups: Sequence[Sequence[JobBatch]]) -> list[str]:
-    """Submit all arrays, or none; arrays of different sizes do not wait for each other.
-
-    Returns:
-        The arrays' jobs.
-
-    Raises:
-        BadInput: Slurm refuses one of them.
-    """
-    parents = list[str]()
-    for group in groups:
-        try:
-            names = submit(group)
-        except BaseException:  # also a full disk, or Ctrl-C
-            for parent in parents:
-                slurm.ask("scancel", parent)
-            raise
-        parents += dict.fromkeys(name.partition("_")[0] for name in names)
-    return parents
 
 
 def jobs_of(runs: Sequence[ScalingRun]) -> dict[str, ScalingRun]:

@@ -16,9 +16,11 @@ from complaints import cli_complaint
 from PIL import Image
 from rich.console import Console
 
+from dist_dash.cluster import submission
+from dist_dash.cluster.sbatch import JobBatch
 from dist_dash.cluster.scaling import executors, scaling_report
 from dist_dash.cluster.scaling import grid as scaling
-from dist_dash.cluster.scaling.executors import arrays, resources, submit_all
+from dist_dash.cluster.scaling.executors import arrays, resources
 from dist_dash.cluster.scaling.grid import Grid, kinds_of, read_updates, round_robin, rows, spread, whole_numbers
 from dist_dash.cluster.scaling.grid import ScalingPoint as Point
 from dist_dash.cluster.scaling.request import ScalingRun
@@ -398,14 +400,14 @@ def test_an_array_per_number_of_ranks_in_the_order_of_the_rounds(monkeypatch: py
     rounds = round_robin(Grid((1, 2), (1, 2), 12, ("weak",)).points(), 2)
     runs = [ScalingRun(point, repeat, Path(), ("--seed=1",)) for point, repeat in rounds]
     sites = {ranks: resources(Site(tasks_per_node=4), ranks, False) for ranks in (1, 2, 4)}
-    groups = arrays("study", runs, sites, Path("logs"), 1)
-    told = [[job.run for batch in group for job in batch.jobs] for group in groups]
+    batches = arrays("study", runs, sites, Path("logs"), 1)
+    told = [[job.run for job in batch.jobs] for batch in batches]
     assert told == [
         ["m1_r1_b12_1", "m1_r1_b12_2"],
         ["m1_r2_b12_1", "m2_r1_b12_1", "m1_r2_b12_2", "m2_r1_b12_2"],
         ["m2_r2_b12_1", "m2_r2_b12_2"],
     ]
-    assert [(g[0].site.ranks, g[0].parallel, g[0].name) for g in groups] == [
+    assert [(b.site.ranks, b.parallel, b.name) for b in batches] == [
         (1, 1, "study-1"),
         (2, 1, "study-2"),
         (4, 1, "study-4"),
@@ -416,16 +418,17 @@ def test_all_is_submitted_or_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[str, ...]] = []
     answers = [["7_0", "7_1"], ["8"], BadInput("Slurm: full")]
 
-    def answer(group: object) -> list[str]:
+    def answer(batch: JobBatch, further: dict[str, str]) -> list[str]:
+        assert further == {}, "arrays of different sizes do not wait for each other"
         given = answers.pop(0)
         if isinstance(given, BadInput):
             raise given
         return given
 
-    monkeypatch.setattr(executors, "submit", answer)
-    monkeypatch.setattr(executors.slurm, "ask", lambda *words: asked.append(words))
+    monkeypatch.setattr(submission, "_submit", answer)
+    monkeypatch.setattr(slurm, "ask", lambda *words: asked.append(words))
     with pytest.raises(BadInput, match="Slurm: full"):
-        submit_all([[], [], []])
+        submission.submit([JobBatch(f"study-{ranks}", (), Site(), Path("logs"), 1) for ranks in (1, 2, 4)])
     assert asked == [("scancel", "7"), ("scancel", "8")]
 
 
@@ -433,12 +436,14 @@ def under_slurm(monkeypatch: pytest.MonkeyPatch, queue: list[Any]) -> list[list[
     """Slurm that takes whatever is submitted as jobs 7_0, 7_1, … and gives these answers; the runs per submission."""
     submitted: list[list[str]] = []
 
-    def submit(group: list[Any]) -> list[str]:
-        jobs = [job for batch in group for job in batch.jobs]
-        submitted.append([Path(job.run).name for job in jobs])
-        for index, job in enumerate(jobs):
-            OwnedFolder(job.run).note_job(f"{len(submitted)}_{index}", Path("logs"))
-        return [f"{len(submitted)}_{index}" for index in range(len(jobs))]
+    def submit(batches: list[JobBatch]) -> list[str]:
+        names = []
+        for batch in batches:
+            submitted.append([Path(job.run).name for job in batch.jobs])
+            for index, job in enumerate(batch.jobs):
+                names.append(f"{len(submitted)}_{index}")
+                OwnedFolder(job.run).note_job(names[-1], Path("logs"))
+        return names
 
     def answer(names: dict[str, Any]) -> dict[str, slurm.SlurmJob]:
         given = (queue.pop(0) if queue else {}) if names else {}
@@ -451,7 +456,7 @@ def under_slurm(monkeypatch: pytest.MonkeyPatch, queue: list[Any]) -> list[list[
     monkeypatch.setattr(slurm, "queue", answer)
     monkeypatch.setattr(slurm, "ended", lambda names: {})
     monkeypatch.setattr(scaling_command, "check", lambda batches: None)
-    monkeypatch.setattr(executors, "submit", submit)
+    monkeypatch.setattr(scaling_command, "submit", submit)
     monkeypatch.setattr(executors.time, "sleep", lambda seconds: None)
     monkeypatch.setattr(executors, "FIRST_PAUSE", 0.0)
     return submitted

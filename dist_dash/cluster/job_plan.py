@@ -14,7 +14,7 @@ from dist_dash.runs.folder import RunFolder
 
 
 @dataclass(frozen=True)
-class PlannedRun:
+class JobPlan:
     """One run on the ranks of a job.
 
     Args:
@@ -59,7 +59,7 @@ class PlannedRun:
         return None if facts is None else estimate(self.command.recipe, self.replicas, *facts)
 
 
-def plan_run(command: Command, site: Site) -> PlannedRun:
+def plan_job(command: Command, site: Site) -> JobPlan:
     """Lay the run out on the job's ranks.
 
     Raises:
@@ -76,10 +76,10 @@ def plan_run(command: Command, site: Site) -> PlannedRun:
         what = f"{site.ranks} ranks for {together} members make {replicas}"
         raise BadInput(f"replicas: {command.replicas} is not allowed; {what}")
     RunFolder(command.run).check_usable()
-    return PlannedRun(command, site, together, replicas)
+    return JobPlan(command, site, together, replicas)
 
 
-def print_plan(planned: PlannedRun, logs: Path) -> None:
+def print_plan(planned: JobPlan, logs: Path) -> None:
     """Print the plan, a line per name."""
     for name, text in planned.lines(logs):
         print(f"{name:<8} {text}")
