@@ -194,13 +194,12 @@ def is_earlier_life(theirs: str, ours: str) -> bool:
     return their_id == our_id and their_life.isdecimal() and int(their_life) < int(our_life or 0)
 
 
-def is_held_here(folder: RunFolder) -> bool:
-    """Whether a live process of this host owns the folder. It takes the lock away from nobody."""
-    owner = folder.owner()
+def is_held_here(lock: Path, owner: dict[str, Any]) -> bool:
+    """Whether the owner of a run folder is a live process of this host that holds its lock; it keeps the lock."""
     if (owner and owner.get("host") != socket.gethostname()) or not _is_alive(owner.get("pid")):
         return False  # without trying the lock: a run that starts at this moment would find it in use
     try:
-        descriptor = os.open(folder.lock, os.O_RDONLY | os.O_NONBLOCK)
+        descriptor = os.open(lock, os.O_RDONLY | os.O_NONBLOCK)
     except OSError:
         return False
     try:

@@ -21,6 +21,7 @@ from dist_dash.runs.last_lines import last_lines, summarised
 from dist_dash.runs.owner import is_held_here
 
 UNDER_WAY = ("queued", "running")
+Jobs = dict[str, slurm.SlurmJob]  # by name
 QUIET = 600.0  # seconds without a sign after which a run on another host counts as dead
 
 
@@ -83,24 +84,22 @@ class Answers:
 
     def __init__(self, patience: float = 0.0) -> None:
         self._patience = patience
-        self._known: dict[str, tuple[float, set[str], dict[str, slurm.SlurmJob]]] = {}
+        self._known: dict[str, tuple[float, set[str], Jobs]] = {}
         self.trouble = ""
         """Why Slurm does not answer, in its own words."""
 
-    def queued(self, names: set[str]) -> dict[str, slurm.SlurmJob]:
+    def queued(self, names: set[str]) -> Jobs:
         """Those of the named jobs that wait or run."""
         return self._answer("queue", slurm.queue, names)
 
-    def ended(self, names: set[str]) -> dict[str, slurm.SlurmJob]:
+    def ended(self, names: set[str]) -> Jobs:
         """What the accounting knows of the named jobs."""
         return self._answer("accounting", lambda names: slurm.ended(sorted(names)), names)
 
-    def _answer(
-        self, topic: str, question: Callable[[set[str]], dict[str, slurm.SlurmJob]], names: set[str]
-    ) -> dict[str, slurm.SlurmJob]:
+    def _answer(self, topic: str, question: Callable[[set[str]], Jobs], names: set[str]) -> Jobs:
         if not names or not slurm.available():
             return {}
-        at, asked, answer = self._known.get(topic, (-math.inf, set[str](), dict[str, slurm.SlurmJob]()))
+        at, asked, answer = self._known.get(topic, (-math.inf, set[str](), Jobs()))
         if not names <= asked or time.monotonic() - at >= self._patience:
             try:
                 answer, self.trouble = question(names), ""
@@ -152,10 +151,10 @@ class _Look:
         return f"; see {path if below.startswith('..') else below}"
 
 
-def _seen(look: _Look, queue: dict[str, slurm.SlurmJob]) -> tuple[str, str] | None:
+def _seen(look: _Look, queue: Jobs) -> tuple[str, str] | None:
     """State and reason by this host's processes, the markers and the queue; None where these do not tell."""
     run, jobs = look.folder, {name: queue[name] for name in look.jobs if name in queue}
-    held = not look.done and is_held_here(run)
+    held = not look.done and is_held_here(run.lock, look.owner)
     if look.done or run.done.exists():
         return "done", ""
     marker = next((file for file in (run.to_continue, run.failed) if file.exists()), None)
@@ -170,12 +169,13 @@ def _seen(look: _Look, queue: dict[str, slurm.SlurmJob]) -> tuple[str, str] | No
     return "stopped" if marker == run.to_continue else "failed", " ".join(_text(marker).split())
 
 
-def _unseen(look: _Look, ended: dict[str, slurm.SlurmJob], trouble: str) -> tuple[str, str]:
+def _unseen(look: _Look, ended: Jobs, trouble: str) -> tuple[str, str]:
     """State and reason of a run without a marker, a process or a place in the queue; the accounting may know."""
     run, jobs = look.folder, look.jobs
     if trouble and jobs and (look.elsewhere or not look.owner):
         return "running" if look.owner else "queued", trouble  # as far as is known
-    at = max(map(_changed, (run.path, run.checkpoints, run.metrics)))
+    own, *parts = map(_status, (run.path, run.checkpoints, run.metrics))
+    at = max((status.st_mtime for status in (own, *parts) if status), default=0.0)
     fresh = look.elsewhere and time.time() - at < QUIET
     if fresh and not look.owner.get("job"):  # started by hand: how earlier jobs ended does not matter
         return "running", ""
@@ -188,7 +188,8 @@ def _unseen(look: _Look, ended: dict[str, slurm.SlurmJob], trouble: str) -> tupl
             comment = slurm.comment(name) if word == "FAILED" and not look.owner else ""
             why = f"{word}{f', {reason}' if word == 'FAILED' else ''}{look.log()}"
             return "failed", comment.removeprefix("dist-dash: ") or why
-    gone = bool(jobs) and slurm.available() and _is_mine(run.path)  # the queue we see does not have other users' jobs
+    # The queue holds this user's jobs alone: it says nothing about the run of another user.
+    gone = bool(jobs) and slurm.available() and own is not None and own.st_uid == os.getuid()
     if fresh and not gone:
         return "running", ""
     if look.owner:
@@ -202,15 +203,14 @@ def _unseen(look: _Look, ended: dict[str, slurm.SlurmJob], trouble: str) -> tupl
 # -- the files of a run ------------------------------------------------------------------------------------------------
 
 
-def _state(look: _Look, state: str, why: str, queue: dict[str, slurm.SlurmJob]) -> RunState:
+def _state(look: _Look, state: str, why: str, queue: Jobs) -> RunState:
     run, names = look.folder, [*(name for name in look.jobs if name in queue), *look.jobs, ""]
-    lines, updated = dict[str, dict[str, Any]](), None
-    with contextlib.suppress(OSError):
-        status = run.metrics.stat()
-        lines = last_lines(run.metrics, (status.st_ino, status.st_size, status.st_mtime_ns))
-        updated = status.st_mtime
+    lines, status = dict[str, dict[str, Any]](), _status(run.metrics)
+    if status is not None:
+        with contextlib.suppress(OSError):
+            lines = last_lines(run.metrics, (status.st_ino, status.st_size, status.st_mtime_ns))
     step, total = lines.get("newest", {}).get("step"), read_object(run.environment).get("total_steps")
-    continued = _whole(look.owner.get("continued")) or 0
+    continued, updated = _whole(look.owner.get("continued")) or 0, status.st_mtime if status else None
     return RunState(run.path, state, continued, _whole(step), _whole(total), summarised(lines), names[0], why, updated)
 
 
@@ -225,18 +225,11 @@ def _whole(value: Any) -> int | None:
     return value if isinstance(value, int) else None
 
 
-def _changed(path: Path) -> float:
+def _status(path: Path) -> os.stat_result | None:
     try:
-        return path.stat().st_mtime
+        return path.stat()
     except OSError:
-        return 0.0
-
-
-def _is_mine(path: Path) -> bool:
-    try:
-        return path.stat().st_uid == os.getuid()
-    except OSError:
-        return False
+        return None
 
 
 def _natural(text: str) -> list[str | int]:
