@@ -44,7 +44,8 @@ class Checkpoints:
     ) -> None:
         self._folder, self._exchange, self._keep, self._say = folder, exchange, keep, say
         self._recipe = {k: v for k, v in flat(recipe).items() if not k.startswith(HARMLESS)}
-        self._layout = exchange.layout
+        self._layout = layout = exchange.layout
+        self._sizes = {"members": layout.members, "replicas": layout.replicas, "first_member": layout.first_member}
         self._newest: int | None = None
 
     def save(self, step: int, state: dict[str, Any], shared: dict[str, Any]) -> None:
@@ -60,50 +61,49 @@ class Checkpoints:
         """
         if step == self._newest:
             return  # this process has saved or loaded this set itself
+        exchange, is_first = self._exchange, self._layout.rank == 0
         # The name holds the owner's token: a stale owner that still writes finds no such folder any more.
-        final, partial = self._path(step), self._folder.checkpoints / f".step_{step:08d}.{self._folder.token}.partial"
-        rank = self._layout.rank
-        with self._exchange.together(f"checkpoint of step {step}"):
-            if rank == 0:
-                self._folder.check_owner()
-                for leftover in self._folder.checkpoints.glob(".*.partial"):
-                    shutil.rmtree(leftover)
-                for member in range(self._layout.members):
-                    (partial / f"member_{member:02d}").mkdir(parents=True)
+        partial = self._folder.checkpoints / f".step_{step:08d}.{self._folder.token}.partial"
+        with exchange.together(f"checkpoint of step {step}"):
+            if is_first:
+                self._begin(partial)
         try:
-            with self._exchange.together(f"checkpoint of step {step}"):
+            with exchange.together(f"checkpoint of step {step}"):
                 name = self._part(self._layout.member, self._layout.replica)
                 digest, size = _write(partial / name, {**state, "rng": _rng_state()})
-            parts = self._exchange.collect((name, digest, size))
-            with self._exchange.together(f"checkpoint of step {step}"):
-                if rank == 0:
-                    manifest = {
-                        "format": FORMAT,
-                        "step": step,
-                        "members": self._layout.members,
-                        "replicas": self._layout.replicas,
-                        "first_member": self._layout.first_member,
-                        "recipe": self._recipe,
-                        "shared": shared,
-                        "parts": {name: {"blake2b": digest, "bytes": size} for name, digest, size in parts},
-                    }
-                    write_atomically(partial / "manifest.json", json.dumps(manifest, indent=1))
-                    for folder in [*partial.iterdir(), partial]:
-                        if folder.is_dir():
-                            sync_folder(folder)
-                    self._folder.check_owner()
-                    # A set of this step or a later one is torn: else this run would have continued from it.
-                    for torn in [s for s in self._folder.checkpoint_steps() if s >= step]:
-                        shutil.rmtree(self._path(torn))
-                    partial.rename(final)
-                    sync_folder(final.parent)
-                    for old in self._folder.checkpoint_steps()[: -self._keep]:
-                        shutil.rmtree(self._path(old))
+            written = exchange.collect((name, {"blake2b": digest, "bytes": size}))
+            with exchange.together(f"checkpoint of step {step}"):
+                if is_first:
+                    facts = {"format": FORMAT, "step": step, **self._sizes, "recipe": self._recipe, "shared": shared}
+                    self._publish(partial, {**facts, "parts": dict(written)})
             self._newest = step
         except BaseException:
-            if rank == 0:
+            if is_first:
                 shutil.rmtree(partial, ignore_errors=True)
             raise
+
+    def _begin(self, partial: Path) -> None:
+        """Remove what earlier owners have left half written, and make room for the parts."""
+        self._folder.check_owner()
+        for leftover in self._folder.checkpoints.glob(".*.partial"):
+            shutil.rmtree(leftover)
+        for member in range(self._layout.members):
+            (partial / f"member_{member:02d}").mkdir(parents=True)
+
+    def _publish(self, partial: Path, manifest: dict[str, Any]) -> None:
+        """Complete a set, give it its name, and remove the sets that are superseded."""
+        write_atomically(partial / "manifest.json", json.dumps(manifest, indent=1))
+        for folder in [*(path for path in partial.iterdir() if path.is_dir()), partial]:
+            sync_folder(folder)
+        self._folder.check_owner()
+        step = manifest["step"]
+        # A set of this step or a later one is torn: else this run would have continued from it.
+        for torn in [s for s in self._folder.checkpoint_steps() if s >= step]:
+            shutil.rmtree(self._path(torn))
+        partial.rename(self._path(step))
+        sync_folder(self._folder.checkpoints)
+        for old in self._folder.checkpoint_steps()[: -self._keep]:
+            shutil.rmtree(self._path(old))
 
     def load(self) -> tuple[int, list[dict[str, Any]], dict[str, Any]] | None:
         """The newest complete set: its step, the state of each replica of this rank's member, the shared facts.
@@ -147,10 +147,8 @@ class Checkpoints:
         return f"member_{member:02d}/replica_{replica:02d}.pt"
 
     def _check_same_run(self, manifest: dict[str, Any]) -> None:
-        layout = self._layout
-        sizes = {"members": layout.members, "replicas": layout.replicas, "first_member": layout.first_member}
-        mine = {"format": FORMAT, **sizes, **self._recipe}
-        theirs = {**{k: manifest.get(k, 0) for k in ("format", *sizes)}, **manifest["recipe"]}
+        mine = {"format": FORMAT, **self._sizes, **self._recipe}
+        theirs = {**{k: manifest.get(k, 0) for k in ("format", *self._sizes)}, **manifest["recipe"]}
         differences = [
             f"{key} {theirs.get(key)!r} → {mine.get(key)!r}"
             for key in sorted({*mine, *theirs})
@@ -158,7 +156,9 @@ class Checkpoints:
         ]
         if differences:
             what = "; ".join(differences[:8]) + ("; …" if len(differences) > 8 else "")
-            raise BadInput(f"run: {self._folder.path} was started otherwise ({what}); use another --run, or --fresh")
+            raise BadInput(
+                f"run: {self._folder.path} was started with other settings ({what}); use another --run, or --fresh"
+            )
 
     def _read(self, step: int, manifest: dict[str, Any], replica: int) -> dict[str, Any]:
         name = self._part(self._layout.member, replica)
