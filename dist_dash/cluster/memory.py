@@ -134,7 +134,7 @@ def _memory(recipe: Recipe, replicas: int, network: _Measured) -> Memory:
         weights=float(network.parameters * (master + 2 * bf16)),
         gradients=float(network.trainable * master),
         optimizer=network.trainable * optimizer,
-        method=float(network.trainable * master * recipe.method.copies(alone=recipe.members == 1)),
+        method=float(network.trainable * master * recipe.method.copies(recipe.members or 2)),
         activations=recipe.loader.batch_size * sample,
     )
 

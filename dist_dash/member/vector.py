@@ -59,11 +59,16 @@ class ParameterVector:
 
     def __iadd__(self, other: ParameterVector) -> ParameterVector:
         """Add in place: the accumulation over micro-batches needs no third buffer."""
-        if not self.tensors or not (isinstance(self.scale, float) and self.scale == 1.0):
+        if not (self.tensors and other.tensors and isinstance(self.scale, float) and self.scale == 1.0):
             return self + other
         other.add_to(self.tensors)
         self._norms.clear()
         return self
+
+    def masked(self, masks: Sequence[Tensor | None]) -> ParameterVector:
+        """The vector with each tensor multiplied by its mask of 0 and 1; None leaves a tensor as it is."""
+        pairs = zip(self.tensors, masks, strict=True)
+        return ParameterVector([t if mask is None else t * mask for t, mask in pairs], self.scale)
 
     def norm(self, p: float = 2.0) -> Tensor:
         """‖self‖_p over all elements, a 0-dimensional float64 tensor; float64 throughout, so tiny gradients count."""
@@ -114,3 +119,18 @@ def sam_perturbation(gradient: ParameterVector, rho: float, p: float) -> Paramet
     scaled = (_inverse(length, relative) * relative).materialised()
     powers = torch._foreach_pow(torch._foreach_abs(scaled), q - 1)
     return ParameterVector(torch._foreach_mul(torch._foreach_sign(scaled), powers), float(rho))
+
+
+def own_memory(gradients: Sequence[Tensor]) -> list[Tensor]:
+    """The gradients, fit to be added to in place.
+
+    autograd gives two parameters that are added one and the same tensor, and a broadcast parameter an expanded view.
+    """
+    seen: set[int] = set()
+    own = []
+    for gradient in gradients:
+        place = gradient.untyped_storage().data_ptr()
+        expanded = 0 in gradient.stride() and gradient.numel() > 1
+        own.append(gradient.clone() if expanded or place in seen else gradient)
+        seen.add(place)
+    return own

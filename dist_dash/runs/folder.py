@@ -29,6 +29,7 @@ class RunFolder:
         self.metrics = self.path / "metrics.jsonl"
         self.checkpoints = self.path / "checkpoints"
         self.ensemble = self.path / "ensemble"
+        self.snapshots = self.path / "snapshots"
         self.trace = self.path / "trace"
         self.predictions = self.path / "predictions.npz"
         self.evaluation = self.path / "evaluation.json"

@@ -158,7 +158,7 @@ class OwnedFolder(RunFolder):
         self.done.unlink(missing_ok=True)  # first: half of a finished run must not pass for a whole one
         self.mark(None)
         self._write_owner({**self.owner(), "continued": 0})
-        for folder in (self.checkpoints, self.ensemble, self.trace, self.tensorboard, self.pictures):
+        for folder in (self.checkpoints, self.ensemble, self.snapshots, self.trace, self.tensorboard, self.pictures):
             if folder.exists():
                 shutil.rmtree(folder)
         half_written = self.path.glob(".*.partial")  # by an owner that was killed
