@@ -28,7 +28,7 @@ FORMAT = 2
 HARMLESS = ("record", "checks", "checkpoints", "loader.workers", "members")  # members: the layout is compared instead
 
 
-class Checkpoints:
+class CheckpointSets:
     """The checkpoint sets of one run.
 
     Args:

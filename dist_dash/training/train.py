@@ -19,7 +19,7 @@ from dist_dash.member.sketch import Sketch
 from dist_dash.ranks.exchange import Exchange
 from dist_dash.ranks.layout import Layout, ask_for_determinism
 from dist_dash.recipe.parsing import Command
-from dist_dash.runs.checkpoint import Checkpoints
+from dist_dash.runs.checkpoint import CheckpointSets
 from dist_dash.runs.environment import describe_environment
 from dist_dash.runs.folder import RunFolder
 from dist_dash.runs.owner import OwnedFolder
@@ -128,7 +128,9 @@ class Run:
         self.window = Window(exchange)
         with exchange.together("record"):
             self.recorder = self._open_record()
-        self.checkpoints = Checkpoints(folder, exchange, command.resolved, recipe.checkpoints.keep, self.recorder.say)
+        self.checkpoints = CheckpointSets(
+            folder, exchange, command.resolved, recipe.checkpoints.keep, self.recorder.say
+        )
         same_samples = recipe.loader.order == "shared"
         self.agreement = Agreement(exchange, stop, recipe.checks.max_skipped, same_samples)
 
