@@ -162,9 +162,9 @@ class Node:
     def run(self, script: str, step: int = 0, verdict: int = 0, requeue: int = 0, lacks: str = "none") -> int:
         """The exit status of the script, where srun, the verdict and the requeue have these, and a module is not."""
         self.calls.unlink(missing_ok=True)
-        told = {"STEP": str(step), "VERDICT": str(verdict), "CALLS": str(self.calls), "HOME": "/root"}
-        told |= {"REQUEUE": str(requeue), "LACKS": lacks}
-        environment = {"PATH": f"{self._tools}:{SYSTEM}", "SLURM_JOB_ID": "5", **self._array, **told}
+        variables = {"STEP": str(step), "VERDICT": str(verdict), "CALLS": str(self.calls), "HOME": "/root"}
+        variables |= {"REQUEUE": str(requeue), "LACKS": lacks}
+        environment = {"PATH": f"{self._tools}:{SYSTEM}", "SLURM_JOB_ID": "5", **self._array, **variables}
         done = subprocess.run([BASH, "-c", script], text=True, env=environment, capture_output=True, check=False)
         assert (done.stdout, done.stderr) == ("", "")
         return done.returncode

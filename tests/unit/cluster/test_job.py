@@ -216,7 +216,7 @@ def test_the_script_has_a_job_join(monkeypatch):
     assert joined == [Path("/shared")]
 
 
-def test_bad_input_is_told_by_one_rank(monkeypatch, capsys, tmp_path):
+def test_bad_input_is_reported_by_one_rank(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(job_module, "leave", sys.exit)
     for rank, lines in ((0, 1), (1, 0)):
         monkeypatch.setenv("SLURM_PROCID", str(rank))

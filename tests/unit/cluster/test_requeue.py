@@ -65,35 +65,35 @@ def test_the_whole_table(marker, folder):
     own(folder, MINE)
     leave(folder, marker)
     for status, job in itertools.product(STATUSES, JOBS):
-        verdict, told = judge(folder, status, job), (marker, status, job)
+        verdict, case = judge(folder, status, job), (marker, status, job)
         counted = (folder.jobs / "attempts.json").exists()
         (folder.jobs / "attempts.json").unlink(missing_ok=True)
-        assert verdict.status in (0, 1, 2, 75, AGAIN), told
-        assert verdict.why, told
-        assert "\n" not in verdict.why, told
+        assert verdict.status in (0, 1, 2, 75, AGAIN), case
+        assert verdict.why, case
+        assert "\n" not in verdict.why, case
         preempted, expected = job is not None and job.preempted, False
         if marker == "DONE":
-            assert verdict == Verdict(0, "finished"), told
+            assert verdict == Verdict(0, "finished"), case
         elif job is not None and (job.state != "RUNNING" or job.restarts != 1):
-            assert verdict.status == (status if status in (2, 75) else 1), told
-            assert f"the job is {job.state} (restarts: {job.restarts})" in verdict.why, told
+            assert verdict.status == (status if status in (2, 75) else 1), case
+            assert f"the job is {job.state} (restarts: {job.restarts})" in verdict.why, case
         elif marker.startswith("CONTINUE"):
             again = "SIGUSR2" in marker or preempted
             expected = "SIGUSR2" in marker and not preempted
-            assert verdict.status == (AGAIN if again else 75), told
-            assert marker.partition(" ")[2] in verdict.why, told
+            assert verdict.status == (AGAIN if again else 75), case
+            assert marker.partition(" ")[2] in verdict.why, case
         elif status == 2:
-            assert verdict == Verdict(2, "bad input: see above"), told
+            assert verdict == Verdict(2, "bad input: see above"), case
         elif preempted:
-            assert verdict == Verdict(AGAIN, "preempted while it was starting"), told
+            assert verdict == Verdict(AGAIN, "preempted while it was starting"), case
         elif status == STOPPED:
             expected = True
-            assert verdict == Verdict(AGAIN, "asked to stop while it was starting"), told
+            assert verdict == Verdict(AGAIN, "asked to stop while it was starting"), case
         else:
             expected = True
-            assert verdict.status == AGAIN, told
-            assert verdict.why.startswith("attempt 1 of 3 since step 0 failed: "), told
-        assert counted == expected, told
+            assert verdict.status == AGAIN, case
+            assert verdict.why.startswith("attempt 1 of 3 since step 0 failed: "), case
+        assert counted == expected, case
     assert [m for m in (folder.done, folder.failed, folder.to_continue) if m.exists()] == (
         [folder.path / marker.partition(" ")[0]] if marker else []
     )
@@ -108,14 +108,14 @@ def test_what_is_said_of_a_failure(folder):
 
 
 def test_only_the_one_verdict_asks_for_a_requeue(folder):
-    """A step may end with the very status by which the script is told to requeue."""
+    """A step may end with the very status that asks the script to requeue."""
     assert judge(folder, AGAIN, SlurmJob("CANCELLED", 1)).status == 1
     assert judge(folder, AGAIN, attempts=1).status == 1
     assert judge(folder, 0, attempts=1).status == 1  # no DONE: it did not finish
     assert judge(folder, 137, attempts=1).status == 1
 
 
-def test_to_be_told_to_stop_too_early_is_no_failure(folder):
+def test_a_stop_while_starting_is_no_failure(folder):
     own(folder, MINE)
     assert judge(folder, 1, attempts=2).status == AGAIN
     for status, job in [(STOPPED, RUNNING), (STOPPED, None), (137, SlurmJob("RUNNING", 1, True))] * 4:
@@ -169,7 +169,7 @@ def test_a_stop_of_an_earlier_life_is_not_taken_for_one_of_this(marker, owner, f
     assert "given up after 2 attempts" in whys[1].why
 
 
-def test_a_failure_of_an_earlier_life_is_not_told_again(folder):
+def test_a_failure_of_an_earlier_life_is_not_repeated(folder):
     own(folder, "5.0")
     leave(folder, f"FAILED {FULL}")
     of_an_earlier_life(folder.failed)
@@ -486,7 +486,7 @@ def test_a_member_waits_for_the_others(member, capsys):
     assert sorted(member.path.parent.rglob("*")) == before
 
 
-def test_a_join_that_fails_is_told_and_can_be_tried_again(member, joined, monkeypatch):
+def test_a_join_that_fails_is_reported_and_can_be_tried_again(member, joined, monkeypatch):
     def refuse(path: Path) -> None:
         raise BadInput("run: they do not belong together")
 

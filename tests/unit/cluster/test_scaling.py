@@ -200,8 +200,8 @@ def constant(seconds: float, repeats: tuple[float, ...] = (1.0,)) -> list[dict[s
 def test_efficiencies_by_hand() -> None:
     grid = Grid((1, 2), (1, 2), 12, ("weak", "strong"))
     found = rows(grid, {Point(*point): constant(seconds) for point, seconds in SECONDS.items()})
-    told = [(r.kind, r.point.members, r.point.replicas, r.efficiency and round(r.efficiency[0], 9)) for r in found]
-    assert told == [
+    listed = [(r.kind, r.point.members, r.point.replicas, r.efficiency and round(r.efficiency[0], 9)) for r in found]
+    assert listed == [
         ("weak", 1, 1, 1.0),
         ("weak", 1, 2, 0.625),
         ("weak", 2, 1, 0.8),
@@ -351,7 +351,7 @@ def test_a_finished_study_runs_nothing_again(capsys: pytest.CaptureFixture[str])
     assert "1 points, 1 runs, 0 to do" in capsys.readouterr().err
 
 
-def test_machines_that_differ_are_told_of(capsys: pytest.CaptureFixture[str]) -> None:
+def test_machines_that_differ_are_reported(capsys: pytest.CaptureFixture[str]) -> None:
     finished("m1_r1_b12_1", 1, 1, 12, 0.1)
     other = finished("m1_r1_b12_2", 1, 1, 12, 0.1)
     other.environment.write_text(json.dumps({"device": "H100", "threads": 1}))
@@ -401,8 +401,8 @@ def test_an_array_per_number_of_ranks_in_the_order_of_the_rounds(monkeypatch: py
     runs = [ScalingRun(point, repeat, Path(), ("--seed=1",)) for point, repeat in rounds]
     sites = {ranks: resources(Site(tasks_per_node=4), ranks, False) for ranks in (1, 2, 4)}
     batches = arrays("study", runs, sites, Path("logs"), 1)
-    told = [[job.run for job in batch.jobs] for batch in batches]
-    assert told == [
+    listed = [[job.run for job in batch.jobs] for batch in batches]
+    assert listed == [
         ["m1_r1_b12_1", "m1_r1_b12_2"],
         ["m1_r2_b12_1", "m2_r1_b12_1", "m1_r2_b12_2", "m2_r1_b12_2"],
         ["m2_r2_b12_1", "m2_r2_b12_2"],
@@ -488,8 +488,8 @@ def test_waiting_bears_with_a_busy_controller(
     under_slurm(monkeypatch, [{"1_0": "PENDING"}, busy, {"1_0": "RUNNING", "5": "PENDING"}, {"1_0": "RUNNING"}, {}])
     options = [*study("--members=1", "--steps=6", "--warm-up=2", "--repeats=1"), "--executor=slurm"]
     assert main(options) == 1
-    told = capsys.readouterr().err.splitlines()
-    assert [line.removeprefix("scaling: ") for line in told[2:6]] == [
+    listed = capsys.readouterr().err.splitlines()
+    assert [line.removeprefix("scaling: ") for line in listed[2:6]] == [
         "0 of 1 runs finished, 1 pending",
         "Slurm: squeue did not answer within 60 s; asking again",
         "0 of 1 runs finished, 1 running",

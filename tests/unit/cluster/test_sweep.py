@@ -93,7 +93,7 @@ def test_the_names_say_the_values():
     assert points(BASE, ["optimizer.lr=1e-3"])[0].name == "optimizer.lr-1e-3"
 
 
-def test_values_that_only_look_alike_as_names_are_told_apart():
+def test_values_that_only_look_alike_as_names_are_distinguished():
     names = [p.name for p in points(BASE, ["data.root=/a/b,/a-b,/a b,-a-b"])]
     assert len(set(names)) == 4
     assert names[3] == "data.root--a-b"
