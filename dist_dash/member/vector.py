@@ -8,6 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+PART = 2**16  # elements whose squares fp32 adds up without losing digits that matter
+SMALLEST, LARGEST = 1e-12, 1e12  # norms between which no square that matters leaves the range of fp32
+
 
 class ParameterVector:
     """A vector in the space of one member's trainable parameters.
@@ -71,11 +74,21 @@ class ParameterVector:
         return ParameterVector([t if mask is None else t * mask for t, mask in pairs], self.scale)
 
     def norm(self, p: float = 2.0) -> Tensor:
-        """‖self‖_p over all elements, a 0-dimensional float64 tensor; float64 throughout, so tiny gradients count."""
+        """‖self‖_p over all elements, a 0-dimensional float64 tensor."""
         if p not in self._norms:
-            norms = torch.stack(torch._foreach_norm(self.tensors, p, dtype=torch.float64))
-            self._norms[p] = torch.linalg.vector_norm(norms, p) * abs(self.scale)
+            self._norms[p] = torch.linalg.vector_norm(self._norms_of_parts(p), p) * abs(self.scale)
         return self._norms[p]
+
+    def _norms_of_parts(self, p: float) -> Tensor:
+        """Norms of parts of the vector, float64, right for tiny and for huge elements too."""
+        if self.tensors[0].device.type == "cpu" and p == 2:
+            # In the type of the elements it takes a tenth of the time; but a long sum loses digits, and the squares of
+            # tiny or huge elements leave its range.
+            parts = [part for tensor in self.tensors for part in tensor.reshape(-1).split(PART)]
+            norms = torch.stack(torch._foreach_norm(parts)).double()
+            if SMALLEST < float(norms.max()) < LARGEST:
+                return norms
+        return torch.stack(torch._foreach_norm(self.tensors, p, dtype=torch.float64))
 
     def dot(self, other: ParameterVector) -> Tensor:
         """The inner product, a 0-dimensional float64 tensor."""
