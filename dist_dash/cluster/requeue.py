@@ -9,6 +9,7 @@ This module decides and the script acts, so that this may run in a container wit
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import signal
@@ -25,7 +26,7 @@ from dist_dash.runs import slurm
 from dist_dash.runs.folder import RunFolder
 from dist_dash.runs.owner import OwnedFolder, is_earlier_life
 from dist_dash.runs.preemption import RESTART_SIGNAL
-from dist_dash.runs.process import BAD_INPUT, FAILED, FINISHED, TO_BE_CONTINUED, OneLine, guarded
+from dist_dash.runs.process import BAD_INPUT, FAILED, FINISHED, TO_BE_CONTINUED, guarded
 
 AGAIN = 85  # exit status: the batch script shall requeue the job
 FRUITLESS = 10  # stops in a row without a step in between after which the time limit counts as too short
@@ -169,7 +170,7 @@ def batch_lines(python: str, arguments: str) -> list[str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Judge the step that this batch script has run; returns the exit status."""
-    parser = OneLine(prog="python -m dist_dash.cluster.requeue")
+    parser = argparse.ArgumentParser(prog="python -m dist_dash.cluster.requeue")
     parser.add_argument("--status", type=int, required=True, help="exit status of srun")
     parser.add_argument("--facts", default="", help="output of `scontrol show job -o`")
     parser.add_argument("--logs", help="submitit's folder, which holds the pickled job")

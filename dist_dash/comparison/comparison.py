@@ -10,8 +10,9 @@ from dist_dash.comparison.equivalent import with_equivalents
 from dist_dash.comparison.run import ComparedRun, read_run
 from dist_dash.comparison.section import Group, Section, group_of, section_of
 from dist_dash.comparison.selection import Place, select
-from dist_dash.comparison.settings import Settings, differing, names, section_names
+from dist_dash.comparison.settings import Settings, names, section_names
 from dist_dash.errors import BadInput
+from dist_dash.runs.choices import differing
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def _as_told(places: Sequence[Place], runs: Sequence[ComparedRun]) -> dict[str, 
 
 
 def _made(groups: Mapping[str, Sequence[ComparedRun]]) -> list[Group]:
-    fields = differing([run.settings for runs in groups.values() for run in runs])
+    fields = list(differing([run.settings for runs in groups.values() for run in runs]))
     return [group_of(name, runs, _settings(runs[0].settings, fields)) for name, runs in groups.items()]
 
 
@@ -103,7 +104,7 @@ def _notes_on_settings(groups: Sequence[Group]) -> list[str]:
     found = []
     for group in groups:
         told = [{**run.settings, **run.labels} for run in group.runs]
-        if fields := differing(told):
+        if fields := list(differing(told)):
             values = (", ".join(dict.fromkeys(one.get(field, "none") for one in told)) for field in fields[:3])
             what = "; ".join(f"{field} ({value})" for field, value in zip(fields, values, strict=False))
             found.append(f"{group.name}: its runs differ in more than the seed: {what}{'; …' * (len(fields) > 3)}.")

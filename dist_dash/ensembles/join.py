@@ -34,8 +34,8 @@ PATIENCE = 60.0  # seconds that the last members to finish wait for each other
 OF_ALL = ("ensemble", "diversity")  # keys of an evaluation's line that one member alone does not know
 
 
-def join_command(run: str) -> int:
-    """`dist-dash join`: returns the exit status."""
+def join_and_say(run: str) -> int:
+    """Join, or say that there is nothing to join; returns the exit status, 0."""
     if not join(run):
         say(f"{run} is finished already; it is joined again once a member has finished anew")
     return 0

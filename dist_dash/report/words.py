@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dist_dash.comparison.metrics import finite, number
-from dist_dash.comparison.settings import flat, text
+from dist_dash.comparison.settings import text, texts
 from dist_dash.ensembles.finished import FinishedRun
 
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
@@ -79,7 +79,7 @@ def component(given: Any, zeros: bool = True) -> str:
         return text(given)
     path = str(given.get("class_path", ""))
     unsaid = {"null", "false", "{}", *([] if zeros else ["0"])}
-    chosen = {name: value for name, value in flat(given).items() if name != "class_path" and value not in unsaid}
+    chosen = {name: value for name, value in texts(given).items() if name != "class_path" and value not in unsaid}
     told = ", ".join(f"{name} {value}" for name, value in chosen.items())
     return path.rpartition(".")[2] + (f" ({told})" if told else "")
 

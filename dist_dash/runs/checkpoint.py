@@ -22,10 +22,10 @@ import torch
 from dist_dash.errors import BadInput, everywhere
 from dist_dash.files import naming, sync_folder, write_atomically
 from dist_dash.ranks.exchange import Exchange
+from dist_dash.runs.choices import HARMLESS, differing, flat, under
 from dist_dash.runs.owner import OwnedFolder
 
 FORMAT = 2
-HARMLESS = ("record", "checks", "checkpoints", "loader.workers", "members")  # members: the layout is compared instead
 
 
 class CheckpointSets:
@@ -43,7 +43,7 @@ class CheckpointSets:
         self, folder: OwnedFolder, exchange: Exchange, recipe: dict[str, Any], keep: int, say: Callable[[str], None]
     ) -> None:
         self._folder, self._exchange, self._keep, self._say = folder, exchange, keep, say
-        self._recipe = {k: v for k, v in flat(recipe).items() if not k.startswith(HARMLESS)}
+        self._recipe = {k: v for k, v in flat(recipe).items() if not under(k, HARMLESS)}
         self._layout = layout = exchange.layout
         self._sizes = {"members": layout.members, "replicas": layout.replicas, "first_member": layout.first_member}
         self._newest: int | None = None
@@ -148,12 +148,9 @@ class CheckpointSets:
 
     def _check_same_run(self, manifest: dict[str, Any]) -> None:
         mine = {"format": FORMAT, **self._sizes, **self._recipe}
-        theirs = {**{k: manifest.get(k, 0) for k in ("format", *self._sizes)}, **manifest["recipe"]}
-        differences = [
-            f"{key} {theirs.get(key)!r} → {mine.get(key)!r}"
-            for key in sorted({*mine, *theirs})
-            if mine.get(key) != theirs.get(key)
-        ]
+        theirs = {**{k: manifest.get(k, 0) for k in ("format", *self._sizes)}, **flat(manifest["recipe"])}
+        found = sorted(differing([theirs, mine]).items())
+        differences = [f"{field} {before!r} → {now!r}" for field, (before, now) in found]
         if differences:
             what = "; ".join(differences[:8]) + ("; …" if len(differences) > 8 else "")
             raise BadInput(
@@ -199,10 +196,3 @@ def _set_rng_state(state: dict[str, Any]) -> None:
     random.setstate(state["python"])
     kind, keys, *rest = state["numpy"]
     np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
-
-
-def flat(nested: Any, prefix: str = "") -> dict[str, Any]:
-    """The values of nested dictionaries by their dotted names; an empty dictionary is a value."""
-    if not isinstance(nested, dict) or not nested:
-        return {prefix: nested}
-    return {k: v for key, value in nested.items() for k, v in flat(value, f"{prefix}.{key}" if prefix else key).items()}

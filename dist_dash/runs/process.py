@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from collections.abc import Callable
@@ -13,14 +12,6 @@ from dist_dash.ranks.launched import Launcher
 
 FINISHED, TO_BE_CONTINUED = 0, 75  # exit statuses of a run that went well
 FAILED, BAD_INPUT = 1, 2  # and of one that did not
-
-
-class OneLine(argparse.ArgumentParser):
-    """A parser that complains in one line, as everything here does."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise `BadInput`."""
-        raise BadInput(f"{message}; see `{self.prog} --help`")
 
 
 def guarded(call: Callable[[], int]) -> int:

@@ -104,7 +104,7 @@ UNFIT = {
     ),
     "two choices, nested": (
         recipe(lambda r: (r["optimizer"]["init_args"].update(lr=0.1), r["loader"].update(order="own"))),
-        "differently: optimizer.init_args.lr 0.05 (members 0 2), 0.1 (member 1); loader.order 'shared' (members 0 2), ",
+        "differently: optimizer.lr 0.05 (members 0 2), 0.1 (member 1); loader.order 'shared' (members 0 2), ",
     ),
     "another number of members": (
         recipe(lambda r: r.update(members=2)),

@@ -13,7 +13,7 @@ from dist_dash.cluster.scaling.grid import Grid, ScalingPoint, kinds_of, round_r
 from dist_dash.errors import BadInput, require
 from dist_dash.recipe.parsing import Command, parse_command
 from dist_dash.runs import slurm
-from dist_dash.runs.checkpoint import flat
+from dist_dash.runs.choices import differing, flat
 from dist_dash.runs.folder import RunFolder
 
 # A short run that records every update and does nothing else. `max_steps` is --steps.
@@ -153,12 +153,11 @@ def _check_same(run: ScalingRun, command: Command) -> None:
     there = run.folder.recipe
     try:
         theirs = flat(yaml.safe_load(there.read_text()))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
         raise BadInput(f"{run.name}: {there} cannot be read ({type(error).__name__})") from error
     ours = flat(yaml.safe_load(command.as_yaml(run.point.members)))
-    for field in [*ours, *theirs]:
-        if repr(ours.get(field)) != repr(theirs.get(field)):  # as text: 1 is not 1.0
-            raise BadInput(
-                f"{run.name}: {field} is {ours.get(field)!r} now, but the finished run has {theirs.get(field)!r}; "
-                "use another --folder, or remove that run"
-            )
+    for field, (now, before) in differing([ours, theirs]).items():
+        raise BadInput(
+            f"{run.name}: {field} is {now!r} now, but the finished run has {before!r}; "
+            "use another --folder, or remove that run"
+        )

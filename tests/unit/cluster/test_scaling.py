@@ -365,7 +365,7 @@ def test_a_finished_run_with_other_settings_is_refused_by_name(capsys: pytest.Ca
     finished("m1_r1_b12_1", 1, 1, 12, 0.1, "--optimizer.lr=0.5")
     text = cli_complaint(capsys, *study("--members=1", "--steps=6", "--warm-up=2"))
     assert text == (
-        "dist-dash: m1_r1_b12_1: optimizer.init_args.lr is 0.05 now, but the finished run has 0.5; "
+        "dist-dash: m1_r1_b12_1: optimizer.lr is 0.05 now, but the finished run has 0.5; "
         "use another --folder, or remove that run\n"
     )
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dist_dash.cluster.array import share_of
 from dist_dash.cluster.sbatch import sbatch_options
 from dist_dash.cluster.site import Site, add_options, site_from
-from dist_dash.commands.array import share_of
 from dist_dash.errors import BadInput
 
 ROOT = Path(__file__).parents[3]

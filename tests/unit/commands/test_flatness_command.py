@@ -12,9 +12,11 @@ from rich.console import Console
 from torch import nn
 
 from dist_dash.analysis.flatness.measure import FlatnessOptions, flatness_of
+from dist_dash.analysis.flatness.run import AVERAGED, summary
 from dist_dash.analysis.flatness.subset import subset
+from dist_dash.analysis.flatness.table import table
 from dist_dash.commands.cli import main
-from dist_dash.commands.flatness import AVERAGED, flatness_command, summary, table
+from dist_dash.commands.flatness import flatness_command
 from dist_dash.ensembles.ensemble import save_member
 from dist_dash.errors import BadInput
 from dist_dash.runs.owner import OwnedFolder

@@ -16,11 +16,11 @@ from complaints import cli_complaint
 from rich.console import Console
 from runs_by_hand import EVAL, HOLD, TRAIN, dead, lines, made, submitted
 
-from dist_dash.commands import runs as module
 from dist_dash.commands.cli import main
-from dist_dash.commands.runs import as_json, runs_command, summary, table, watch
+from dist_dash.runs import view as module
 from dist_dash.runs.owner import OwnedFolder
 from dist_dash.runs.states import RunState, find_runs, states
+from dist_dash.runs.view import as_json, show_runs, summary, table, watch
 
 pytestmark = pytest.mark.usefixtures("no_slurm")
 
@@ -160,7 +160,7 @@ def test_the_command_prints_a_table_or_json(capsys, tmp_path, monkeypatch):
     (entry,) = json.loads(capsys.readouterr().out)
     assert (entry["path"], entry["state"], entry["step"]) == ("runs/a", "done", 10)
     assert entry["metrics"]["ensemble_accuracy"] == 0.875
-    assert runs_command("runs", False, True) == 0
+    assert show_runs("runs", False, True) == 0
 
 
 def test_it_starts_without_torch(tmp_path):

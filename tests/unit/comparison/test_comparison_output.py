@@ -13,8 +13,9 @@ from compared import SCORES, loaded, run_at, study
 from rich.cells import cell_len
 from rich.console import Console
 
-from dist_dash.commands.compare import FORMATS, compare_command
+from dist_dash.commands.compare import compare_command
 from dist_dash.comparison import Comparison, as_csv, as_json, as_latex, as_markdown, verdict
+from dist_dash.comparison.show import FORMATS
 from dist_dash.comparison.terminal import as_renderable
 from dist_dash.comparison.text import in_latex, in_markdown
 from dist_dash.runs.process import guarded

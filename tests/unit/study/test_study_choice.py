@@ -14,11 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from study_plans import STUDY, written
 
-from dist_dash.commands.study import write_groups
 from dist_dash.errors import BadInput
 from dist_dash.study.choice import Choice, Trial
 from dist_dash.study.plan import HIGHER_IS_BETTER, LOWER_IS_BETTER, Plan, read_plan
 from dist_dash.study.results import selection_as_markdown
+from dist_dash.study.run import write_groups
 
 SEEDS = [100, 101]
 
