@@ -17,7 +17,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from dist_dash.errors import BadInput
 from dist_dash.files import write_atomically
@@ -168,9 +168,16 @@ def batch_lines(python: str, arguments: str) -> list[str]:
     ]
 
 
+class Parser(argparse.ArgumentParser):
+    """A parser whose complaint is one line; `commands/parser.py` is above this folder."""
+
+    def error(self, message: str) -> NoReturn:
+        raise BadInput(f"{message}; see `{self.prog} --help`")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Judge the step that this batch script has run; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m dist_dash.cluster.requeue")
+    parser = Parser(prog="python -m dist_dash.cluster.requeue")
     parser.add_argument("--status", type=int, required=True, help="exit status of srun")
     parser.add_argument("--facts", default="", help="output of `scontrol show job -o`")
     parser.add_argument("--logs", help="submitit's folder, which holds the pickled job")

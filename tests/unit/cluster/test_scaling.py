@@ -20,12 +20,12 @@ from dist_dash.cluster import submission
 from dist_dash.cluster.sbatch import JobBatch
 from dist_dash.cluster.scaling import executors, scaling_report
 from dist_dash.cluster.scaling import grid as scaling
+from dist_dash.cluster.scaling import run as scaling_command
 from dist_dash.cluster.scaling.executors import arrays, resources
 from dist_dash.cluster.scaling.grid import Grid, kinds_of, read_updates, round_robin, rows, spread, whole_numbers
 from dist_dash.cluster.scaling.grid import ScalingPoint as Point
 from dist_dash.cluster.scaling.request import ScalingRun
 from dist_dash.cluster.site import Site
-from dist_dash.commands import scaling as scaling_command
 from dist_dash.commands.cli import main
 from dist_dash.errors import BadInput
 from dist_dash.recipe.parsing import parse_command
