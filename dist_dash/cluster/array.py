@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dist_dash.cluster.job import TrainJob
-from dist_dash.cluster.plan import Plan, plan, print_plan
+from dist_dash.cluster.job_plan import JobPlan, plan_job, print_plan
+from dist_dash.cluster.sbatch import JobBatch
 from dist_dash.cluster.site import Site, site_from
 from dist_dash.cluster.submission import (
-    Batch,
     check,
     frozen_arguments,
     max_array_size,
@@ -19,7 +19,7 @@ from dist_dash.cluster.submission import (
     submit,
     with_members,
 )
-from dist_dash.cluster.sweep import Point, points
+from dist_dash.cluster.sweep import SweepPoint, points
 from dist_dash.cluster.sweep import check as check_points
 from dist_dash.errors import BadInput, require
 from dist_dash.recipe.parsing import Command
@@ -46,7 +46,7 @@ def submit_sweep(options: argparse.Namespace, base: Sequence[str]) -> int:
     commands = check_points(grid)
     _refuse_for_one_run(commands[0], base)
     folder = Path(options.folder or f"runs/{commands[0].run.name.rsplit('-', 2)[0]}-sweep").absolute()
-    plans = [plan(dataclasses.replace(c, run=folder / p.name), site) for p, c in zip(grid, commands, strict=True)]
+    plans = [plan_job(dataclasses.replace(c, run=folder / p.name), site) for p, c in zip(grid, commands, strict=True)]
     logs = folder / "slurm"
     print_plan(_largest(plans), logs)
     tasks = [task for point, one in zip(grid, plans, strict=True) for task in _tasks(point, one, options.scatter)]
@@ -79,7 +79,7 @@ def _refuse_for_one_run(command: Command, base: Sequence[str]) -> None:
             raise BadInput(f"{name}: not allowed in a sweep; {instead[name]}")
 
 
-def _largest(plans: Sequence[Plan]) -> Plan:
+def _largest(plans: Sequence[JobPlan]) -> JobPlan:
     """Of the sweep's methods, the one that needs most memory: what fits it fits all."""
     kinds = {type(one.command.recipe.method): one for one in reversed(plans)}
     return max(kinds.values(), key=lambda one: one.memory.total if one.memory else 0.0)
@@ -102,7 +102,7 @@ class Task:
     joins: Path | None = None
 
 
-def _tasks(point: Point, planned: Plan, scatter: bool) -> list[Task]:
+def _tasks(point: SweepPoint, planned: JobPlan, scatter: bool) -> list[Task]:
     """A point as one gang; or, where its members need not meet and that is wanted, as one job per member."""
     run, members = planned.command.run, planned.members
     arguments = with_members(point.arguments, members)
@@ -130,14 +130,14 @@ def _left_to_do(tasks: Sequence[Task]) -> list[Task]:
     return left
 
 
-def _batches(name: str, tasks: Sequence[Task], logs: Path, parallel: int | None) -> list[Batch]:
+def _batches(name: str, tasks: Sequence[Task], logs: Path, parallel: int | None) -> list[JobBatch]:
     """One array per kind of resources, split where Slurm's arrays are too small."""
-    size, found = max_array_size(), list[Batch]()
+    size, found = max_array_size(), list[JobBatch]()
     for site in dict.fromkeys(repr(task.site) for task in tasks):
         own = [task for task in tasks if repr(task.site) == site]
         attempts = own[0].site.attempts
         jobs = tuple(
             TrainJob(str(t.run), t.arguments, attempts, None if t.joins is None else str(t.joins)) for t in own
         )
-        found += Batch(name, jobs, own[0].site, logs, parallel).split(size)
+        found += JobBatch(name, jobs, own[0].site, logs, parallel).split(size)
     return found

@@ -15,13 +15,15 @@ from typing import Any
 import submitit
 
 from dist_dash.cluster.job import TrainJob
-from dist_dash.cluster.plan import Plan, plan, print_plan
+from dist_dash.cluster.job_plan import JobPlan, plan_job, print_plan
+from dist_dash.cluster.sbatch import JobBatch
 from dist_dash.cluster.site import site_from
-from dist_dash.cluster.submission import NEVER, Batch, check, frozen_arguments, nothing_left, submit, with_members
+from dist_dash.cluster.submission import NEVER, check, frozen_arguments, nothing_left, submit, with_members
 from dist_dash.errors import BadInput
 from dist_dash.recipe.parsing import Command, parse_command
 from dist_dash.runs import slurm
 from dist_dash.runs.folder import RunFolder
+from dist_dash.runs.owner import OwnedFolder
 from dist_dash.runs.preemption import StopRequest
 from dist_dash.runs.process import FINISHED, TO_BE_CONTINUED
 from dist_dash.runs.states import UNDER_WAY, states
@@ -41,7 +43,7 @@ def submit_run(options: argparse.Namespace, recipe_arguments: Sequence[str]) -> 
         BadInput: what was asked for cannot be run, or Slurm refuses it; nothing was submitted.
     """
     command, site = parse_command(recipe_arguments), site_from(options)
-    planned = plan(command, site)
+    planned = plan_job(command, site)
     print_plan(planned, RunFolder(command.run).jobs)
     folder = RunFolder(command.run.absolute())
     if folder.done.exists() and not command.fresh:
@@ -49,7 +51,7 @@ def submit_run(options: argparse.Namespace, recipe_arguments: Sequence[str]) -> 
         return FINISHED
     if command.fresh:  # held until the folder has been cleared, which waits until Slurm has accepted the job
         site = dataclasses.replace(site, sbatch={**site.sbatch, "hold": "true"})
-    batch = Batch(folder.path.name, (TrainJob(str(folder.path), (), site.attempts),), site, folder.jobs)
+    batch = JobBatch(folder.path.name, (TrainJob(str(folder.path), (), site.attempts),), site, folder.jobs)
     if options.dry_run:
         print(f"\n{batch.script()}")
         return 0
@@ -71,7 +73,7 @@ def submit_run(options: argparse.Namespace, recipe_arguments: Sequence[str]) -> 
     return 0
 
 
-def train_arguments(arguments: Sequence[str], planned: Plan, folder: Path) -> tuple[str, ...]:
+def train_arguments(arguments: Sequence[str], planned: JobPlan, folder: Path) -> tuple[str, ...]:
     """What the job gives to `dist-dash train`: the recipe as it is now, and the number of members that was planned."""
     frozen = frozen_arguments(arguments, folder)
     return frozen if planned.command.member is not None else with_members(frozen, planned.members)
@@ -97,14 +99,11 @@ def _start_over_and_release(folder: RunFolder, held: str) -> None:
 
 def start_over(folder: RunFolder) -> None:
     """Clear a run before its job begins: a job that is requeued would clear it again."""
-    folder.acquire()
-    try:
-        folder.clear()
-    finally:
-        folder.release()
+    with OwnedFolder(folder.path).held() as owned:
+        owned.clear()
 
 
-def _run_here(batch: Batch, command: Command) -> int:
+def _run_here(batch: JobBatch, command: Command) -> int:
     """The job object on this machine, by submitit's local executor; shows rank 0's log until it ends."""
     site, (job,) = batch.site, batch.jobs
     if site.nodes != 1:

@@ -8,13 +8,11 @@ import os
 import shlex
 from collections.abc import Sequence
 
-from dist_dash.cluster.scaling.arrays import arrays, jobs_of, resources, submit_all, wait
 from dist_dash.cluster.scaling.collect import collect
-from dist_dash.cluster.scaling.here import run_here, start_over
-from dist_dash.cluster.scaling.points import StudyRun
-from dist_dash.cluster.scaling.study import LOCK, Study, study_from
+from dist_dash.cluster.scaling.executors import arrays, jobs_of, resources, run_here, start_over, wait
+from dist_dash.cluster.scaling.request import LOCK, ScalingStudy, study_from
 from dist_dash.cluster.site import Site, site_from
-from dist_dash.cluster.submission import check, frozen_arguments
+from dist_dash.cluster.submission import check, frozen_arguments, parent_of, submit
 from dist_dash.errors import BadInput
 from dist_dash.files import only_one
 from dist_dash.runs import slurm
@@ -59,44 +57,41 @@ def measure_scaling(options: argparse.Namespace, base: Sequence[str]) -> int:
 # -- running it --------------------------------------------------------------------------------------------------------
 
 
-def _show(study: Study, sites: dict[int, Site]) -> int:
+def _show(study: ScalingStudy, sites: dict[int, Site]) -> int:
     if study.options.executor == "slurm":
-        for group in arrays(study.folder.name, study.tasks, sites, study.logs, study.options.parallel):
-            for batch in group:
-                print(f"{batch.script()}\n")
+        for batch in arrays(study.folder.name, study.runs, sites, study.logs, study.options.parallel):
+            print(f"{batch.script()}\n")
     else:
-        for task in study.tasks:
-            print(f"dist-dash train {shlex.join([*task.arguments, f'--run={task.folder.path}'])}")
+        for run in study.runs:
+            print(f"dist-dash train {shlex.join([*run.arguments, f'--run={run.folder.path}'])}")
     return 0
 
 
-def _run(study: Study, sites: dict[int, Site]) -> int:
+def _run(study: ScalingStudy, sites: dict[int, Site]) -> int:
     """Run or submit what is left, and wait for it."""
     options, name = study.options, study.folder.name
-    left = [task for task in study.tasks if task.left]
-    busy = set[StudyRun]()
+    left = [run for run in study.runs if run.left]
+    busy = set[str]()
     if options.executor == "slurm":
         if not slurm.available():
             raise BadInput("executor: slurm is not allowed, sbatch is not on PATH; use --executor here")
         under_way = jobs_of(left)
         alive = slurm.queue(under_way)
-        busy = {task.run for job, task in under_way.items() if job in alive}
-        left = [task for task in left if task.run not in busy]
-        check([batch for group in arrays(name, left, sites, study.logs, options.parallel) for batch in group])
+        busy = {run.name for job, run in under_way.items() if job in alive}
+        left = [run for run in left if run.name not in busy]
+        check(arrays(name, left, sites, study.logs, options.parallel))
     already = f", {len(busy)} in Slurm's hands already" if busy else ""
-    say(
-        f"scaling: {len(study.commands)} points, {len(study.tasks)} runs, {len(left)} to do{already}; in {study.folder}"
-    )
+    say(f"scaling: {len(study.commands)} points, {len(study.runs)} runs, {len(left)} to do{already}; in {study.folder}")
     with only_one(study.folder, LOCK, "scaling"):
         study.logs.mkdir(exist_ok=True)
-        left = [dataclasses.replace(task, arguments=frozen_arguments(task.arguments, study.logs)) for task in left]
+        left = [dataclasses.replace(run, arguments=frozen_arguments(run.arguments, study.logs)) for run in left]
         if options.executor == "here":
             threads = max(1, (os.cpu_count() or 1) // study.most_ranks)
             return run_here(left, study.logs, threads)
-        for task in left:
-            start_over(task.folder)
-        left = [task for task in left if task.left]
+        for run in left:
+            start_over(run.folder)
+        left = [run for run in left if run.left]
         if left:
-            jobs = submit_all(arrays(name, left, sites, study.logs, options.parallel))
-            say(f"scaling: submitted {len(left)} runs as {', '.join(jobs)}")
-        return FINISHED if options.no_wait else wait(study.tasks)
+            jobs = submit(arrays(name, left, sites, study.logs, options.parallel))
+            say(f"scaling: submitted {len(left)} runs as {', '.join(dict.fromkeys(map(parent_of, jobs)))}")
+        return FINISHED if options.no_wait else wait(study.runs)

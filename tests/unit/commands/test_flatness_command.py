@@ -19,7 +19,7 @@ from dist_dash.commands.cli import main
 from dist_dash.commands.flatness import flatness_command
 from dist_dash.ensembles.ensemble import save_member
 from dist_dash.errors import BadInput
-from dist_dash.runs.folder import RunFolder
+from dist_dash.runs.owner import OwnedFolder
 
 pytestmark = pytest.mark.usefixtures("not_a_rank")
 
@@ -226,7 +226,7 @@ def test_a_run_that_starts_over_forgets_its_flatness(made):
     run, _ = made
     assert flatness_command([str(run.path), "--probes=2"]) == 0
     (run.path / "owner.lock").touch()
-    folder = RunFolder(run.path)
+    folder = OwnedFolder(run.path)
     folder.acquire()
     folder.clear()
     folder.release()
