@@ -10,8 +10,9 @@ from dist_dash.comparison.compared_run import ComparedRun, read_run
 from dist_dash.comparison.equivalent import with_equivalents
 from dist_dash.comparison.section import Group, Section, group_of, section_of
 from dist_dash.comparison.selection import SelectedRun, select
-from dist_dash.comparison.settings import Settings, differing, names, section_names
+from dist_dash.comparison.settings import Settings, names, section_names
 from dist_dash.errors import BadInput
+from dist_dash.runs.choices import differing
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def _by_names(places: Sequence[SelectedRun], runs: Sequence[ComparedRun]) -> dic
 
 
 def _made(groups: Mapping[str, Sequence[ComparedRun]]) -> list[Group]:
-    fields = differing([run.settings for runs in groups.values() for run in runs])
+    fields = list(differing([run.settings for runs in groups.values() for run in runs]))
     return [group_of(name, runs, _settings(runs[0].settings, fields)) for name, runs in groups.items()]
 
 
@@ -105,7 +106,7 @@ def _notes_on_settings(groups: Sequence[Group]) -> list[str]:
     found = []
     for group in groups:
         known = [{**run.settings, **run.labels} for run in group.runs]
-        if fields := differing(known):
+        if fields := list(differing(known)):
             values = (", ".join(dict.fromkeys(one.get(field, "none") for one in known)) for field in fields[:3])
             what = "; ".join(f"{field} ({value})" for field, value in zip(fields, values, strict=False))
             found.append(f"{group.name}: its runs differ in more than the seed: {what}{'; …' * (len(fields) > 3)}.")

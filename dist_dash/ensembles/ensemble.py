@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from dist_dash.errors import BadInput, RunFailed
 from dist_dash.files import read_json, replacing, write_atomically
 from dist_dash.models import Architecture
 from dist_dash.models.network import build_network
+from dist_dash.recipe.classes import class_named
 
 FORMAT = 1
 
@@ -121,13 +121,10 @@ def architecture_from_spec(spec: dict[str, Any]) -> Architecture:
     Raises:
         BadInput: the class cannot be found here, or is none.
     """
-    module, _, name = spec["class_path"].rpartition(".")
     try:
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise BadInput(f"model: {spec['class_path']} cannot be imported here ({error})") from error
-    if not (isinstance(found, type) and issubclass(found, Architecture)):
-        raise BadInput(f"model: {spec['class_path']} is no Architecture")
+        found = class_named(Architecture, spec["class_path"])
+    except LookupError as error:
+        raise BadInput(f"model: {spec['class_path']} {error}") from error
     return found(**spec.get("init_args", {}))
 
 

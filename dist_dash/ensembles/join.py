@@ -26,6 +26,7 @@ from dist_dash.metrics.predictions import load_arrays
 from dist_dash.metrics.summary import evaluate
 from dist_dash.ranks.launched import Launcher
 from dist_dash.runs.folder import RunFolder
+from dist_dash.runs.owner import OwnedFolder
 from dist_dash.runs.record import say
 from dist_dash.runs.slurm import is_over
 
@@ -33,8 +34,8 @@ PATIENCE = 60.0  # seconds that the last members to finish wait for each other
 OF_ALL = ("ensemble", "diversity")  # keys of an evaluation's line that one member alone does not know
 
 
-def join_command(run: str) -> int:
-    """`dist-dash join`: returns the exit status."""
+def join_and_say(run: str) -> int:
+    """Join, or say that there is nothing to join; returns the exit status, 0."""
     if not join(run):
         say(f"{run} is finished already; it is joined again once a member has finished anew")
     return 0
@@ -57,18 +58,14 @@ def join(run: str | Path, patience: float = 0.0) -> bool:
         Incomplete: members are missing or not finished.
         BadInput: the members do not belong together, or another process owns the folder.
     """
-    folder = RunFolder(run)
+    folder = OwnedFolder(run)
     if _is_up_to_date(folder):
         return False
     _parts(folder)  # refused before anything is written
-    folder.acquire(Launcher().job, is_over, patience)
-    try:
-        with folder.noting_failure():
-            if _is_up_to_date(folder):  # thanks to whoever owned it until now
-                return False
-            _write(folder, _parts(folder))
-    finally:
-        folder.release()
+    with folder.held(Launcher().job, is_over, patience), folder.noting_failure():
+        if _is_up_to_date(folder):  # thanks to whoever owned it until now
+            return False
+        _write(folder, _parts(folder))
     say(f"joined; everything is in {folder.path}")
     return True
 
@@ -106,7 +103,7 @@ def _parts(folder: RunFolder) -> list[Part]:
     return parts_of(folder)
 
 
-def _write(folder: RunFolder, parts: Sequence[Part]) -> None:
+def _write(folder: OwnedFolder, parts: Sequence[Part]) -> None:
     """Write everything that a finished run has, the marker last; the members' own folders stay as they are."""
     first = parts[0]
     log_probs, labels = predictions_of(parts)

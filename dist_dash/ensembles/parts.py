@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from dist_dash.errors import BadInput
 from dist_dash.files import read_json
 from dist_dash.metrics.predictions import load_arrays
-from dist_dash.runs.checkpoint import HARMLESS
+from dist_dash.runs.choices import HARMLESS, differing, flat
 from dist_dash.runs.folder import RunFolder
 
 MAY_DIFFER = tuple(name for name in HARMLESS if name != "members")
@@ -160,7 +160,7 @@ def _check_fit(folder: RunFolder, parts: Sequence[Part]) -> None:
 def _check_equal(folder: RunFolder, choices: dict[int, dict[str, Any]], kind: type[BadInput] = BadInput) -> None:
     """Refuse members of which each was told something else."""
     found = []
-    for field, values in _differing("", list(choices.values())):
+    for field, values in differing([flat(one) for one in choices.values()], MAY_DIFFER).items():
         whose: dict[str, list[int]] = {}
         for number, value in zip(choices, values, strict=True):
             whose.setdefault(repr(value), []).append(number)
@@ -168,17 +168,6 @@ def _check_equal(folder: RunFolder, choices: dict[int, dict[str, Any]], kind: ty
     if found:
         what = "; ".join(found[:8]) + ("; …" if len(found) > 8 else "")
         raise kind(f"run: the members in {folder.path} were trained differently: {what}")
-
-
-def _differing(field: str, values: list[Any]) -> Iterator[tuple[str, list[Any]]]:
-    """The fields in which nested choices differ, and each one's value."""
-    if field.startswith(MAY_DIFFER) or all(value == values[0] for value in values):
-        return
-    if not all(isinstance(value, dict) for value in values):
-        yield field, values
-        return
-    for name in dict.fromkeys(name for value in values for name in value):
-        yield from _differing(f"{field}.{name}".lstrip("."), [value.get(name) for value in values])
 
 
 def _some(members: Sequence[int]) -> str:

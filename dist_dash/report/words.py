@@ -8,7 +8,7 @@ from typing import Any
 from dist_dash.comparison.grouping import Comparison
 from dist_dash.comparison.metric_names import finite, number
 from dist_dash.comparison.section import Section
-from dist_dash.comparison.settings import flat, text
+from dist_dash.comparison.settings import text, texts
 from dist_dash.comparison.verdict import verdict
 from dist_dash.ensembles.finished import FinishedRun
 
@@ -110,7 +110,7 @@ def component(given: Any, zeros: bool = True) -> str:
         return text(given)
     path = str(given.get("class_path", ""))
     unsaid = {"null", "false", "{}", *([] if zeros else ["0"])}
-    chosen = {name: value for name, value in flat(given).items() if name != "class_path" and value not in unsaid}
+    chosen = {name: value for name, value in texts(given).items() if name != "class_path" and value not in unsaid}
     words = ", ".join(f"{name} {value}" for name, value in chosen.items())
     return path.rpartition(".")[2] + (f" ({words})" if words else "")
 

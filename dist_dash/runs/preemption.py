@@ -1,4 +1,4 @@
-"""Signals become one flag; the ranks agree on it at every step and leave together."""
+"""Signals set one flag; the ranks compare it at every step and stop together."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-# In ascending order: where the ranks heard different ones, the last decides. SIGUSR2 asks to be started again (a time
-# limit, a preemption), the others do not.
+# In ascending order: where the ranks received different signals, the last one decides. SIGUSR2 (a time limit, a
+# preemption) asks that the run be started again, the others do not.
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 RESTART_SIGNAL = signal.SIGUSR2.name
 
 
 class StopRequest:
-    """Whether this rank was asked to stop, and by what."""
+    """Whether this rank was asked to stop, and by which signal."""
 
     def __init__(self) -> None:
         self.signal: str | None = None

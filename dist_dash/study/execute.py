@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from dist_dash.errors import BadInput, RunFailed
 from dist_dash.runs.folder import RunFolder
-from dist_dash.runs.last_lines import last_words
+from dist_dash.runs.last_lines import last_line
 from dist_dash.runs.preemption import StopRequest
 from dist_dash.runs.process import BAD_INPUT, FAILED, FINISHED, TO_BE_CONTINUED
 from dist_dash.runs.record import say
@@ -135,7 +135,7 @@ class Executor:
             except RunFailed as error:
                 status, why = FAILED, str(error)
             else:
-                why = last_words(log)
+                why = last_line(log)
             if status == FINISHED or self._ending:
                 return status == FINISHED
             if status == BAD_INPUT:

@@ -21,6 +21,7 @@ from dist_dash.member.vector import ParameterVector
 from dist_dash.methods import SAM, SGD, Measured
 from dist_dash.ranks.exchange import Exchange
 from dist_dash.ranks.layout import layout_from_environment
+from dist_dash.ranks.peers import PendingStack
 from tests.distributed.small import batches, network, run_member
 from tests.e2e.runs import assert_same_run, finish, lines_of, start
 from tests.support.ranks import on_ranks
@@ -71,7 +72,7 @@ class Counted(Torch):
         super().attach(module, make_optimizer, exchange)
         stack = exchange.stack
 
-        def counted(values: Tensor) -> Tensor:
+        def counted(values: Tensor) -> PendingStack:
             with Path(self.file).open("a") as file:
                 file.write(f"{exchange.step + 1} {len(values)}\n")
             return stack(values)

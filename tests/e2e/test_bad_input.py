@@ -160,8 +160,8 @@ def struck(run: Path) -> list[str]:
 
 
 OTHERWISE = {
-    "method.init_args.rho_div 0.05 → 0.2": (2, 2, ["--method.rho_div=0.2"]),
-    "optimizer.init_args.lr 0.05 → 0.1; seed 0 → 4": (2, 2, ["--seed=4", "--optimizer.lr=0.1"]),
+    "method.rho_div 0.05 → 0.2": (2, 2, ["--method.rho_div=0.2"]),
+    "optimizer.lr 0.05 → 0.1; seed 0 → 4": (2, 2, ["--seed=4", "--optimizer.lr=0.1"]),
     "members 2 → 3": (3, 3, []),
     "replicas 1 → 2": (4, 2, []),
     "max_steps 6 → 7": (2, 2, ["--max_steps=7"]),
@@ -172,7 +172,7 @@ OTHERWISE = {
 def test_a_run_that_was_started_otherwise_is_not_continued(difference: str, stopped: Path) -> None:
     world, members, arguments = OTHERWISE[difference]
     found = refusal(stopped, world, members, *struck(stopped), *arguments)
-    assert found == f"run: {stopped} was started otherwise ({difference}); use another --run, or --fresh"
+    assert found == f"run: {stopped} was started with other settings ({difference}); use another --run, or --fresh"
     assert (stopped / "CONTINUE").exists()
 
 

@@ -103,7 +103,7 @@ def test_a_torn_set_is_named_and_passed_over(tmp_path: Path) -> None:
     part.write_bytes(content)
     ranks = start(disturbed, 2, 2)
     assert ranks.results(60) == [("value", 0)] * 2
-    assert f"{newest.name} is torn (member_01/replica_00.pt is not what was written)" in ranks.output(0).replace(
-        "\n", ""
-    )
+    assert f"{newest.name} is torn (member_01/replica_00.pt has changed since it was written)" in ranks.output(
+        0
+    ).replace("\n", "")
     assert_same_run(disturbed, undisturbed)

@@ -130,7 +130,9 @@ def test_the_checkpoint_of_another_member(world: int, others: list[str], differe
     assert start(run, 1, 3, *struck, "--member=1").results(60) == [("value", 75)]
     ranks = start(run, world, 3, *struck, *others)
     assert ranks.results(60) == [("value", 2)] * world
-    assert f"run: {run} was started otherwise ({difference}); use another --run, or --fresh" in ranks.output(0)
+    assert f"run: {run} was started with other settings ({difference}); use another --run, or --fresh" in ranks.output(
+        0
+    )
     finish(run, 1, 3, *struck, "--member=1")
 
 

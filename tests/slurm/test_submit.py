@@ -142,7 +142,7 @@ def refused(cluster: SlurmCluster, run: Path, *options: str) -> str:
         (["--tasks-per-node=4", "--members=2", "--replicas=1"], r"replicas: 1 is not allowed; 4 ranks for 2 .* make 2"),
         (["--time=soon"], r"time: 'soon' is not allowed; it must be minutes, H:MM:SS or D-HH:MM:SS"),
         (["--time=1"], r"time: '1' is not allowed; it must be longer than the warning \(120 s\)"),
-        (["--nodes=0"], r"nodes: 0 is not allowed; it must be a whole number ≥ 1"),
+        (["--nodes=0"], r"nodes: '0' is not allowed; it must be a whole number ≥ 1"),
         (["--node=2"], r"node: no such field; .*"),
         (["--site=/nowhere.yaml"], r"site: .*nowhere.yaml.*"),
     ],

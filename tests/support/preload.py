@@ -13,7 +13,7 @@ gpu = Path("/dev/nvidiactl").exists()
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 if not gpu:
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
-os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # as `dist_dash.commands.cli` sets it before torch is imported
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # as `dist-dash train` sets it before torch is imported
 logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -24,7 +24,7 @@ with warnings.catch_warnings():
         "sklearn.datasets",
         "torch._dynamo",
         "dist_dash.commands.cli",
-        "dist_dash.commands.predict",
+        "dist_dash.ensembles.predict_file",
         "dist_dash.training.train",
     ):
         importlib.import_module(name)

@@ -13,10 +13,11 @@ from compared import SCORES, loaded, run_at, study
 from rich.cells import cell_len
 from rich.console import Console
 
-from dist_dash.commands.compare import FORMATS, compare_command
+from dist_dash.commands.compare import compare_command
 from dist_dash.comparison.grouping import Comparison
 from dist_dash.comparison.machine_readable import as_csv, as_json
 from dist_dash.comparison.markup import as_latex, as_markdown, in_latex, in_markdown
+from dist_dash.comparison.show import FORMATS
 from dist_dash.comparison.terminal import as_renderable
 from dist_dash.comparison.verdict import verdict
 from dist_dash.runs.process import guarded

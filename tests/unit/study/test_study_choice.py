@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from study_plans import STUDY, written
 
-from dist_dash.commands.study import write_groups
 from dist_dash.errors import BadInput
 from dist_dash.study.choice import Choice, Trial
+from dist_dash.study.run import write_groups
 from dist_dash.study.study_plan import HIGHER_IS_BETTER, LOWER_IS_BETTER, StudyPlan, read_plan
 from dist_dash.study.study_results import selection_as_markdown
 

@@ -328,8 +328,8 @@ def test_many_threads_lose_no_count(capsys: Any) -> None:
 
 def test_the_log_s_last_line(tmp_path: Path) -> None:
     log = tmp_path / "log"
-    assert execute.last_words(log) == "it said nothing"
+    assert execute.last_line(log) == "it printed nothing"
     log.write_bytes(b"one\n\xff\n  \n")
-    assert execute.last_words(log) == "�"
+    assert execute.last_line(log) == "�"
     log.write_text("table\ndist-dash: rank 1: lost\n\n")
-    assert execute.last_words(log) == "rank 1: lost"
+    assert execute.last_line(log) == "rank 1: lost"

@@ -1,4 +1,4 @@
-"""What a scaling study found, for people and programs: the table, `scaling.csv`, `scaling.json`, the plot."""
+"""The report of a scaling study: a table for the terminal, `scaling.csv`, `scaling.json`, the plot."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from dist_dash.cluster.scaling.points import Grid, Row, Spread
+from dist_dash.cluster.scaling.grid import Grid, ScalingRow, Spread
 from dist_dash.files import replacing, write_atomically
 
 if TYPE_CHECKING:
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 FILES = ("scaling.csv", "scaling.json", "scaling.png", "scaling.svg")
 TITLES = {
-    "weak": "weak scaling: the batch per rank stays",
-    "strong": "strong scaling: the batch per member stays, its replicas share it",
+    "weak": "weak scaling: constant batch per rank",
+    "strong": "strong scaling: constant batch per member, shared by its replicas",
 }
 LEGEND = (
     "First lines: medians over the updates of all repeats; below: 10–90 % of those updates, of the efficiency what the "
@@ -33,8 +33,8 @@ LEGEND = (
 )
 
 
-def flat(row: Row) -> dict[str, Any]:
-    """A row by name: seconds, shares of 1, samples per second; None where there is no efficiency."""
+def values_of(row: ScalingRow) -> dict[str, Any]:
+    """The values of a row by name: seconds, shares of 1, samples per second; None where there is no efficiency."""
     point, (median, low, high) = row.point, row.efficiency or (None, None, None)
     found: dict[str, Any] = {
         "scaling": row.kind,
@@ -54,16 +54,16 @@ def flat(row: Row) -> dict[str, Any]:
     return found
 
 
-def write(folder: Path, grid: Grid, rows: Sequence[Row], facts: dict[str, Any]) -> dict[str, Any]:
+def write(folder: Path, grid: Grid, rows: Sequence[ScalingRow], facts: dict[str, Any]) -> dict[str, Any]:
     """Write all `FILES`; returns the content of `scaling.json`.
 
     Args:
         folder: of the study.
-        grid: what was asked for.
+        grid: that was requested.
         rows: at least one.
-        facts: what else `scaling.json` says: settings, device, versions, date, notes.
+        facts: further content of `scaling.json`: settings, device, versions, date, notes.
     """
-    flattened = [flat(row) for row in rows]
+    flattened = [values_of(row) for row in rows]
     text = io.StringIO()
     writer = csv.DictWriter(text, list(flattened[0]), lineterminator="\n")
     writer.writeheader()
@@ -81,13 +81,13 @@ def write(folder: Path, grid: Grid, rows: Sequence[Row], facts: dict[str, Any]) 
 # -- the table ---------------------------------------------------------------------------------------------------------
 
 
-def table(rows: Sequence[Row], repeats: int, notes: Sequence[str]) -> Group:
+def table(rows: Sequence[ScalingRow], repeats: int, notes: Sequence[str]) -> Group:
     """For the terminal: a part per kind of scaling, two lines per point, then the notes.
 
     Args:
         rows: of the study.
-        repeats: that were asked for.
-        notes: what a reader has to know.
+        repeats: runs per point that were requested.
+        notes: for the reader.
     """
     parts: list[Any] = []
     for kind, own in groupby(rows, lambda row: row.kind):
@@ -102,7 +102,7 @@ def table(rows: Sequence[Row], repeats: int, notes: Sequence[str]) -> Group:
     return Group(*parts, *(Text(note) for note in (LEGEND, *notes)))
 
 
-def _cells(row: Row, repeats: int) -> list[str]:
+def _cells(row: ScalingRow, repeats: int) -> list[str]:
     measures = row.measures
     step = measures["step_seconds"]
     came = "" if row.repeats == repeats else f"{row.repeats} of {repeats}"
@@ -139,8 +139,8 @@ def _short(value: float) -> str:
 # -- the plot ----------------------------------------------------------------------------------------------------------
 
 
-def plot(grid: Grid, rows: Sequence[Row], title: str) -> Figure:
-    """Step time and efficiency against ranks, and what the step time holds of waiting and transfer."""
+def plot(grid: Grid, rows: Sequence[ScalingRow], title: str) -> Figure:
+    """Step time and efficiency against ranks, and the shares of waiting and transfer in the step time."""
     from matplotlib.figure import Figure
 
     bars = list(dict.fromkeys(row.point for row in rows))
@@ -148,7 +148,7 @@ def plot(grid: Grid, rows: Sequence[Row], title: str) -> Figure:
     times, efficiencies, shares = figure.subplots(1, 3, width_ratios=[1, 1, max(1.0, len(bars) / 12)])
     series = _series(rows)
     for index, (label, own) in enumerate(series.items()):
-        # Points of several series have the same ranks: beside each other, not on top of each other.
+        # Points of several series have the same ranks: they are drawn beside each other.
         aside = 1.0 + 0.03 * (index - (len(series) - 1) / 2)
         steps = [row.measures["step_seconds"] for row in own]
         spreads = [(1000 * s.p10, 1000 * s.median, 1000 * s.p90) for s in steps]
@@ -175,9 +175,9 @@ def plot(grid: Grid, rows: Sequence[Row], title: str) -> Figure:
     return figure
 
 
-def _series(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    """What is joined by a line: weak scaling over the members, strong scaling over the replicas."""
-    found: dict[str, list[Row]] = {}
+def _series(rows: Sequence[ScalingRow]) -> dict[str, list[ScalingRow]]:
+    """The rows that a line connects: weak scaling over the members, strong scaling over the replicas."""
+    found: dict[str, list[ScalingRow]] = {}
     for row in rows:
         kept, name = (row.point.replicas, "replica") if row.kind == "weak" else (row.point.members, "member")
         found.setdefault(f"{row.kind}, {kept} {name}{'s'[: kept != 1]}", []).append(row)
@@ -192,7 +192,7 @@ def _line(axes: Axes, x: list[float], spreads: list[tuple[float, float, float]],
     axes.errorbar(x, middle, yerr=[below, above], **style)
 
 
-def _stack(axes: Axes, rows: Sequence[Row]) -> None:
+def _stack(axes: Axes, rows: Sequence[ScalingRow]) -> None:
     """One bar per point: waiting, and transfer on top."""
     points = {row.point: row.measures for row in sorted(rows, key=lambda row: row.point)}
     labels = [f"{p.members}×{p.replicas}\nb{p.batch}" for p in points]

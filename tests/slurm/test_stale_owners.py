@@ -1,4 +1,4 @@
-"""Ranks of a node that Slurm believes lost go on: they must not touch what their successors write."""
+"""Ranks of a node that Slurm believes lost go on: these stale ranks must not change what their successors write."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ EVERY = 20
 
 
 @pytest.mark.isolated
-def test_a_ghost_writes_nothing_into_its_successors_run(
+def test_a_stale_owner_writes_nothing_into_its_successors_run(
     cluster: SlurmCluster, tmp_path: Path, evidence: list[Path]
 ) -> None:
     evidence.append(tmp_path)
     undisturbed, first, second = tmp_path / "undisturbed", *cluster.nodes
     run = SlurmRun(cluster, tmp_path / "run", members=2, nodes=1)
     run.submit().until_step(EVERY + 3)
-    ghost = run.folder.owner()
-    where = first if ghost["host"] == first else second
+    stale = run.folder.owner()
+    where = first if stale["host"] == first else second
     run.slow(3)
     cluster.freeze_node(where)
     # Slurm gives the node up and starts the job on the other one, while the first ranks are alive and slow.
     run.until("the successor's ownership", lambda: run.folder.owner().get("job") == f"{run.job}.1", 90)
-    assert cluster.tasks(where), "the ghost was to be alive"
+    assert cluster.tasks(where), "the stale rank should still be alive"
     successor = run.folder.owner()
-    assert successor["host"] != ghost["host"]
+    assert successor["host"] != stale["host"]
     run.until("the successor's start", lambda: len(run.continued_at()) == 1, 60)
-    run.hold.unlink()  # both at full speed: the ghost comes to its next save, and finds out
+    run.hold.unlink()  # both at full speed: the stale owner notices at its next save
     run.until("DONE", run.folder.done.exists, 60)
-    until("the end of the ghost", lambda: not cluster.tasks(where), 60)
+    until("the end of the stale ranks", lambda: not cluster.tasks(where), 60)
     assert run.folder.owner()["token"] == successor["token"]
     assert run.continued_at() == [EVERY]
     assert not run.folder.failed.exists()

@@ -1,4 +1,4 @@
-"""What a submission will do, before it does it: ranks, members, replicas, batch, memory, files."""
+"""The plan of a submission: ranks, members, replicas, batch, memory, files."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from dist_dash.runs.folder import RunFolder
 
 
 @dataclass(frozen=True)
-class Plan:
-    """One run on the ranks that a job has.
+class JobPlan:
+    """One run on the ranks of a job.
 
     Args:
-        command: what is to be trained.
-        site: how the job is to be run.
-        members: that are trained together.
+        command: the arguments of `dist-dash train`.
+        site: resources and settings of the job.
+        members: number of members that are trained together.
         replicas: ranks per member.
     """
 
@@ -36,7 +36,7 @@ class Plan:
         return loader.batch_size * loader.accumulation * self.replicas
 
     def lines(self, logs: Path) -> list[tuple[str, str]]:
-        """What is to be told, as pairs of a name and a text; `logs`: submitit's folder."""
+        """The plan as pairs of a name and a text; `logs`: submitit's folder."""
         recipe, site, loader = self.command.recipe, self.site, self.command.recipe.loader
         each = f"{site.ranks_per_node} rank{'s'[: site.ranks_per_node != 1]}"
         each += f" and {site.gpus_per_node} GPUs each" if site.gpus_per_node else " each, no GPU"
@@ -48,23 +48,23 @@ class Plan:
             ("members", f"{self.members} × {self.replicas} replica{'s'[: self.replicas != 1]}"),
             ("batch", batch),
             ("memory", describe(self.memory) if self.memory else "not estimated: the data cannot be read from here"),
-            ("time", f"{site.time} at a time; told to save {site.warning} s before, then continued by itself"),
+            ("time", f"{site.time} at a time; asked to save {site.warning} s before, then continued by itself"),
             ("files", f"{self.command.run}; logs and the recipe as it is now: {logs}"),
         ]
 
     @cached_property
     def memory(self) -> Memory | None:
-        """What a rank will need; None where the data cannot be looked at from here."""
+        """The memory of a rank; None where the data cannot be read from here."""
         facts = facts_of_data(self.command.recipe)
         return None if facts is None else estimate(self.command.recipe, self.replicas, *facts)
 
 
-def plan(command: Command, site: Site) -> Plan:
+def plan_job(command: Command, site: Site) -> JobPlan:
     """Lay the run out on the job's ranks.
 
     Raises:
-        BadInput: the ranks are no multiple of the members, or make another number of replicas than was asked for; the
-            run folder holds something else.
+        BadInput: the ranks are not a multiple of the members, or make another number of replicas than the requested
+            one; or the run folder holds something else.
     """
     members = command.recipe.members
     together = 1 if command.member is not None else (members or site.ranks // (command.replicas or 1) or 1)
@@ -76,10 +76,10 @@ def plan(command: Command, site: Site) -> Plan:
         what = f"{site.ranks} ranks for {together} members make {replicas}"
         raise BadInput(f"replicas: {command.replicas} is not allowed; {what}")
     RunFolder(command.run).check_usable()
-    return Plan(command, site, together, replicas)
+    return JobPlan(command, site, together, replicas)
 
 
-def print_plan(planned: Plan, logs: Path) -> None:
-    """Show what is going to happen."""
+def print_plan(planned: JobPlan, logs: Path) -> None:
+    """Print the plan, a line per name."""
     for name, text in planned.lines(logs):
         print(f"{name:<8} {text}")

@@ -1,4 +1,4 @@
-"""A scaling study: the runs that it needs, what their records say, how well they scale. Needs no torch.
+"""The grid of a scaling study, the record of its runs, and the efficiencies that follow. Needs no torch.
 
 weak     batch per rank fixed; ideal: t constant;            efficiency(m, r) = t(m₀, r₀) / t(m, r)
 strong   batch per member fixed, shared by its replicas;     efficiency(m, r) = t(m, r₀) · r₀ / (r · t(m, r))
@@ -25,8 +25,8 @@ MEASURES = ("step_seconds", "waiting_share", "transfer_share", "samples_per_seco
 
 
 @dataclass(frozen=True, order=True)
-class Point:
-    """One layout of a study.
+class ScalingPoint:
+    """One layout of a scaling study.
 
     Args:
         members: of the ensemble.
@@ -40,22 +40,22 @@ class Point:
 
     @property
     def ranks(self) -> int:
-        """Of one run."""
+        """Ranks of one run."""
         return self.members * self.replicas
 
     @property
     def name(self) -> str:
-        """What its runs' folders begin with."""
+        """The beginning of the names of its runs' folders."""
         return f"m{self.members}_r{self.replicas}_b{self.batch}"
 
 
 @dataclass(frozen=True)
 class Grid:
-    """The points of a study.
+    """All points of a scaling study.
 
     Args:
-        members: ascending, each once.
-        replicas: ascending, each once.
+        members: numbers of members, ascending, each once.
+        replicas: numbers of replicas, ascending, each once.
         batch: of the recipe, per rank and micro-batch.
         kinds: of `KINDS`.
     """
@@ -73,48 +73,35 @@ class Grid:
                     f"({self.batch}), which a member's replicas share"
                 )
 
-    def point(self, kind: str, members: int, replicas: int) -> Point:
+    def point(self, kind: str, members: int, replicas: int) -> ScalingPoint:
         """The layout, with the batch that `kind` gives it."""
-        return Point(members, replicas, self.batch if kind == "weak" else self.batch // replicas)
+        return ScalingPoint(members, replicas, self.batch if kind == "weak" else self.batch // replicas)
 
-    def of(self, kind: str) -> list[Point]:
+    def of(self, kind: str) -> list[ScalingPoint]:
         """The points of one kind of scaling."""
         return [self.point(kind, m, r) for m in self.members for r in self.replicas]
 
-    def points(self) -> list[Point]:
-        """All of them; where weak and strong scaling ask for the same, once."""
+    def points(self) -> list[ScalingPoint]:
+        """All points; one that weak and strong scaling have in common comes once."""
         return list(dict.fromkeys(point for kind in self.kinds for point in self.of(kind)))
 
-    def ideal(self, kind: str, point: Point) -> tuple[Point, float]:
-        """The point that another one is compared with, and what its time would be multiplied by if all went ideally."""
+    def ideal(self, kind: str, point: ScalingPoint) -> tuple[ScalingPoint, float]:
+        """The point to compare with, and the ideal ratio of `point`'s time to that point's time."""
         if kind == "weak":
             return self.point(kind, self.members[0], self.replicas[0]), 1.0
         return self.point(kind, point.members, self.replicas[0]), self.replicas[0] / point.replicas
 
 
-@dataclass(frozen=True)
-class StudyRun:
-    """One run of a `point`; `repeat` counts from 1."""
-
-    point: Point
-    repeat: int
-
-    @property
-    def name(self) -> str:
-        """Of its folder."""
-        return f"{self.point.name}_{self.repeat}"
-
-
-def round_robin(points: Sequence[Point], repeats: int) -> list[StudyRun]:
-    """All runs; every point once before any comes again, so that a slow hour of the machine meets all of them."""
-    return [StudyRun(point, repeat) for repeat in range(1, repeats + 1) for point in points]
+def round_robin(points: Sequence[ScalingPoint], repeats: int) -> list[tuple[ScalingPoint, int]]:
+    """Points and numbers of repeats, from 1; in rounds, so that a slow hour of the machine affects all points."""
+    return [(point, repeat) for repeat in range(1, repeats + 1) for point in points]
 
 
 def whole_numbers(field: str, text: str) -> tuple[int, ...]:
     """The numbers of `1,2,4`, ascending.
 
     Raises:
-        BadInput: one of them is no whole number ≥ 1, or is there twice.
+        BadInput: one of them is not a whole number ≥ 1, or comes twice.
     """
     parts = [part.strip() for part in text.split(",")]
     good = all(re.fullmatch(r"[0-9]{1,6}", part) and int(part) for part in parts)
@@ -125,10 +112,10 @@ def whole_numbers(field: str, text: str) -> tuple[int, ...]:
 
 
 def kinds_of(text: str | None, replicas: Sequence[int]) -> tuple[str, ...]:
-    """What to study: where nothing was said, strong scaling too if there are several numbers of replicas.
+    """The kinds of scaling to measure; by default weak, and strong too for several numbers of replicas.
 
     Raises:
-        BadInput: a word is not of `KINDS`, or is there twice.
+        BadInput: a word is not one of `KINDS`, or comes twice.
     """
     if text is None:
         return KINDS if len(replicas) > 1 else KINDS[:1]
@@ -137,21 +124,21 @@ def kinds_of(text: str | None, replicas: Sequence[int]) -> tuple[str, ...]:
     return tuple(kind for kind in KINDS if kind in words)
 
 
-# -- what the records say ----------------------------------------------------------------------------------------------
+# -- the record of a run -----------------------------------------------------------------------------------------------
 
 
 def read_updates(metrics: Path, warm_up: int) -> dict[str, Floats]:
     """Each of `MEASURES`, `[updates]`, of a run that recorded every update.
 
-    Members march together: an update takes as long as it takes the slowest of them. Waiting and transfer are means over
-    the members of their share of that member's time; samples are those of all members.
+    Members update together: an update takes as long as it takes the slowest of them. Waiting and transfer are means
+    over the members of their share of that member's time; samples are those of all members.
 
     Args:
         metrics: the run's `metrics.jsonl`.
-        warm_up: updates that are left out at the start, and again wherever a stopped run went on.
+        warm_up: updates that are left out at the start, and again after each continuation of a stopped run.
 
     Raises:
-        BadInput: it cannot be read as such a record.
+        BadInput: the file cannot be read as such a record.
     """
     found: list[tuple[float, ...]] = []
     try:
@@ -183,10 +170,10 @@ class Spread:
 
     Args:
         median: over the updates of all repeats.
-        p10: 10 % of those updates lie below.
-        p90: 10 % of them lie above.
+        p10: 10 % of those updates lie below it.
+        p90: 10 % of those updates lie above it.
         least: the smallest of the repeats' own medians.
-        most: the largest of them.
+        most: the largest of the repeats' own medians.
     """
 
     median: float
@@ -197,39 +184,40 @@ class Spread:
 
 
 def spread(repeats: Sequence[Floats]) -> Spread:
-    """Summarise a measure `[updates]` of each repeat; a repeat has at least one update."""
+    """Summarise a measure `[updates]` of all repeats; each repeat has at least one update."""
     p10, median, p90 = np.quantile(np.concatenate(repeats), [0.1, 0.5, 0.9])
     medians = [float(np.median(values)) for values in repeats]
     return Spread(float(median), float(p10), float(p90), min(medians), max(medians))
 
 
 @dataclass(frozen=True)
-class Row:
-    """What a study found out about one point.
+class ScalingRow:
+    """The result of a scaling study for one point and kind of scaling.
 
     Args:
         kind: of scaling.
         point: the layout.
-        repeats: runs that it comes from.
-        updates: of all of them, warm-up left out.
+        repeats: number of finished runs.
+        updates: of all those runs, without warm-up.
         measures: by the names in `MEASURES`.
-        efficiency: median, least and most that the repeats' medians allow; None where the point to compare with lacks.
+        efficiency: from the medians, then the least and most that the repeats' medians allow; None where the point to
+            compare with has no result.
     """
 
     kind: str
-    point: Point
+    point: ScalingPoint
     repeats: int
     updates: int
     measures: dict[str, Spread]
     efficiency: tuple[float, float, float] | None
 
 
-def rows(grid: Grid, measured: Mapping[Point, Sequence[dict[str, Floats]]]) -> list[Row]:
-    """A row per kind of scaling and point, of those points that have been measured.
+def rows(grid: Grid, measured: Mapping[ScalingPoint, Sequence[dict[str, Floats]]]) -> list[ScalingRow]:
+    """A row per kind of scaling and point, for those points that have been measured.
 
     Args:
         grid: of the study.
-        measured: per point and repeat, what `read_updates` gave, where that is at least one update.
+        measured: per point, for each repeat, the result of `read_updates`, with at least one update.
     """
     spreads = {p: {name: spread([one[name] for one in runs]) for name in MEASURES} for p, runs in measured.items()}
     found = []
@@ -239,7 +227,7 @@ def rows(grid: Grid, measured: Mapping[Point, Sequence[dict[str, Floats]]]) -> l
             own, theirs = (spreads.get(p, {}).get("step_seconds") for p in (point, base))
             efficiency = _efficiency(own, theirs, factor) if point != base else (1.0, 1.0, 1.0)
             updates = sum(len(one["step_seconds"]) for one in measured[point])
-            found.append(Row(kind, point, len(measured[point]), updates, spreads[point], efficiency))
+            found.append(ScalingRow(kind, point, len(measured[point]), updates, spreads[point], efficiency))
     return found
 
 

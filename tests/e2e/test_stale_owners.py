@@ -1,4 +1,4 @@
-"""A life of a job that Slurm has given up while it was still starting: its successor's run is not its to touch."""
+"""A stale owner: a life of a job that Slurm has given up while it was starting must not change its successor's run."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ def life(run: Path, number: int, *arguments: str) -> Ranks:
 
 
 @pytest.mark.parametrize("fresh", [False, True])
-def test_a_ghost_that_was_still_loading_data(fresh: bool, tmp_path: Path) -> None:
+def test_a_stale_owner_that_was_still_loading_data(fresh: bool, tmp_path: Path) -> None:
     undisturbed, run, sign = tmp_path / "undisturbed", tmp_path / "run", tmp_path / "sign"
     slow = ["--data=tests.e2e.doubles.SlowLoading", f"--data.sign={sign}"]
     finish(undisturbed, 2, 2, *slow)
     sign.touch()
-    ghost = life(run, 0, *slow, *(["--fresh"] if fresh else []))
-    until((run / "owner.json").exists, ghost)
+    stale = life(run, 0, *slow, *(["--fresh"] if fresh else []))
+    until((run / "owner.json").exists, stale)
     successor = life(run, 1, *slow, *(["--fresh"] if fresh else []))
     assert successor.results(90) == [("value", 0)] * 2, successor.output()
     left = {path: path.stat().st_ino for path in run.rglob("*")}
     sign.unlink()
-    assert ghost.results(60) == [("value", 1)] * 2
-    assert "was taken over by" in ghost.output().replace("\n", "")
+    assert stale.results(60) == [("value", 1)] * 2
+    assert "was taken over by" in stale.output().replace("\n", "")
     assert {path: path.stat().st_ino for path in run.rglob("*")} == left, "nothing gone, new, or replaced"
     assert [line["step"] for line in lines_of(run) if line["kind"] == "train"] == list(range(1, 31))
     assert_same_run(run, undisturbed)

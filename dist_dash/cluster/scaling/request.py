@@ -1,20 +1,19 @@
-"""What a scaling study is asked for: options, the recipe at every point, folders; all checked before anything runs."""
+"""A scaling study as it was requested: options, recipes, runs and folders, all checked before anything runs."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import yaml
 
-from dist_dash.cluster.scaling.here import Task
-from dist_dash.cluster.scaling.points import Grid, Point, kinds_of, round_robin, whole_numbers
+from dist_dash.cluster.scaling.grid import Grid, ScalingPoint, kinds_of, round_robin, whole_numbers
 from dist_dash.errors import BadInput, require
 from dist_dash.recipe.parsing import Command, parse_command
 from dist_dash.runs import slurm
+from dist_dash.runs.choices import differing, flat
 from dist_dash.runs.folder import RunFolder
 
 # A short run that records every update and does nothing else. `max_steps` is --steps.
@@ -27,7 +26,7 @@ OVERRIDES = (
 )
 REFUSED = {
     "--run": "every run has a folder of its own in --folder",
-    "--fresh": "what is not finished starts over by itself; use another --folder for another study",
+    "--fresh": "unfinished runs start over by themselves; use another --folder for another study",
     "--member": "the members of an ensemble are trained together here",
     "--max_steps": "use --steps",
 }
@@ -35,39 +34,75 @@ LOCK = "scaling.lock"
 
 
 @dataclass(frozen=True)
-class Study:
-    """Everything that was asked for, checked.
+class ScalingRun:
+    """One run of a scaling study.
+
+    Args:
+        point: its layout.
+        repeat: counts from 1.
+        study: the study's folder.
+        arguments: of `dist-dash train`, without `--run`.
+    """
+
+    point: ScalingPoint
+    repeat: int
+    study: Path
+    arguments: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """The name of its folder."""
+        return f"{self.point.name}_{self.repeat}"
+
+    @property
+    def folder(self) -> RunFolder:
+        """Its run folder."""
+        return RunFolder(self.study / self.name)
+
+    @property
+    def left(self) -> bool:
+        """Whether it is still to be done."""
+        return not self.folder.done.exists()
+
+
+@dataclass(frozen=True)
+class ScalingStudy:
+    """Everything that was requested, checked.
 
     Args:
         options: of the command line.
         grid: the points.
-        commands: per point, what `dist-dash train` understood.
-        tasks: all runs, in the order of the rounds.
+        commands: per point, the parsed arguments of `dist-dash train`.
+        runs: all runs, in the order of the rounds.
         folder: of the study.
     """
 
     options: argparse.Namespace
     grid: Grid
-    commands: dict[Point, Command]
-    tasks: list[Task]
+    commands: dict[ScalingPoint, Command]
+    runs: list[ScalingRun]
     folder: Path
 
     @property
     def logs(self) -> Path:
-        """Copies of the recipe, batch scripts, and what the runs print."""
+        """The folder of the copied recipes, the batch scripts and the runs' output."""
         return self.folder / "logs"
 
     @property
     def most_ranks(self) -> int:
-        """Of any run."""
+        """The largest number of ranks of any run."""
         return max(point.ranks for point in self.commands)
 
 
-def study_from(options: argparse.Namespace, base: Sequence[str]) -> Study:
-    """Check the options, the recipe at every point and the folders; changes nothing but the options' defaults.
+def study_from(options: argparse.Namespace, base: Sequence[str]) -> ScalingStudy:
+    """Check the options, the recipe at every point and the folders; sets the options' defaults, changes nothing else.
+
+    Args:
+        options: of the command line.
+        base: arguments of `dist-dash train` that all runs share.
 
     Raises:
-        BadInput: with the field, the value and what is allowed.
+        BadInput: one line with the field, the value and what is allowed.
     """
     options.executor = options.executor or ("slurm" if slurm.available() else "here")
     for name in ("steps", "repeats", "parallel"):
@@ -89,17 +124,17 @@ def study_from(options: argparse.Namespace, base: Sequence[str]) -> Study:
         require(models is None or len(models) == point.members, "models", len(models or []), one_each)
     stem = first.run.name.rpartition("-")[0].rpartition("-")[0]  # of <recipe>-<method>-s<seed>
     folder = Path(options.folder or f"runs/{stem}-scaling").absolute()
-    runs = round_robin(grid.points(), options.repeats)
-    tasks = [Task(run, RunFolder(folder / run.name), given[run.point]) for run in runs]
+    rounds = round_robin(grid.points(), options.repeats)
+    runs = [ScalingRun(point, repeat, folder, given[point]) for point, repeat in rounds]
     _check_folder(folder)
-    for task in tasks:
-        task.folder.check_usable()
-        if not task.left:
-            _check_same(task, commands[task.run.point])
-    return Study(options, grid, commands, tasks, folder)
+    for run in runs:
+        run.folder.check_usable()
+        if not run.left:
+            _check_same(run, commands[run.point])
+    return ScalingStudy(options, grid, commands, runs, folder)
 
 
-def _arguments(base: Sequence[str], point: Point, steps: int) -> tuple[str, ...]:
+def _arguments(base: Sequence[str], point: ScalingPoint, steps: int) -> tuple[str, ...]:
     layout = (f"--members={point.members}", f"--replicas={point.replicas}", f"--loader.batch_size={point.batch}")
     return (*base, *layout, f"--max_steps={steps}", *OVERRIDES)
 
@@ -113,25 +148,16 @@ def _check_folder(folder: Path) -> None:
         )
 
 
-def _check_same(task: Task, command: Command) -> None:
+def _check_same(run: ScalingRun, command: Command) -> None:
     """Refuse a finished run that was made with another recipe."""
-    there = task.folder.recipe
+    there = run.folder.recipe
     try:
-        theirs = dict(_leaves("", yaml.safe_load(there.read_text())))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise BadInput(f"{task.run.name}: {there} cannot be read ({type(error).__name__})") from error
-    ours = dict(_leaves("", yaml.safe_load(command.as_yaml(task.run.point.members))))
-    for field in [*ours, *theirs]:
-        if ours.get(field) != theirs.get(field):
-            raise BadInput(
-                f"{task.run.name}: {field} is {ours.get(field)} now, but the finished run has {theirs.get(field)}; "
-                "use another --folder, or remove that run"
-            )
-
-
-def _leaves(name: str, value: Any) -> Iterator[tuple[str, str]]:
-    if isinstance(value, dict) and value:
-        for key, inner in value.items():
-            yield from _leaves(f"{name}.{key}".lstrip("."), inner)
-    else:
-        yield name, repr(value)
+        theirs = flat(yaml.safe_load(there.read_text()))
+    except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
+        raise BadInput(f"{run.name}: {there} cannot be read ({type(error).__name__})") from error
+    ours = flat(yaml.safe_load(command.as_yaml(run.point.members)))
+    for field, (now, before) in differing([ours, theirs]).items():
+        raise BadInput(
+            f"{run.name}: {field} is {now!r} now, but the finished run has {before!r}; "
+            "use another --folder, or remove that run"
+        )
