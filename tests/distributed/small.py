@@ -65,7 +65,7 @@ def run_member(
     """Train this rank's member on its replica's share; returns its weights, buffers and what was measured."""
     layout = layout_from_environment(members)
     settings = optimizer or {"lr": 0.1, "momentum": 0.9, "weight_decay": 1e-3}
-    with Exchange(layout, mode, deadline=60) as exchange:  # type: ignore[arg-type]
+    with Exchange(layout, mode, deadline=300) as exchange:  # type: ignore[arg-type]
         owner = engine_named(engine, clip, dtype)
         owner.attach(network(layout.member, batch_norm, dtype), lambda p: torch.optim.SGD(p, **settings), exchange)
         member = Member(owner, layout.member, len(all_batches[0][0]), seed)

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from dist_dash.study import warm
-from tests.support.ranks import CONTEXT, on_ranks
+from tests.support.ranks import CONTEXT, LIMIT, on_ranks
 
 
 @contextlib.contextmanager
@@ -44,7 +44,7 @@ def alive() -> list[int]:
     return [process.pid for process in below if process.status() != psutil.STATUS_ZOMBIE]
 
 
-def wait_until(condition: Callable[[], Any], deadline: float = 60) -> None:
+def wait_until(condition: Callable[[], Any], deadline: float = LIMIT) -> None:
     end = time.monotonic() + deadline
     while not condition():
         assert time.monotonic() < end, "the moment did not come"

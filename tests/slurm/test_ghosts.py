@@ -27,14 +27,14 @@ def test_a_ghost_writes_nothing_into_its_successors_run(
     run.slow(3)
     cluster.freeze_node(where)
     # Slurm gives the node up and starts the job on the other one, while the first ranks are alive and slow.
-    run.until("the successor's ownership", lambda: run.folder.owner().get("job") == f"{run.job}.1", 90)
+    run.until("the successor's ownership", lambda: run.folder.owner().get("job") == f"{run.job}.1")
     assert cluster.tasks(where), "the ghost was to be alive"
     successor = run.folder.owner()
     assert successor["host"] != ghost["host"]
-    run.until("the successor's start", lambda: len(run.continued_at()) == 1, 60)
+    run.until("the successor's start", lambda: len(run.continued_at()) == 1)
     run.hold.unlink()  # both at full speed: the ghost comes to its next save, and finds out
-    run.until("DONE", run.folder.done.exists, 60)
-    until("the end of the ghost", lambda: not cluster.tasks(where), 60)
+    run.until("DONE", run.folder.done.exists)
+    until("the end of the ghost", lambda: not cluster.tasks(where))
     assert run.folder.owner()["token"] == successor["token"]
     assert run.continued_at() == [EVERY]
     assert not run.folder.failed.exists()

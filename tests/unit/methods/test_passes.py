@@ -53,7 +53,7 @@ def counted(cases: list[tuple[type[Method], dict[str, Any]]], members: int, accu
         return grad(*arguments, **options)
 
     torch.autograd.grad = gradient
-    with Exchange(layout, deadline=60) as exchange:
+    with Exchange(layout, deadline=300) as exchange:
         for kind, options in cases:
             method, engine = kind(**options), Counting(passes)
             net = network(layout.member, False, torch.float64)
