@@ -9,7 +9,7 @@ cd "$(dirname "$0")/.."
 
 # The core and the formulas, the distributed step against its oracle, and one whole run against its golden curve.
 QUICK=(
-    tests/unit/{ensembles,methods,metrics,models,ranks,recipe,runs,trajectories} tests/unit/test_*.py
+    tests/unit/{commands,data,ensembles,methods,metrics,models,ranks,recipe,runs,training,trajectories} tests/unit/test_*.py
     tests/property
     tests/distributed/test_oracle.py
     tests/e2e/test_golden.py::test_the_golden_curve
