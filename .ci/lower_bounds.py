@@ -1,4 +1,4 @@
-"""The lowest allowed version of each dependency, as pip reads it; `--check`: whether this environment has just these."""
+"""The lowest allowed version of each dependency, as pip reads it; `--check`: whether this environment has these."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ FIXED = {"torch", "deepspeed"}  # gigabytes each: their versions are those of co
 
 
 def lower_bounds() -> dict[str, str]:
+    """Name → version, of what a user may install."""
     project = tomllib.loads(Path("pyproject.toml").read_text())["project"]
     wanted = [*project["dependencies"], *project["optional-dependencies"]["report"]]
     found = [re.match(r"([\w-]+)(?:\[.*?\])?>=([\d.]+)", line) for line in wanted]
@@ -34,6 +35,7 @@ def release(text: str) -> tuple[int, ...]:
 
 
 def main() -> int:
+    """Print them, or compare."""
     bounds = lower_bounds()
     if "--check" not in sys.argv:
         print("\n".join(f"{name}=={bound}" for name, bound in bounds.items()))
