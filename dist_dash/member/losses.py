@@ -8,9 +8,12 @@ import torch
 from torch import Tensor
 
 
-def smoothed(target: Tensor, smoothing: float) -> Tensor:
-    """Label smoothing: `(1−s)·target + s/C`; `target` are class probabilities `[n, C]`."""
-    return (1 - smoothing) * target + smoothing / target.shape[-1] if smoothing else target
+def smoothed(target: Tensor, smoothing: float, heads: tuple[int, ...] | None = None) -> Tensor:
+    """Label smoothing: `(1−s)·target + s/C`; `target` are class probabilities `[n, C]`, of each of the `heads`."""
+    if not smoothing:
+        return target
+    classes = target.new_tensor([c for c in heads for _ in range(c)]) if heads else target.shape[-1]
+    return (1 - smoothing) * target + smoothing / classes
 
 
 def cross_entropy(logits: Tensor, target: Tensor, reduction: Literal["mean", "none"] = "mean") -> Tensor:
@@ -25,8 +28,8 @@ def diversity(logits: Tensor, peers: Tensor, excluded: Tensor | None = None, tem
     Args:
         logits: the member's own logits `[n, C]`; the gradient flows into these alone.
         peers: the other members' logits, combined, `[n, C]`; taken as constants.
-        excluded: true classes `[n, C]` (bool), left out of both distributions: members shall disagree on how they
-            would be wrong, not on the answer. None leaves no class out.
+        excluded: true classes `[n, C]` (bool), left out of both distributions: members should disagree on how
+            they would be wrong, not on the answer. None leaves no class out.
         temperature: τ > 0.
     """
     own, other = logits / temperature, peers.detach() / temperature
