@@ -197,7 +197,7 @@ def test_two_groups_make_the_same_study(undisturbed: Path, tmp_path: Path) -> No
 
 
 def test_a_signal_before_anything_is_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from dist_dash.study import command
+    from dist_dash.commands import study as command
 
     def struck(*arguments: Any) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
@@ -210,7 +210,7 @@ def test_a_signal_before_anything_is_begun(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_a_signal_while_results_are_written(undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from dist_dash.study import command
+    from dist_dash.commands import study as command
 
     def struck(plan: Any, choice: Any, folder: Path, results: Path) -> None:
         os.kill(os.getpid(), signal.SIGTERM)

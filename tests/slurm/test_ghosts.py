@@ -24,7 +24,7 @@ def test_a_ghost_writes_nothing_into_its_successors_run(
     run.submit().until_step(EVERY + 3)
     ghost = run.folder.owner()
     where = first if ghost["host"] == first else second
-    run.slow(3)
+    run.slow(10)  # by far not at its next checkpoint when Slurm gives the node up
     cluster.freeze_node(where)
     # Slurm gives the node up and starts the job on the other one, while the first ranks are alive and slow.
     run.until("the successor's ownership", lambda: run.folder.owner().get("job") == f"{run.job}.1")
