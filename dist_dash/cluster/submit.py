@@ -114,7 +114,7 @@ def _run_here(batch: JobBatch, command: Command) -> int:
     executor = submitit.AutoExecutor(batch.logs, cluster="local", local_max_num_timeout=NEVER)
     resources = {"tasks_per_node": site.ranks_per_node, "gpus_per_node": site.gpus_per_node}
     executor.update_parameters(name=batch.name, timeout_min=site.minutes, stderr_to_stdout=True, **resources)
-    # A terminal's Ctrl-C reaches all processes: the ranks heed it themselves, their controller must wait for them.
+    # A terminal's Ctrl-C reaches all processes: this one alone listens, and stops the others by SIGTERM.
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         started: Any = executor.submit(job)

@@ -13,6 +13,15 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 RESTART_SIGNAL = signal.SIGUSR2.name
 
 
+def stop_signals() -> list[signal.Signals]:
+    """Those that mean something to this process.
+
+    It may have been started to ignore Ctrl-C, as a shell script's background jobs are: then it keeps ignoring it.
+    """
+    ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    return [number for number in STOP_SIGNALS if not (ignored and number == signal.SIGINT)]
+
+
 class StopRequest:
     """Whether this rank was asked to stop, and by which signal."""
 
@@ -39,7 +48,7 @@ class StopRequest:
                     say(f"{signal.Signals(number).name}: stopping after this step")
                 self.signal = signal.Signals(number).name
 
-        before = {number: signal.signal(number, note) for number in STOP_SIGNALS}
+        before = {number: signal.signal(number, note) for number in stop_signals()}
         try:
             yield self
         finally:

@@ -14,6 +14,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from dist_dash.recipe.parsing import Command
 from dist_dash.runs.folder import RunFolder
+from dist_dash.runs.preemption import stop_signals
 from dist_dash.runs.process import FINISHED, TO_BE_CONTINUED
 from dist_dash.training.grace import grace_for
 from dist_dash.training.train import finished_already
@@ -54,7 +55,7 @@ def launch_local(arguments: Sequence[str], command: Command) -> int:
         rdzv_endpoint="127.0.0.1:0",
         local_addr="127.0.0.1",
         max_restarts=0,
-        signals_to_handle="SIGTERM,SIGINT,SIGUSR2",
+        signals_to_handle=",".join(number.name for number in stop_signals()),
         **grace_for(LaunchConfig),
     )
     try:

@@ -99,7 +99,7 @@ def ask(members: int, size: int, silent: list[int]) -> tuple[int, list[list[floa
     layout, sketch = layout_from_environment(members), Sketch()
     if layout.member not in silent:
         sketch.see(own_vector(layout.member, layout.replica, size))
-    with Exchange(layout, deadline=60) as exchange:
+    with Exchange(layout, deadline=300) as exchange:
         return layout.replica, sketch.cosines(exchange)
 
 
@@ -122,7 +122,7 @@ def test_all_ranks_of_a_group_find_the_same(world: int, members: int, size: int,
 def sketched_update(method: Any, members: int) -> tuple[list[list[float]] | None, Any]:
     """One update with a sketch, as a run does it; also the weights after it."""
     layout = layout_from_environment(members)
-    with Exchange(layout, deadline=60) as exchange:
+    with Exchange(layout, deadline=300) as exchange:
         engine = Torch("fp64")
         engine.attach(network(layout.member, False, torch.float64), lambda p: torch.optim.SGD(p, lr=0.1), exchange)
         member = Member(engine, layout.member, 1)
@@ -270,7 +270,7 @@ def test_a_resumed_run_writes_the_same_lines(step: int, undisturbed: Path, tmp_p
     (tmp_path / "orders").write_text(f"1 {step} {signal.SIGKILL if step % 2 else signal.SIGTERM}")
     struck = ["--engine=tests.e2e.faults.Struck", f"--engine.orders={tmp_path / 'orders'}"]
     ranks = start(run, 3, 3, *QUICK, *struck)
-    results = ranks.results(60)
+    results = ranks.results()
     assert results == [("value", 75)] * 3 or ("killed", 9) in results, ranks.output(0)
     finish(run, 3, 3, *QUICK, *struck)
     assert ascents(run) == ascents(undisturbed)

@@ -104,7 +104,7 @@ def test_members_that_finish_at_once(attempt: int, run: Path, together: Path) ->
     for member in (OwnedFolder(RunFolder(run).member(i).path) for i in range(3)):
         member.mark(None)
     ranks = Ranks(3, finish_and_join, str(run))
-    results = ranks.results(60)
+    results = ranks.results()
     assert {kind for kind, _ in results} == {"value"}, [ranks.output(rank) for rank in range(3)]
     assert any(joined for _, joined in results)
     assert "".join(ranks.output(rank) for rank in range(3)).count("joined; everything is in") == 1
@@ -128,7 +128,7 @@ def join_until(run: str, renames: int) -> bool:
 def test_killed_anywhere_it_is_simply_joined_again(alone: Path, together: Path, tmp_path: Path) -> None:
     for renames in range(20):
         run = shutil.copytree(alone, tmp_path / f"{renames}/run")
-        ((kind, value),) = Ranks(1, join_until, str(run), renames).results(60)
+        ((kind, value),) = Ranks(1, join_until, str(run), renames).results()
         if kind == "value":
             break
         assert (kind, value) == ("killed", signal.SIGKILL)
@@ -180,5 +180,5 @@ def test_a_folder_that_another_process_owns(run: Path, together: Path, monkeypat
     assert waiting.processes[0].is_alive()
     assert not (run / "DONE").exists()
     owner.release()
-    assert waiting.results(60) == [("value", True)]
+    assert waiting.results() == [("value", True)]
     assert_joined(run, together)

@@ -24,17 +24,17 @@ def test_a_stale_owner_writes_nothing_into_its_successors_run(
     run.submit().until_step(EVERY + 3)
     stale = run.folder.owner()
     where = first if stale["host"] == first else second
-    run.slow(3)
+    run.slow(10)  # by far not at its next checkpoint when Slurm gives the node up
     cluster.freeze_node(where)
     # Slurm gives the node up and starts the job on the other one, while the first ranks are alive and slow.
-    run.until("the successor's ownership", lambda: run.folder.owner().get("job") == f"{run.job}.1", 90)
+    run.until("the successor's ownership", lambda: run.folder.owner().get("job") == f"{run.job}.1")
     assert cluster.tasks(where), "the stale rank should still be alive"
     successor = run.folder.owner()
     assert successor["host"] != stale["host"]
-    run.until("the successor's start", lambda: len(run.continued_at()) == 1, 60)
+    run.until("the successor's start", lambda: len(run.continued_at()) == 1)
     run.hold.unlink()  # both at full speed: the stale owner notices at its next save
-    run.until("DONE", run.folder.done.exists, 60)
-    until("the end of the stale ranks", lambda: not cluster.tasks(where), 60)
+    run.until("DONE", run.folder.done.exists)
+    until("the end of the stale ranks", lambda: not cluster.tasks(where))
     assert run.folder.owner()["token"] == successor["token"]
     assert run.continued_at() == [EVERY]
     assert not run.folder.failed.exists()

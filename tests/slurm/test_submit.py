@@ -83,10 +83,10 @@ def test_an_executor_of_ones_own(cluster: SlurmCluster, tmp_path: Path, evidence
         job = executor.submit(TrainJob(str(run.path), tuple(run.recipe)))
         run.until_step(5)
         cluster.run("scancel", "--signal=USR2", job.job_id)
-        run.until("the save", run.folder.to_continue.exists, 20)
+        run.until("the save", run.folder.to_continue.exists)
         seen = run.step
         run.until_done()
-        until("the result", job.paths.result_pickle.exists, 20)
+        until("the result", job.paths.result_pickle.exists)
         assert job.results() == [0, 0]
     assert run.continued_at() == [seen]
 
@@ -175,7 +175,7 @@ def test_a_folder_that_the_nodes_do_not_see(cluster: SlurmCluster) -> None:
     run = Path("/dev/shm") / f"unseen-{os.getpid()}" / "run"
     try:
         job = SlurmRun(cluster, run).submit()
-        until("the end of the job", lambda: not cluster.run("squeue", "-h"), 60)
+        until("the end of the job", lambda: not cluster.run("squeue", "-h"))
         with cluster.activated():
             said = Said("runs", str(run), "--json")
         (listed,) = json.loads(said.out)

@@ -233,7 +233,7 @@ def test_ctrl_c_ends_the_view_and_nothing_else(tmp_path):
             assert watcher.stdout.readline() == "0 done, 1 running, 0 queued, 0 failed\n"
             time.sleep(0.2)
             watcher.send_signal(signal.SIGINT)
-            out, error = watcher.communicate(timeout=20)
+            out, error = watcher.communicate(timeout=300)
         assert (watcher.returncode, out, error) == (0, "", "")
         assert run.poll() is None
         run.stdin.close()
@@ -255,5 +255,5 @@ def test_on_a_terminal_the_table_lives(tmp_path):
         folder.release()
         while b"1 done, 0 running" not in shown:
             shown += os.read(ours, 4096)
-        assert watcher.wait(20) == 0
+        assert watcher.wait(300) == 0
     os.close(ours)

@@ -84,7 +84,7 @@ def test_lists_are_one_choice() -> None:
 choices = st.dictionaries(st.sampled_from(["method.a", "method.b", "epochs", "model.x"]), st.sampled_from("12"))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.lists(st.tuples(st.sampled_from(["m.A", "m.B", "n.A"]), st.sampled_from(["p.M", "p.N"]), choices), max_size=6)
 )

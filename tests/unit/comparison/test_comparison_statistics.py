@@ -11,7 +11,7 @@ from scipy import stats
 
 from dist_dash.comparison.paired import Difference, Summary, expanded_tail, intervals, paired
 
-FEW = settings(max_examples=25, deadline=None)
+FEW = settings(max_examples=25)
 numbers = st.floats(-1, 1, width=32)
 
 
