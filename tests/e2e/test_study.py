@@ -169,7 +169,7 @@ def test_a_finished_study_has_nothing_left_to_do(undisturbed: Path, monkeypatch:
 def test_stopped_and_continued_it_is_the_same_study(undisturbed: Path, tmp_path: Path, capfd: Any) -> None:
     path, sign, folder = study_again(undisturbed, tmp_path), undisturbed / "sign", tmp_path / "runs"
     command = ["study", str(path), f"--folder={folder}", f"--results={tmp_path / 'results'}"]
-    sign.write_text("0.03")
+    sign.write_text("0.2 3")
     strikes = [(TRIALS[1], signal.SIGTERM), (reported(undisturbed)[1], signal.SIGINT)]
     try:
         for run, number in strikes:
@@ -284,10 +284,10 @@ def lone(tmp_path: Path) -> list[str]:
 def test_a_study_that_is_killed_takes_its_ranks_along(tmp_path: Path, capfd: Any) -> None:
     """Killed without a warning, it can be run again at once."""
     command, folder = lone(tmp_path), tmp_path / "runs"
-    (tmp_path / "sign").write_text("0.1")
+    (tmp_path / "sign").write_text("1 2")
     began = started(tmp_path, *command)
     try:
-        wait_until(lambda: step_of(folder / TRIALS[0]) >= 2, 120)
+        wait_until(lambda: step_of(folder / TRIALS[0]) >= 2)
         (tmp_path / "sign").write_text("200")  # by themselves they would go on for long
         ranks = psutil.Process(began.pid).children(recursive=True)
         assert len(ranks) >= 2
@@ -298,7 +298,7 @@ def test_a_study_that_is_killed_takes_its_ranks_along(tmp_path: Path, capfd: Any
     finally:
         began.kill()
         began.communicate()
-    wait_until(lambda: not any(rank.is_running() and rank.status() != psutil.STATUS_ZOMBIE for rank in ranks), 30)
+    wait_until(lambda: not any(rank.is_running() and rank.status() != psutil.STATUS_ZOMBIE for rank in ranks))
     (tmp_path / "sign").unlink()
     shutil.rmtree(tmp_path / "temporary")  # nobody was left to clear it
     (tmp_path / "temporary").mkdir()
@@ -312,7 +312,7 @@ def test_ctrl_c_while_the_ranks_are_started(tmp_path: Path) -> None:
     try:
         wait_until(lambda: len(psutil.Process(began.pid).children()) >= 3, 120)  # two ranks, the resource tracker
         os.killpg(began.pid, signal.SIGINT)
-        _, said = began.communicate(timeout=120)
+        _, said = began.communicate(timeout=300)
     finally:
         began.kill()
         began.communicate()
