@@ -16,8 +16,9 @@ from dist_dash.data.dataset import DataSet
 from dist_dash.data.source import Split
 from dist_dash.ensembles.finished import FinishedRun
 from dist_dash.errors import BadInput, require
+from dist_dash.metrics.mixture import members_in_words
 from dist_dash.metrics.predictions import load_arrays
-from dist_dash.metrics.summary import evaluate, members_in_words, table
+from dist_dash.metrics.summary import evaluate, table
 from dist_dash.ranks.exchange import Exchange
 from dist_dash.ranks.launched import Launcher
 from dist_dash.ranks.layout import layout_from_environment

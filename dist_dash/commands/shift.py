@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from dist_dash.analysis.shift.corruptions import CORRUPTIONS, SEVERITIES, applicable, chosen
+from dist_dash.analysis.shift.measurement import Advance, Study, measured
 from dist_dash.analysis.shift.ood_sets import built_in, other
 from dist_dash.analysis.shift.samples import Reading
-from dist_dash.analysis.shift.study import Advance, Study, measured
 from dist_dash.analysis.shift.table import tables
 from dist_dash.analysis.shift.values import values_of
 from dist_dash.ensembles.finished import FinishedRun

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from dist_dash.data.channel_statistics import channel_statistics
 from dist_dash.data.labels import split_validation
 from dist_dash.data.rng import TEST_CUT
 from dist_dash.data.source import ArraySplit, Source, Splits
-from dist_dash.data.statistics import channel_statistics
 from dist_dash.errors import require
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from dist_dash.data.channel_statistics import channel_statistics
 from dist_dash.data.source import ArraySplit, Source, Splits
-from dist_dash.data.statistics import channel_statistics
 from dist_dash.errors import BadInput
 
 

@@ -8,8 +8,8 @@ from typing import Literal
 import numpy as np
 import torch
 
-from dist_dash.data.batch import EvalBatch, HostBatch
 from dist_dash.data.dataset import ALONE, DataSet, Sharding
+from dist_dash.data.host_batch import EvalBatch, HostBatch
 from dist_dash.data.rng import MIXUP, sample_rng
 from dist_dash.data.source import Split, UnreadableSample
 from dist_dash.data.workers import stream

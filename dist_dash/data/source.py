@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from dist_dash.data.statistics import check_override, check_statistics
+from dist_dash.data.channel_statistics import check_override, check_statistics
 from dist_dash.errors import BadInput
 
 

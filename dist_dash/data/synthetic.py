@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from dist_dash.data.channel_statistics import channel_statistics
 from dist_dash.data.rng import PATTERNS, TEST_PIXELS, TRAIN_PIXELS, sample_rng
 from dist_dash.data.source import Source, Split, Splits
-from dist_dash.data.statistics import channel_statistics
 from dist_dash.errors import require
 
 # The coarse grid on which patterns are drawn: what tells classes apart has the same size at every resolution.

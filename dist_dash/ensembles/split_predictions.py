@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dist_dash.data.batch import EvalBatch
+from dist_dash.data.host_batch import EvalBatch
 from dist_dash.member.engine import Engine
 from dist_dash.ranks.exchange import Exchange
 from dist_dash.runs.preemption import Stopped

@@ -1,4 +1,4 @@
-"""Right or wrong, and how surprised: pure functions of log-probabilities `[N, C]` and labels `[N]`.
+"""Scores of one predictor by their definitions: functions of log-probabilities `[N, C]` and labels `[N]`.
 
 All of them compute in float64, whatever the dtype of the log-probabilities, and give the same for the same numbers.
 """
@@ -43,6 +43,30 @@ def brier(log_probs: Floats, labels: Labels) -> float:
     """Brier score: `mean Σ_c (p_c − 1[y = c])²`, in [0, 2]."""
     squares = squared_lengths(np.exp(as_doubles(log_probs)))
     return float(np.mean(squared_errors(squares, of_labels(log_probs, labels))))
+
+
+# -- accuracy of the samples that a predictor is surest of -------------------------------------------------------------
+
+
+def coverage_accuracy(log_probs: Floats, labels: Labels) -> Doubles:
+    """Accuracy of the k most confident samples, for k = 1 … N: `[N]`.
+
+    Confidence is the largest log-probability. Samples of equal confidence each count with the accuracy of their tie
+    group, so that the order of the samples does not matter (ALGORITHMS, section 7).
+    """
+    return accuracy_by_coverage(log_probs.max(1), log_probs.argmax(1) == labels)
+
+
+def aac(log_probs: Floats, labels: Labels) -> float:
+    """Area under the accuracy-coverage curve: `coverage_accuracy` averaged over all N coverages, exact for every N."""
+    return float(np.mean(coverage_accuracy(log_probs, labels)))
+
+
+def accuracy_by_coverage(confidence: Floats, correct: NDArray[np.bool_]) -> Doubles:
+    """The same from each sample's confidence, on any scale, and whether it is right; both `[N]`."""
+    _, group, sizes = np.unique(-confidence, return_inverse=True, return_counts=True)
+    share = np.bincount(group, correct, len(sizes)) / sizes
+    return np.cumsum(np.repeat(share, sizes)) / np.arange(1, len(confidence) + 1)
 
 
 # -- the same, sample by sample ----------------------------------------------------------------------------------------

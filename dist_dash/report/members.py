@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 
 from dist_dash.ensembles.finished import FinishedRun
 from dist_dash.errors import BadInput
-from dist_dash.metrics.average import ensemble_log_probs
 from dist_dash.metrics.blocks import blocks_of
+from dist_dash.metrics.mixture import ensemble_log_probs
 from dist_dash.report.picture import NotHere
 
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from dist_dash.data.batch import HostBatch
 from dist_dash.data.dataset import DataSet, Sharding
+from dist_dash.data.host_batch import HostBatch
 from dist_dash.data.loader import EvalLoader, TrainLoader
 from dist_dash.errors import BadInput, require
 from dist_dash.member.batch import Batch, micro_batch

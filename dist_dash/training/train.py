@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from dist_dash.data.batch import HostBatch, sample_hash
+from dist_dash.data.host_batch import HostBatch, sample_hash
 from dist_dash.ensembles.ensemble import save_member
 from dist_dash.errors import BadInput, RunFailed, everywhere
 from dist_dash.files import write_atomically

@@ -13,7 +13,7 @@ import torch
 
 from dist_dash.analysis.evaluate import evaluate_run
 from dist_dash.commands.cli import main
-from dist_dash.data.batch import EvalBatch
+from dist_dash.data.host_batch import EvalBatch
 from dist_dash.data.loader import EvalLoader
 from dist_dash.ensembles.ensemble import save_member
 from dist_dash.ensembles.finished import FinishedRun

@@ -9,10 +9,10 @@ from shifted import SYNTHETIC, finished
 
 from dist_dash.analysis.shift import scoring
 from dist_dash.analysis.shift.corruptions import chosen, corrupted
+from dist_dash.analysis.shift.measurement import Study, measured
 from dist_dash.analysis.shift.ood_sets import built_in
 from dist_dash.analysis.shift.samples import Reading
 from dist_dash.analysis.shift.scoring import Temperatures, averaged, scored
-from dist_dash.analysis.shift.study import Study, measured
 from dist_dash.analysis.shift.values import values_of
 from dist_dash.ensembles.finished import FinishedRun
 from dist_dash.errors import RunFailed

@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+from dist_dash.runs.process import guarded
 from PIL import Image
 from shifted import SYNTHETIC, finished, vectors
 
@@ -13,7 +14,6 @@ from dist_dash.analysis.shift.values import values_of
 from dist_dash.commands.shift import shift_command
 from dist_dash.ensembles.finished import FinishedRun
 from dist_dash.runs.folder import RunFolder
-from dist_dash.runs.process import guarded
 
 pytestmark = pytest.mark.usefixtures("not_a_rank")
 QUICK = ["--corruptions=contrast,impulse_noise", "--severities=2,5"]

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from compared import SCORES, loaded, run_at, study
+from dist_dash.runs.process import guarded
 from rich.cells import cell_len
 from rich.console import Console
 
@@ -17,7 +18,6 @@ from dist_dash.commands.compare import FORMATS, compare_command
 from dist_dash.comparison import Comparison, as_csv, as_json, as_latex, as_markdown, verdict
 from dist_dash.comparison.terminal import as_renderable
 from dist_dash.comparison.text import in_latex, in_markdown
-from dist_dash.runs.process import guarded
 
 TITLES = ("Quality of the ensemble", "Difference to SGD", "Difference to SAM", "Members and how they differ", "Cost")
 TORN = "\\begin{tabular}{lr}\na & b & c \\\\\nd & e \\\\\n\\end{tabular}"

@@ -5,8 +5,8 @@ import pytest
 
 from dist_dash.errors import BadInput
 from dist_dash.metrics.accuracy import brier
-from dist_dash.metrics.average import ensemble_log_probs
-from dist_dash.metrics.diversity import ambiguity, mean_of_pairs, mutual_information, pairwise_kl
+from dist_dash.metrics.diversity import mean_of_pairs, pairwise_kl
+from dist_dash.metrics.mixture import ambiguity, ensemble_log_probs, mutual_information
 from dist_dash.metrics.scores import scores
 from dist_dash.metrics.summary import evaluate
 

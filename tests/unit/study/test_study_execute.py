@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from dist_dash.runs.process import BAD_INPUT, FAILED, FINISHED, TO_BE_CONTINUED
 
 from dist_dash.errors import BadInput, RunFailed
 from dist_dash.runs.preemption import StopRequest
-from dist_dash.runs.process import BAD_INPUT, FAILED, FINISHED, TO_BE_CONTINUED
 from dist_dash.study import execute
 from dist_dash.study.execute import Executor
 from dist_dash.study.plan import StudyRun
