@@ -25,6 +25,7 @@ from rich.table import Table
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from dist_dash.metrics.blocks import cores, in_blocks
+from dist_dash.metrics.mixture import non_finite_members
 from dist_dash.metrics.predictions import save_predictions
 from dist_dash.metrics.scores import calibrated_scores, measured, scores_of
 from dist_dash.metrics.summary import evaluate

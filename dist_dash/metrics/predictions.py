@@ -6,6 +6,7 @@ import zipfile
 import zlib
 from collections.abc import Collection
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from dist_dash.errors import BadInput
 from dist_dash.files import replacing
 from dist_dash.metrics.blocks import in_blocks
-from dist_dash.metrics.mixture import mean_over_members, weights_of
+from dist_dash.metrics.mixture import mean_over_members, normalised, weights_of
 
 
 def save_predictions(
@@ -57,6 +58,35 @@ def _mean_softmax(
 
     in_blocks(samples, len(members) * classes, work)
     return found
+
+
+class Predictions(NamedTuple):
+    """What a file of predictions holds.
+
+    Args:
+        log_probs: `[members, N, C]`.
+        labels: `[N]`.
+        weights: of the members, adding up to 1; None where all count equally.
+    """
+
+    log_probs: NDArray
+    labels: NDArray
+    weights: NDArray[np.float64] | None
+
+
+def load_predictions(path: Path, what: str) -> Predictions:
+    """Read a file of predictions and labels; what is in them is not checked.
+
+    Raises:
+        BadInput: it is missing, holds something else, or weights that are not one positive number per member.
+    """
+    arrays = load_arrays(path, what)
+    if not {"log_probs", "labels"} <= set(arrays):
+        held = f"{path} holds {sorted(arrays)}; it must hold log_probs [members, N, C] and labels [N]"
+        raise BadInput(f"{what}: {held}")
+    log_probs = arrays["log_probs"]
+    weights = normalised(arrays.get("weights"), len(log_probs) if log_probs.ndim else 0, f"{what}: weights")
+    return Predictions(log_probs, arrays["labels"], weights)
 
 
 def load_arrays(path: Path, what: str) -> dict[str, NDArray]:

@@ -37,6 +37,7 @@ class RunFolder:
         self.metrics = self.path / "metrics.jsonl"
         self.checkpoints = self.path / "checkpoints"
         self.ensemble = self.path / "ensemble"
+        self.snapshots = self.path / "snapshots"
         self.trace = self.path / "trace"
         self.predictions = self.path / "predictions.npz"
         self.evaluation = self.path / "evaluation.json"
@@ -202,7 +203,7 @@ class RunFolder:
         self.done.unlink(missing_ok=True)  # first: half of a finished run must not pass for a whole one
         self.mark(None)
         self._write_owner({**self.owner(), "continued": 0})
-        for folder in (self.checkpoints, self.ensemble, self.trace, self.tensorboard, self.pictures):
+        for folder in (self.checkpoints, self.ensemble, self.snapshots, self.trace, self.tensorboard, self.pictures):
             if folder.exists():
                 shutil.rmtree(folder)
         half_written = self.path.glob(".*.partial")  # by an owner that was killed
