@@ -1,0 +1,58 @@
+"""How a process of this project ends: its exit status, and one line on stderr that says what is wrong."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+from dist_dash.errors import BadInput, RunFailed
+from dist_dash.ranks.launched import Launcher
+
+FINISHED, TO_BE_CONTINUED = 0, 75  # exit statuses of a run that went well
+FAILED, BAD_INPUT = 1, 2  # and of one that did not
+
+class OneLine(argparse.ArgumentParser):
+    """A parser that complains in one line, as everything here does."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise `BadInput`."""
+        raise BadInput(f"{message}; see `{self.prog} --help`")
+
+
+def guarded(call: Callable[[], int]) -> int:
+    """The exit status of a command; what is wrong is said in one line."""
+    try:
+        return call()
+    except BadInput as error:
+        return _complain(error, BAD_INPUT)
+    except (RunFailed, OSError) as error:
+        return _complain(error, FAILED)
+
+
+def leave(status: int) -> NoReturn:
+    """End the process; after a failure at once: threads that wait for a lost peer would hold the interpreter back."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if path := os.environ.get("DIST_DASH_STATUS"):  # torchrun makes 1 of every status but 0
+        with open(path, "a") as file:  # noqa: PTH123  # in one write, for several ranks use it
+            file.write(f"{status}\n")
+    if status in (FINISHED, TO_BE_CONTINUED):
+        sys.exit(status)
+    os._exit(status)
+
+
+def say_at_once(text: str) -> None:
+    """A line on stderr from within a signal handler."""
+    os.write(2, f"{text}\n".encode())  # print could be interrupted by the signal in the middle of itself
+
+
+def _complain(error: BaseException, status: int) -> int:
+    # Where every rank ends alike, and for bad input (which rank 0 hears of in any case), one of them says so.
+    rank = Launcher().rank
+    if rank == 0 or not (status == BAD_INPUT or getattr(error, "everywhere", False)):
+        which = f"rank {rank}: " if rank else ""
+        print(f"dist-dash: {which}{' '.join(str(error).split())}", file=sys.stderr, flush=True)
+    return status
