@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import zipfile
 import zlib
+from pathlib import Path
 
 import numpy as np
 
 from dist_dash.data.channel_statistics import channel_statistics
+from dist_dash.data.facts import Outline
 from dist_dash.data.source import ArraySplit, Source, Splits
 from dist_dash.errors import BadInput
 
@@ -41,6 +43,9 @@ class Arrays(Source):
                 "labels must number the classes from 0"
             )
         return Splits(train, splits["test"], classes, mean, std, validation=splits.get("val"))
+
+    def _outline(self) -> Outline | None:
+        return self._outline_of_files(Path(self.path))
 
     def _read(self) -> dict[str, np.ndarray]:
         try:

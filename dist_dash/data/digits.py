@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from dist_dash.data.channel_statistics import channel_statistics
+from dist_dash.data.facts import Outline
 from dist_dash.data.labels import split_validation
 from dist_dash.data.rng import TEST_CUT
 from dist_dash.data.source import ArraySplit, Source, Splits
@@ -49,3 +50,6 @@ class Digits(Source):
         test = ArraySplit(samples[held_out], labels[held_out])
         mean, std = channel_statistics(train.samples, self.mean, self.std)
         return Splits(train, test, 10, mean, std, class_names=[str(digit) for digit in range(10)])
+
+    def _outline(self) -> Outline | None:
+        return Outline((1, 8, 8), 10, True)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from dist_dash.data.channel_statistics import channel_statistics
+from dist_dash.data.facts import Outline
 from dist_dash.data.source import ArraySplit, Source, Splits
 from dist_dash.errors import BadInput
 
@@ -33,6 +34,9 @@ class IDX(Source):
         train, test = self._split("train"), self._split("t10k")
         mean, std = channel_statistics(train.samples, self.mean, self.std)
         return Splits(train, test, int(train.labels.max()) + 1, mean, std)
+
+    def _outline(self) -> Outline | None:
+        return self._outline_of_files(Path(self.root))
 
     def _split(self, part: str) -> ArraySplit:
         images = self._array(f"{part}-images", dimensions=3)

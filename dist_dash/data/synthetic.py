@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from dist_dash.data.channel_statistics import channel_statistics
+from dist_dash.data.facts import Outline
 from dist_dash.data.rng import PATTERNS, TEST_PIXELS, TRAIN_PIXELS, sample_rng
 from dist_dash.data.source import Source, Split, Splits
 from dist_dash.errors import require
@@ -68,6 +71,9 @@ class Synthetic(Source):
         mean, std = channel_statistics(probe, self.mean, self.std)
         return Splits(train, test, self.classes, mean, std)
 
+    def _outline(self) -> Outline | None:
+        return Outline((self.channels, self.size, self.size), self.classes, True)
+
 
 class SyntheticSplit(Split):
     """`patterns`: float32 `[classes, C, 8, 8]`, standard normal; `stream`: keeps training and test samples apart."""
@@ -83,6 +89,10 @@ class SyntheticSplit(Split):
         self.shape = (patterns.shape[1], size, size)
         self.dtype = np.dtype(np.uint8)
         self._pixels = np.arange(size)
+
+    def content(self) -> Iterator[bytes | memoryview]:
+        yield repr((self.shape, self.seed, self.stream, self.difficulty)).encode()
+        yield self.patterns.tobytes()
 
     def read(self, index: int) -> np.ndarray:
         """Make sample `index`: uint8 `[C, size, size]`."""

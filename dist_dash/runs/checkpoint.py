@@ -20,9 +20,9 @@ import numpy as np
 import torch
 
 from dist_dash.errors import BadInput, everywhere
+from dist_dash.files import naming, sync_folder, write_atomically
 from dist_dash.ranks.exchange import Exchange
 from dist_dash.runs.folder import RunFolder
-from dist_dash.files import naming, sync_folder, write_atomically
 
 FORMAT = 1
 HARMLESS = ("record", "checks", "checkpoints", "loader.workers", "members")  # members: the layout is compared instead

@@ -14,6 +14,7 @@ from dist_dash.ranks.launched import Launcher
 FINISHED, TO_BE_CONTINUED = 0, 75  # exit statuses of a run that went well
 FAILED, BAD_INPUT = 1, 2  # and of one that did not
 
+
 class OneLine(argparse.ArgumentParser):
     """A parser that complains in one line, as everything here does."""
 

@@ -19,8 +19,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from dist_dash.errors import BadInput, RunFailed
-from dist_dash.ranks.exchange import Exchange
 from dist_dash.files import replacing
+from dist_dash.ranks.exchange import Exchange
 
 TIMING = ("seconds", "wait", "transfer", "data", "peak_memory_mib")
 

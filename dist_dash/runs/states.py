@@ -14,10 +14,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from dist_dash.runs import slurm
 from dist_dash.errors import BadInput
-from dist_dash.runs.last_lines import last_lines, parsed, summarised
+from dist_dash.runs import slurm
 from dist_dash.runs.folder import RunFolder
+from dist_dash.runs.last_lines import last_lines, parsed, summarised
 
 UNDER_WAY = ("queued", "running")
 QUIET = 600.0  # seconds without a sign after which a run on another host counts as dead

@@ -127,8 +127,8 @@ def changed(folder: Path, **fields) -> None:
 
 
 def test_a_spec_of_another_kind_is_refused(folder):
-    changed(folder, format=2)
-    with pytest.raises(BadInput, match=f"^run: {folder}.*format 1"):
+    changed(folder, format=3)
+    with pytest.raises(BadInput, match=f"^run: {folder}.*format 1 or 2"):
         load_ensemble(folder)
 
 

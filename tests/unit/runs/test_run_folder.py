@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from dist_dash.errors import BadInput, RunFailed
-from dist_dash.runs.folder import RunFolder
 from dist_dash.files import read_json, replacing, write_atomically
+from dist_dash.runs.folder import RunFolder
 
 HOLD = """
 import sys

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from dist_dash.errors import BadInput, RunFailed
-from dist_dash.runs.record import Recorder
 from dist_dash.runs.folder import RunFolder
+from dist_dash.runs.record import Recorder
 
 
 def owned(path: Path, job: str = "") -> RunFolder:

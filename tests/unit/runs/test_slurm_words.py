@@ -3,8 +3,8 @@
 import pytest
 from slurm_fakes import FakeSlurm, shown
 
-from dist_dash.runs import slurm
 from dist_dash.errors import BadInput
+from dist_dash.runs import slurm
 from dist_dash.runs.slurm import Job
 
 FORGOTTEN = "slurm_load_jobs error: Invalid job id specified\n"
