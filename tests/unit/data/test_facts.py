@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -32,6 +33,24 @@ def folder(root: Path) -> Facts:
     return ImageFolder(str(root), image_size=4, resize=4).load().facts
 
 
+class Backwards(contextlib.nullcontext):
+    """`os.scandir` that lists in another order than the file system."""
+
+    scan = staticmethod(os.scandir)
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(self)
+        self.left = sorted(self.scan(path), key=lambda entry: entry.name)
+
+    def __iter__(self) -> Backwards:
+        return self
+
+    def __next__(self) -> os.DirEntry[str]:
+        if not self.left:
+            raise StopIteration
+        return self.left.pop()
+
+
 def renamed_class(root: Path) -> None:
     for split in ("train", "val"):
         (root / split / "bee").rename(root / split / "wasp")
@@ -54,10 +73,7 @@ def test_the_digest_of_image_files_changes_with_names(change, root: Path) -> Non
 
 def test_the_digest_of_image_files_is_that_of_their_names(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = folder(root)
-    walk, scan = os.walk, os.scandir
-    backwards = lambda *a, **k: ((where, folders, files[::-1]) for where, folders, files in walk(*a, **k))  # noqa: E731
-    monkeypatch.setattr(os, "walk", backwards)
-    monkeypatch.setattr(os, "scandir", lambda path: sorted(scan(path), key=lambda entry: entry.name, reverse=True))
+    monkeypatch.setattr(os, "scandir", Backwards)
     assert folder(root) == before
     monkeypatch.undo()
     (root / "train/ant/0.png").write_bytes(b"another image, which nobody opens")
