@@ -25,7 +25,7 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from dist_dash.member.batch import Batch, MicroBatch, micro_batch
+from dist_dash.member.batch import Batch, MicroBatch, Progress, micro_batch
 from dist_dash.member.deepspeed_engine import DeepSpeed
 from dist_dash.member.engine import Engine, Torch
 from dist_dash.member.member import Member
@@ -48,7 +48,10 @@ def batch(size: int, step: int) -> Batch:
     draw = torch.Generator().manual_seed(step)
     x = torch.randint(256, (size, 3, 32, 32), generator=draw, dtype=torch.uint8)
     target = torch.eye(10)[torch.randint(10, (size,), generator=draw)]
-    return Batch([micro_batch(x, target, torch.arange(size), None, 0.0, torch.device("cpu"), torch.float32)], step)
+    return Batch(
+        [micro_batch(x, target, torch.arange(size), None, 0.0, torch.device("cpu"), torch.float32)],
+        Progress(step, 1000, 100),
+    )
 
 
 def member(engine: Engine, exchange: Exchange) -> Member:

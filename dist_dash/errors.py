@@ -48,3 +48,9 @@ def require_positive(field: str, value: float) -> None:
 def require_fraction(field: str, value: float) -> None:
     """Raise `BadInput` unless `value` lies in [0, 1)."""
     require(0 <= value < 1, field, value, "a number in [0, 1)")
+
+
+def first_line(error: BaseException) -> str:
+    """The error in one line: its type where it says nothing itself."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

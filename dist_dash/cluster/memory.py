@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from dist_dash.data import CIFAR10, CIFAR100, IDX, Arrays, Digits, ImageFolder, Synthetic
 from dist_dash.errors import BadInput
-from dist_dash.methods import DASH, SAM, SGD
 from dist_dash.models import Architecture
 from dist_dash.models.architecture import one_line
 from dist_dash.models.network import build_network
@@ -137,7 +136,7 @@ def _memory(recipe: Recipe, replicas: int, network: _Measured) -> Memory:
         weights=float(network.parameters * (master + 2 * bf16)),
         gradients=float(network.trainable * master),
         optimizer=network.trainable * optimizer,
-        method=float(network.trainable * master * _copies_of_method(recipe)),
+        method=float(network.trainable * master * recipe.method.copies(recipe.members or 2)),
         activations=recipe.loader.batch_size * sample,
     )
 
@@ -159,24 +158,6 @@ def _state_of_optimizer(recipe: Recipe, flat: bool) -> float:
         return 2.0 * weight.element_size()
     kept = [value for values in optimizer.state.values() for value in values.values() if isinstance(value, Tensor)]
     return sum(value.nbytes for value in kept if value.dim()) / weight.numel()
-
-
-def _copies_of_method(recipe: Recipe) -> int:
-    """Vectors as long as all parameters that the ascent holds at most, beside the weights and the descent gradient.
-
-    While a perturbation is added, before there is a descent gradient, SAM holds its gradient, the scaled perturbation
-    and the weights as they were; DASH two gradients, their scaled sum, a summand of it and the weights. One of them
-    takes the place that the descent gradient will have.
-    """
-    method = recipe.method
-    if type(method) is SGD:
-        return 0
-    if type(method) is SAM or (type(method) is DASH and recipe.members == 1):  # DASH without peers is SAM
-        return 2
-    if type(method) is DASH:
-        two = method.ascent == "separate" and method.diversity_in == "ascent"
-        return (4 if two else 2) + (method.gamma > 0)
-    return 4
 
 
 # -- the network -------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from dist_dash.data.channel_statistics import channel_statistics
-from dist_dash.data.facts import Outline
+from dist_dash.data.data_facts import Outline
 from dist_dash.data.source import ArraySplit, Source, Splits
 from dist_dash.errors import BadInput
 

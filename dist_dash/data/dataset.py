@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 
 from dist_dash.data.augment import Augment
-from dist_dash.data.facts import Facts
+from dist_dash.data.data_facts import DataFacts
 from dist_dash.data.labels import split_validation, with_symmetric_noise
 from dist_dash.data.rng import AUGMENT, order, sample_rng
 from dist_dash.data.source import Split, Splits, SubsetSplit
@@ -78,7 +78,7 @@ class DataSet:
         self._fill = stored.astype(splits.train.dtype)[:, None, None]
 
     @cached_property
-    def facts(self) -> Facts:
+    def facts(self) -> DataFacts:
         """What the source says of the data: samples as it gives them, labels without noise."""
         return self._splits.facts
 

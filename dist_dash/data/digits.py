@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from dist_dash.data.channel_statistics import channel_statistics
-from dist_dash.data.facts import Outline
+from dist_dash.data.data_facts import Outline
 from dist_dash.data.labels import split_validation
 from dist_dash.data.rng import TEST_CUT
 from dist_dash.data.source import ArraySplit, Source, Splits

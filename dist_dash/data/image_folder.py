@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from dist_dash.data.facts import Outline
+from dist_dash.data.data_facts import Outline
 from dist_dash.data.source import Source, Split, Splits, UnreadableSample
 from dist_dash.errors import BadInput, require
 

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from dist_dash.data.channel_statistics import check_override, check_statistics
-from dist_dash.data.facts import Facts, Outline, digest_of
+from dist_dash.data.data_facts import DataFacts, Outline, digest_of
 from dist_dash.errors import BadInput, require
 
 SMALL = 64 * 2**20  # bytes that may be read merely to learn what the data look like
@@ -162,7 +162,7 @@ class Splits:
         return {name: split for name, split in parts.items() if split is not None}
 
     @property
-    def facts(self) -> Facts:
+    def facts(self) -> DataFacts:
         """What is known of the data; of a large data set in memory, the digest takes seconds."""
         parts = self.parts()
         contents = (chain([name.encode(), split.labels.tobytes()], split.content()) for name, split in parts.items())
@@ -170,7 +170,7 @@ class Splits:
         held = [split.nbytes for split in parts.values() if split.nbytes is not None]
         digest = digest_of(self.classes, self.class_names, contents)
         size = sum(held) if held else None
-        return Facts(self.shape, self.classes, self.class_names, self.uint8, counts, size, digest)
+        return DataFacts(self.shape, self.classes, self.class_names, self.uint8, counts, size, digest)
 
     @property
     def shape(self) -> tuple[int, ...]:

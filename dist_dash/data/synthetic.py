@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from dist_dash.data.channel_statistics import channel_statistics
-from dist_dash.data.facts import Outline
+from dist_dash.data.data_facts import Outline
 from dist_dash.data.rng import PATTERNS, TEST_PIXELS, TRAIN_PIXELS, sample_rng
 from dist_dash.data.source import Source, Split, Splits
 from dist_dash.errors import require

@@ -238,6 +238,6 @@ def save_spec(path: Path, members: list[dict[str, Any]], **data: Any) -> None:
     Args:
         path: the folder of the members' weights.
         members: for each its `file`, its `architecture` and, if you like, its `weight`: a number > 0, 1 by default.
-        data: what they were trained on: `shape classes class_names mean std uint8`; `data`, see `Facts.as_json`.
+        data: what they were trained on: `shape classes class_names mean std uint8`; `data`, see `DataFacts.as_json`.
     """
     StoredEnsemble(path, {"format": FORMAT, "members": members, **data}).write()

@@ -70,6 +70,15 @@ class Engine(ABC):
         for group, rate in zip(self.optimizer.param_groups, self.learning_rates, strict=True):
             group["lr"] = factor * rate
 
+    def restart(self, module: nn.Module) -> None:
+        """Start anew from the weights and buffers of a network of the same architecture; the optimizer forgets all.
+
+        Not for an optimizer whose state is sharded (ZeRO 1 and 2).
+        """
+        self.module.load_state_dict(module.state_dict())
+        self.optimizer.state.clear()
+        self.optimizer.zero_grad(set_to_none=True)
+
     @abstractmethod
     def state(self) -> dict[str, Any]:
         """What this rank must keep to go on to the same bits: weights, buffers, optimizer."""
@@ -94,11 +103,9 @@ class Torch(Engine):
     """Plain torch: the reference that DeepSpeed is compared with."""
 
     def backward(self, loss: Tensor) -> None:
-        """Add the gradient of `loss` to the parameters' `.grad`."""
         loss.backward()
 
     def step(self) -> None:
-        """Average, clip, update, clear."""
         if self.exchange.layout.replicas > 1:
             for p in self.parameters:
                 # A parameter that only another replica's samples used: what is averaged must have one shape.

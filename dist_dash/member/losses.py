@@ -8,9 +8,12 @@ import torch
 from torch import Tensor
 
 
-def smoothed(target: Tensor, smoothing: float) -> Tensor:
-    """Label smoothing: `(1−s)·target + s/C`; `target` are class probabilities `[n, C]`."""
-    return (1 - smoothing) * target + smoothing / target.shape[-1] if smoothing else target
+def smoothed(target: Tensor, smoothing: float, heads: tuple[int, ...] | None = None) -> Tensor:
+    """Label smoothing: `(1−s)·target + s/C`; `target` are class probabilities `[n, C]`, of each of the `heads`."""
+    if not smoothing:
+        return target
+    classes = target.new_tensor([c for c in heads for _ in range(c)]) if heads else target.shape[-1]
+    return (1 - smoothing) * target + smoothing / classes
 
 
 def cross_entropy(logits: Tensor, target: Tensor, reduction: Literal["mean", "none"] = "mean") -> Tensor:

@@ -4,14 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property, partial
+from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from dist_dash.member.buffers import Buffers
 from dist_dash.member.engine import Engine
+from dist_dash.member.parameters import Kind, kinds_of, names_of, parts_of
 from dist_dash.member.sketch import Sketch
-from dist_dash.member.vector import ParameterVector
+from dist_dash.member.vector import ParameterVector, own_memory
 from dist_dash.seeds import derived_seed
+
+
+class Passes(NamedTuple):
+    """What an update cost, counted while it was made: a forward or backward of all its samples counts 1."""
+
+    forwards: float
+    backwards: float
 
 
 class Member:
@@ -20,37 +31,142 @@ class Member:
     Under gradient accumulation every micro-batch's loss counts with the share `1 / accumulation`, so that sums over
     micro-batches of what `gradient` and `backward` give are those of one large batch.
 
+    Batch-norm statistics (and whatever else lives in buffers) move in the first unperturbed forward of each
+    micro-batch and nowhere else, whatever a method does.
+
     Args:
         engine: attached to this member's network.
         index: the member's number.
         accumulation: micro-batches per update.
         seed: where the member's own random directions come from.
+        heads: for each trainable parameter the head that it belongs to, None where all heads share it; none given: all
+            parameters are shared.
     """
 
-    def __init__(self, engine: Engine, index: int, accumulation: int, seed: int = 0) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        index: int,
+        accumulation: int,
+        seed: int = 0,
+        heads: Sequence[int | None] | None = None,
+    ) -> None:
         self.engine, self.index, self.accumulation, self.seed = engine, index, accumulation, seed
+        self.parts = parts_of(heads if heads is not None else [None] * len(engine.parameters))
+        """Positions in `parameters` of each named part: `trunk`, `head_0`, `head_1`, …"""
+        self.masks: list[Tensor | None] | None = None
+        """Which weights exist: one tensor of 0 and 1 per parameter, None for a dense one; None: all weights do."""
         self.skipped_in_a_row = 0
+        self.passes = Passes(0.0, 0.0)
+        """Of the last update."""
         self.sketch: Sketch | None = None
         """Sees the next update's perturbation, where one is set."""
-        self._before_step = self._buffers_copied()
+        self._buffers = Buffers(engine.module)
         self._spare: list[Tensor] | None = None
+        self._perturbed = False
+        self._start_update()
+
+    def _start_update(self) -> None:
+        self._moved = set[int]()  # micro-batches whose forward has moved the statistics
+        self._sizes: dict[int, int] = {}  # samples of the first forward of each micro-batch
+        self._forwarded = self._backwarded = 0
+
+    # -- parameters ------------------------------------------------------------------------------------------------
 
     @property
     def parameters(self) -> list[torch.nn.Parameter]:
         """The trainable parameters, in the order of every `ParameterVector`."""
         return self.engine.parameters
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits `[n, C]` of samples `x` `[n, …]`; moves batch-norm statistics unless perturbed."""
-        return self.engine.forward(x)
+    @cached_property
+    def names(self) -> list[str]:
+        """The name of each parameter."""
+        return names_of(self.engine.module)
 
-    def gradient(self, loss: Tensor, retain_graph: bool = False) -> ParameterVector:
-        """∇loss / accumulation at the present weights, of this rank's samples alone; `.grad` is left untouched."""
-        share, parameters = loss / self.accumulation, self.parameters
+    @cached_property
+    def kinds(self) -> list[Kind]:
+        """What each parameter is: `matrix`, `bias`, `normalisation` or `other`."""
+        return kinds_of(self.engine.module)
+
+    # -- passes ----------------------------------------------------------------------------------------------------
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits `[n, C]` of samples `x` `[n, …]`, at the present weights."""
+        if len(self._sizes) < self.accumulation:
+            self._sizes.setdefault(id(x), len(x))
+        first = not self._perturbed and id(x) not in self._moved and len(self._moved) < self.accumulation
+        if first and self.engine.module.training:
+            self._moved.add(id(x))
+            with self._buffers.moving():
+                logits = self.engine.forward(x)
+        else:
+            with self._buffers.held():
+                logits = self.engine.forward(x)
+        self._forwarded += len(x)
+        if logits.requires_grad:
+            logits.register_hook(partial(self._count_backward, len(x)))
+        return logits
+
+    def gradient(
+        self,
+        loss: Tensor,
+        retain_graph: bool = False,
+        *,
+        of: str | None = None,
+        share: float | None = None,
+        masked: bool = True,
+    ) -> ParameterVector:
+        """∇loss at the present weights, of this rank's samples alone; `.grad` is left untouched.
+
+        Args:
+            loss: 0-dimensional.
+            retain_graph: whether the graph is needed again.
+            of: one of `parts`: the gradient with respect to these parameters, 0 for the others; None: all of them.
+            share: what the loss counts; by default `1 / accumulation`. 1 for a loss over all micro-batches.
+            masked: whether weights that do not exist (see `masks`) get the gradient 0.
+        """
+        parameters = self.parameters
+        positions = range(len(parameters)) if of is None else self.parts[of]
         found = torch.autograd.grad(
-            share, parameters, retain_graph=retain_graph, allow_unused=True, materialize_grads=True
+            self._counted(loss, share),
+            [parameters[i] for i in positions],
+            retain_graph=retain_graph,
+            allow_unused=True,
+            materialize_grads=True,
         )
-        return ParameterVector(_in_own_memory(found))
+        tensors = own_memory(found)
+        if of is not None:
+            part = dict(zip(positions, tensors, strict=True))
+            tensors = [part[i] if i in part else torch.zeros_like(p) for i, p in enumerate(parameters)]
+        vector = ParameterVector(tensors)
+        return vector.masked(self.masks) if masked and self.masks is not None else vector
+
+    def backward(self, loss: Tensor, share: float | None = None) -> None:
+        """Add ∇loss at the present (perturbed) weights to the descent gradient.
+
+        Args:
+            loss: 0-dimensional.
+            share: what the loss counts; by default `1 / accumulation`. 1 for a loss over all micro-batches.
+        """
+        self.engine.backward(self._counted(loss, share))
+
+    def descend(self, vector: ParameterVector) -> None:
+        """Add `vector` itself to the descent gradient: for rules that combine gradients before they descend.
+
+        It is the gradient of the linear loss `⟨θ, vector⟩`, which every engine can take, sharded or not.
+        """
+        products = [(p * v).sum() for p, v in zip(self.parameters, vector.materialised(), strict=True)]
+        self.engine.backward(torch.stack(products).sum())
+
+    def _counted(self, loss: Tensor, share: float | None) -> Tensor:
+        if share is None:
+            return loss if self.accumulation == 1 else loss / self.accumulation
+        return loss if share == 1 else share * loss
+
+    def _count_backward(self, samples: int, _: Tensor) -> None:
+        self._backwarded += samples
+
+    # -- directions ------------------------------------------------------------------------------------------------
 
     def mean_over_replicas(self, vector: ParameterVector) -> ParameterVector:
         """The vector averaged over this member's replicas: with it, r replicas ascend like one large batch."""
@@ -64,80 +180,91 @@ class Member:
         """A fresh standard normal vector, a function of (seed, member, step): equal on the member's replicas."""
         device = self.parameters[0].device
         generator = torch.Generator(device).manual_seed(derived_seed("direction", self.seed, self.index, step))
-        return ParameterVector([torch.empty_like(p).normal_(generator=generator) for p in self.parameters])
+        drawn = ParameterVector([torch.empty_like(p).normal_(generator=generator) for p in self.parameters])
+        return drawn if self.masks is None else drawn.masked(self.masks)
 
     @contextmanager
     def perturbed(self, epsilon: ParameterVector) -> Iterator[None]:
-        """Weights at θ + ε inside; afterwards, also after an exception, θ to the bit.
-
-        Batch-norm statistics (all buffers) are restored too: they move in the unperturbed forward only.
-        """
+        """Weights at θ + ε inside; afterwards, also after an exception, θ to the bit."""
         if self.sketch is not None:
             self.sketch.see(epsilon)
         weights = [p.data for p in self.parameters]
         # Kept for the next step: on a CPU fresh memory costs five times the copy itself.
         saved, self._spare = self._spare or [torch.empty_like(w) for w in weights], None
         torch._foreach_copy_(saved, weights)
-        buffers = self._buffers_copied()
+        outer, self._perturbed = self._perturbed, True
         try:
             epsilon.add_to(weights)
+            self._mask(weights)
             del epsilon  # one copy of the weights and one gradient is all that SAM may cost
             yield
         finally:
             torch._foreach_copy_(weights, saved)
-            self._restore_buffers(buffers)
-            self._spare = saved
+            self._spare, self._perturbed = saved, outer
 
-    def backward(self, loss: Tensor) -> None:
-        """Add ∇loss / accumulation at the present (perturbed) weights to the descent gradient."""
-        self.engine.backward(loss / self.accumulation)
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """The network in evaluation mode inside; afterwards, also after an exception, every module's mode as before."""
+        modes = [(module, module.training) for module in self.engine.module.modules()]
+        self.engine.module.eval()
+        try:
+            yield
+        finally:
+            for module, training in modes:
+                module.training = training
 
-    def descend(self, vector: ParameterVector) -> None:
-        """Add `vector` itself to the descent gradient: for rules that combine gradients before they descend.
+    # -- the update ------------------------------------------------------------------------------------------------
 
-        It is the gradient of the linear loss `⟨θ, vector⟩`, which every engine can take, sharded or not.
+    def step(self) -> bool:
+        """Update the weights by the descent gradient, and clear it.
+
+        Returns:
+            Whether the weights moved: a non-finite gradient moves nothing, and is counted. Whatever a method keeps
+            from one update to the next changes only where they did.
         """
-        products = [(p * v).sum() for p, v in zip(self.parameters, vector.materialised(), strict=True)]
-        self.engine.backward(torch.stack(products).sum())
-
-    def step(self) -> None:
-        """Update the weights by the descent gradient; a non-finite one moves nothing and is counted."""
+        if self.masks is not None:
+            self._mask([p.grad for p in self.parameters])
         self.engine.step()
         if self.engine.skipped:
             self.skipped_in_a_row += 1
-            self._restore_buffers(self._before_step)
+            self._buffers.restore()
         else:
             self.skipped_in_a_row = 0
-            self._average_buffers()
-            self._before_step = self._buffers_copied()
+            self._mask([p.data for p in self.parameters])
+            # Replicas see different samples; averaged every step, their running statistics stay equal to the bit.
+            # Other buffers are left alone: the mean of equal numbers may be off by a rounding.
+            self.engine.exchange.mean_over_replicas_(self._buffers.statistics)
+            self._buffers.keep()
+        samples = sum(self._sizes.values()) or 1
+        self.passes = Passes(self._forwarded / samples, self._backwarded / samples)
+        self._start_update()
+        return not self.engine.skipped
 
-    def after_resume(self, skipped_in_a_row: int) -> None:
+    def set_masks(self, masks: Sequence[Tensor | None] | None) -> None:
+        """Say which weights exist; those that do not become 0.
+
+        Args:
+            masks: one tensor of 0 and 1 per parameter, of its shape, type and device; None for a dense one.
+        """
+        self.masks = None if masks is None else list(masks)
+        self._mask([p.data for p in self.parameters])
+
+    def restart(self, network: nn.Module) -> None:
+        """Start anew from the weights of a network of the same architecture; the optimizer forgets all."""
+        self.engine.restart(network)
+        self._buffers.keep()
+
+    def after_resume(self, skipped_in_a_row: int, masks: Sequence[Tensor | None] | None) -> None:
         """Go on from the state that the engine has just loaded."""
-        self.skipped_in_a_row, self._before_step = skipped_in_a_row, self._buffers_copied()
+        self.skipped_in_a_row = skipped_in_a_row
+        if masks is not None:
+            pairs = zip(masks, self.parameters, strict=True)
+            self.masks = [mask if mask is None else mask.to(p.device) for mask, p in pairs]
+        self._buffers.keep()
 
-    def _buffers_copied(self) -> list[Tensor]:
-        return [b.clone() for b in self.engine.module.buffers()]
-
-    def _restore_buffers(self, saved: list[Tensor]) -> None:
-        if saved:
-            torch._foreach_copy_(list(self.engine.module.buffers()), saved)
-
-    def _average_buffers(self) -> None:
-        # Replicas see different samples; averaged every step, their running statistics stay equal to the bit. Other
-        # buffers are left alone: the mean of equal numbers may be off by a rounding.
-        modules = [m for m in self.engine.module.modules() if getattr(m, "track_running_stats", False)]
-        statistics = [b for m in modules for b in m.buffers(recurse=False) if b.is_floating_point()]
-        self.engine.exchange.mean_over_replicas_(statistics)
-
-
-def _in_own_memory(gradients: Sequence[Tensor]) -> list[Tensor]:
-    """The gradients, fit to be added to in place: autograd gives two parameters that are added one tensor, and a
-    broadcast parameter an expanded view."""
-    seen: set[int] = set()
-    own = []
-    for gradient in gradients:
-        place = gradient.untyped_storage().data_ptr()
-        expanded = 0 in gradient.stride() and gradient.numel() > 1
-        own.append(gradient.clone() if expanded or place in seen else gradient)
-        seen.add(place)
-    return own
+    def _mask(self, tensors: Sequence[Tensor | None]) -> None:
+        """Set to 0, in place, what belongs to weights that do not exist."""
+        if self.masks is not None:
+            pairs = [(t, m) for t, m in zip(tensors, self.masks, strict=True) if t is not None and m is not None]
+            for tensor, mask in pairs:
+                tensor.mul_(mask)

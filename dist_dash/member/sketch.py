@@ -37,7 +37,7 @@ class Sketch:
         own = torch.zeros(SIZE, dtype=torch.float64, device=device)
         if self._values is not None:
             own[: len(self._values)] = self._values
-        everyones = exchange.stack(own)
+        everyones = exchange.stack(own).wait().values
         lengths = everyones.norm(dim=1)
         if not bool(lengths.any()):
             return None

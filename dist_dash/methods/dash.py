@@ -4,27 +4,24 @@
     ε_i     = ρ₁ · unit(∇L_i) + ρ₂ · unit(∇L_div,i)    both gradients at θ_i
     g_i     = ∇L_i at θ_i + ε_i ;   θ_i ← optimizer(θ_i, g_i)
 
-Cost: 2F + 3G (separate), 2F + 2G (joint); one all-gather of `[n, C]` logits per ascent, hidden behind the backward of
-L_i. γ adds F + 2G, one more all-gather and the sum of one number.
+Cost: 2F + 3G; one all-gather of `[n, C]` logits per ascent, hidden behind the backward of L_i. Options that make
+another algorithm of it are in `dash_siblings.py`.
 """
 
 from __future__ import annotations
 
 from typing import Literal
 
-import torch
-from torch import Tensor
-
-from dist_dash.errors import BadInput, require, require_non_negative, require_positive
-from dist_dash.member.batch import Batch, MicroBatch
-from dist_dash.member.losses import cross_entropy, diversity, ensemble_loss
+from dist_dash.errors import BadInput, require, require_non_negative
+from dist_dash.member.batch import Batch
+from dist_dash.member.facts import RunFacts
 from dist_dash.member.member import Member
 from dist_dash.member.vector import ParameterVector, cosine, unit
-from dist_dash.methods.method import Measured, Method, Passes, Totals
-from dist_dash.methods.radius import check_warmup, warmed_up
+from dist_dash.methods.dash_siblings import Sibling
+from dist_dash.methods.diversity import Diversity
+from dist_dash.methods.method import Measured, Method, Totals, check_warmup, warmed_up
 from dist_dash.methods.sam import SAM
 from dist_dash.ranks.exchange import Exchange
-from dist_dash.ranks.peers import Peers, View
 
 
 class DASH(Method):
@@ -64,7 +61,6 @@ class DASH(Method):
     ) -> None:
         for field, value in (("rho_loss", rho_loss), ("rho_div", rho_div), ("weight", weight)):
             require_non_negative(f"method.{field}", value)
-        require_positive("method.temperature", temperature)
         require(0 <= gamma <= 1, "method.gamma", gamma, "a number in [0, 1]")
         check_warmup(rho_warmup)
         if direction == "random" and (ascent == "joint" or diversity_in != "ascent"):
@@ -73,111 +69,47 @@ class DASH(Method):
             )
         if ascent == "joint" and diversity_in != "ascent":
             raise BadInput(f"method.ascent: joint has no meaning with diversity_in: {diversity_in}; use separate")
-        self.rho_loss, self.rho_div, self.temperature, self.peers = rho_loss, rho_div, temperature, peers
-        self.ascent, self.weight, self.classes, self.diversity_in = ascent, weight, classes, diversity_in
-        self.direction, self.gamma, self.ascent_sync, self.rho_warmup = direction, gamma, ascent_sync, rho_warmup
+        self.rho_loss, self.rho_div, self.ascent_sync, self.rho_warmup = rho_loss, rho_div, ascent_sync, rho_warmup
+        self.diversity = Diversity(temperature, peers, classes)
         self._alone = SAM(rho_loss, ascent_sync=ascent_sync, rho_warmup=rho_warmup)
+        self._sibling: Sibling | None = None
+        if (ascent, diversity_in, direction, gamma) != ("separate", "ascent", "diversity", 0):
+            kind = ascent if ascent == "joint" else direction if diversity_in == "ascent" else diversity_in
+            self._sibling = Sibling(kind, self.diversity, weight, gamma)
 
-    @property
-    def passes(self) -> Passes:
-        """2F + 2G, one G more for a gradient of the diversity of its own, F + 2G more for γ."""
-        own = self.ascent == "separate" and self.diversity_in == "ascent" and self.direction == "diversity"
-        return Passes(2 + (self.gamma > 0), 2 + own + 2 * (self.gamma > 0))
+    def copies(self, members: int) -> int:
+        if members == 1:
+            return self._alone.copies(members)
+        return 4 if self._sibling is None else self._sibling.copies
 
-    def check(self, members: int, classes: int, mixed: bool) -> None:
-        """Refuse a KL that is identically 0: with fewer than two classes left there is nothing to disagree on."""
-        if members > 1 and self.classes == "non_target" and classes - (2 if mixed else 1) < 2:
-            true = "two true classes (mixup)" if mixed else "the true class"
-            raise BadInput(f"method.classes: non_target leaves one of {classes} classes without {true}; it must be all")
+    def check(self, facts: RunFacts) -> None:
+        self.diversity.check(facts)
 
     def update(self, member: Member, batch: Batch, exchange: Exchange) -> Measured:
         """One update; a member without peers does exactly SAM's."""
         if exchange.members == 1:
             return self._alone.update(member, batch, exchange)
+        rho_loss, rho_div = (warmed_up(rho, batch.progress, self.rho_warmup) for rho in (self.rho_loss, self.rho_div))
+        if self._sibling is not None:
+            return self._sibling.update(member, batch, exchange, rho_loss, rho_div, self.ascent_sync)
         totals = Totals(len(batch))
-        rho_loss, rho_div = (warmed_up(rho, batch.step, self.rho_warmup) for rho in (self.rho_loss, self.rho_div))
-
-        g_loss, g_div, g_ens = self._ascend(member, batch, exchange, totals)  # at θ
-        lengths = self._lengths(g_loss, g_div)
+        g_loss, g_div = ParameterVector([]), ParameterVector([])
+        for micro in batch:
+            logits = member.forward(micro.x)  # at θ
+            peers = exchange.gather(logits, self.diversity.views)  # starts; hidden behind the next backward
+            loss = micro.loss(logits)
+            g_loss += member.gradient(loss, retain_graph=True)
+            l_div = self.diversity(logits, peers.wait(), micro)
+            g_div += member.gradient(l_div)
+            totals.add(loss=loss, accuracy=micro.correct(logits), diversity=l_div, finite_peers=peers.wait().count)
+        if self.ascent_sync == "mean":
+            g_loss, g_div = member.mean_over_replicas(g_loss), member.mean_over_replicas(g_div)
+        lengths = {"g_loss_norm": g_loss.norm(), "g_div_norm": g_div.norm(), "ascent_cosine": cosine(g_loss, g_div)}
         with member.perturbed(rho_loss * unit(g_loss) + rho_div * unit(g_div)):
             del g_loss, g_div
-            self._descend(member, batch, exchange, totals)  # at θ + ε
-        if self.gamma:
-            square = g_ens.norm().square().nan_to_num(posinf=0.0)  # a sick member must not take ε_ens from the others
-            norm = exchange.sum_over_members(square).sqrt()  # over all members: θ_ens is one vector
-            with member.perturbed(rho_loss * exchange.members**0.5 * unit(g_ens, norm)):
-                del g_ens
-                self._descend_ensemble(member, batch, exchange)  # at θ_ens + ε_ens
-        member.step()  # at θ again
+            for micro in batch:
+                loss = micro.loss(member.forward(micro.x))  # at θ + ε
+                member.backward(loss)
+                totals.add(perturbed_loss=loss)
+        member.step()  # at θ again, then the optimizer
         return totals.measured(**lengths, loss_rise=totals["perturbed_loss"] - totals["loss"])
-
-    def _ascend(
-        self, member: Member, batch: Batch, exchange: Exchange, totals: Totals
-    ) -> tuple[ParameterVector, ParameterVector, ParameterVector]:
-        """∇L, ∇L_div and ∇L_ens over all micro-batches; empty where an option leaves one out."""
-        g_loss, g_div, g_ens = ParameterVector([]), ParameterVector([]), ParameterVector([])
-        by_diversity = self.diversity_in == "ascent" and self.direction == "diversity"
-        for micro in batch:
-            logits = member.forward(micro.x)
-            peers = exchange.gather(logits, self._views)  # starts; hidden behind the next backward
-            loss = cross_entropy(logits, micro.target)
-            if self.ascent == "separate":
-                g_loss += member.gradient(loss, retain_graph=by_diversity or self.gamma > 0)
-                l_div = self._diversity(logits, peers.wait(), micro)
-                if by_diversity:
-                    g_div += member.gradient(l_div, retain_graph=self.gamma > 0)
-            else:
-                l_div = self._diversity(logits, peers.wait(), micro)
-                g_loss += member.gradient(loss + self.weight * l_div, retain_graph=self.gamma > 0)
-            if self.gamma:
-                g_ens += member.gradient(self._ensemble_loss(logits, peers.wait(), micro))
-            peers_seen = peers.wait().count.to(loss.dtype)
-            totals.add(loss=loss, accuracy=micro.correct(logits), diversity=l_div, finite_peers=peers_seen)
-        if self.ascent_sync == "mean":
-            g_loss, g_div, g_ens = (member.mean_over_replicas(g) for g in (g_loss, g_div, g_ens))
-        if self.direction == "random":
-            g_div = member.random_direction(batch.step)
-        return g_loss, g_div, g_ens
-
-    def _descend(self, member: Member, batch: Batch, exchange: Exchange, totals: Totals) -> None:
-        """Add (1 − γ) ∇L to the descent gradient."""
-        for micro in batch:
-            logits = member.forward(micro.x)
-            loss = cross_entropy(logits, micro.target)
-            totals.add(perturbed_loss=loss)
-            if self.diversity_in == "descent":
-                peers = exchange.gather(logits, self._views)  # at their own SAM points
-                loss = loss - self.weight * self._diversity(logits, peers.wait(), micro)
-            member.backward((1 - self.gamma) * loss)
-
-    def _descend_ensemble(self, member: Member, batch: Batch, exchange: Exchange) -> None:
-        """Add γ ∇L_ens to the descent gradient."""
-        for micro in batch:
-            logits = member.forward(micro.x)
-            peers = exchange.gather(logits, ("probs",))
-            member.backward(self.gamma * self._ensemble_loss(logits, peers.wait(), micro))
-
-    @property
-    def _views(self) -> tuple[View, ...]:
-        if self.peers == "mean_probs":
-            return ("probs",)
-        return ("logits", "probs") if self.gamma else ("logits",)
-
-    def _diversity(self, logits: Tensor, peers: Peers, micro: MicroBatch) -> Tensor:
-        excluded = micro.true_classes if self.classes == "non_target" else None
-        if self.peers == "mean_logits":
-            return diversity(logits, peers.mean_logits, excluded, self.temperature)
-        tiny = torch.finfo(logits.dtype).tiny
-        own = torch.softmax(logits, -1).clamp_min(tiny).log()  # as the peers' are made: equal members stay equal
-        return diversity(own, peers.mean_probs.clamp_min(tiny).log(), excluded, self.temperature)
-
-    def _lengths(self, g_loss: ParameterVector, g_div: ParameterVector) -> Measured:
-        if self.ascent == "joint":
-            return {"g_joint_norm": g_loss.norm()}  # of ∇(L + λ L_div)
-        if not g_div.tensors or self.direction == "random":
-            return {"g_loss_norm": g_loss.norm()}
-        return {"g_loss_norm": g_loss.norm(), "g_div_norm": g_div.norm(), "ascent_cosine": cosine(g_loss, g_div)}
-
-    @staticmethod
-    def _ensemble_loss(logits: Tensor, peers: Peers, micro: MicroBatch) -> Tensor:
-        return ensemble_loss(logits, peers.mean_probs, peers.count, micro.target)

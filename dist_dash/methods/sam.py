@@ -10,11 +10,9 @@ from typing import Literal
 
 from dist_dash.errors import require, require_non_negative
 from dist_dash.member.batch import Batch
-from dist_dash.member.losses import cross_entropy
 from dist_dash.member.member import Member
 from dist_dash.member.vector import ParameterVector, sam_perturbation
-from dist_dash.methods.method import Measured, Method, Passes, Totals
-from dist_dash.methods.radius import check_warmup, warmed_up
+from dist_dash.methods.method import Measured, Method, Totals, check_warmup, warmed_up
 from dist_dash.ranks.exchange import Exchange
 
 
@@ -29,8 +27,6 @@ class SAM(Method):
         rho_warmup: steps over which the radius grows from 0.
     """
 
-    passes = Passes(2, 2)
-
     def __init__(
         self, rho: float = 0.05, p: float = 2.0, ascent_sync: Literal["local", "mean"] = "local", rho_warmup: int = 0
     ) -> None:
@@ -39,24 +35,26 @@ class SAM(Method):
         check_warmup(rho_warmup)
         self.rho, self.p, self.ascent_sync, self.rho_warmup = rho, p, ascent_sync, rho_warmup
 
+    def copies(self, members: int) -> int:
+        return 2  # the gradient, and the weights as they were
+
     def update(self, member: Member, batch: Batch, exchange: Exchange) -> Measured:
-        """Ascend on every micro-batch, then descend on every micro-batch from the perturbed weights."""
         totals = Totals(len(batch))
         g = ParameterVector([])
         for micro in batch:
             logits = member.forward(micro.x)
-            loss = cross_entropy(logits, micro.target)
+            loss = micro.loss(logits)
             g += member.gradient(loss)
             totals.add(loss=loss, accuracy=micro.correct(logits))
         if self.ascent_sync == "mean":
             g = member.mean_over_replicas(g)
         g_norm = g.norm()
-        epsilon = sam_perturbation(g, warmed_up(self.rho, batch.step, self.rho_warmup), self.p)
+        epsilon = sam_perturbation(g, warmed_up(self.rho, batch.progress, self.rho_warmup), self.p)
         del g
         with member.perturbed(epsilon):
             del epsilon
             for micro in batch:
-                loss = cross_entropy(member.forward(micro.x), micro.target)
+                loss = micro.loss(member.forward(micro.x))
                 member.backward(loss)
                 totals.add(perturbed_loss=loss)
         member.step()

@@ -6,23 +6,22 @@
 from __future__ import annotations
 
 from dist_dash.member.batch import Batch
-from dist_dash.member.losses import cross_entropy
 from dist_dash.member.member import Member
-from dist_dash.methods.method import Measured, Method, Passes, Totals
+from dist_dash.methods.method import Measured, Method, Totals
 from dist_dash.ranks.exchange import Exchange
 
 
 class SGD(Method):
     """Plain descent by the configured optimizer: each member is trained as if it were alone."""
 
-    passes = Passes(1, 1)
+    def copies(self, members: int) -> int:
+        return 0
 
     def update(self, member: Member, batch: Batch, exchange: Exchange) -> Measured:
-        """One forward and one backward per micro-batch."""
         totals = Totals(len(batch))
         for micro in batch:
             logits = member.forward(micro.x)
-            loss = cross_entropy(logits, micro.target)
+            loss = micro.loss(logits)
             member.backward(loss)
             totals.add(loss=loss, accuracy=micro.correct(logits))
         member.step()

@@ -26,6 +26,10 @@ class Architecture(ABC):
         does not suit the architecture.
         """
 
+    def head_of(self, name: str) -> int | None:
+        """The head that a parameter of the network belongs to; None where all heads share it: part of the trunk."""
+        return None
+
 
 def require_images(model: Architecture, shape: tuple[int, ...]) -> None:
     """Raise `BadInput` unless `shape` is that of an image, [C, H, W]."""

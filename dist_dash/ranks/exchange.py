@@ -6,8 +6,6 @@ The number, order and shape of the collectives depend on the step index alone, n
 
 from __future__ import annotations
 
-import contextlib
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,10 +16,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from dist_dash.errors import BadInput, RunFailed, everywhere, require_positive
+from dist_dash.errors import BadInput, RunFailed, everywhere, first_line, require_positive
 from dist_dash.ranks.clock import Clock
+from dist_dash.ranks.diagnosis import Diagnosis
 from dist_dash.ranks.layout import Layout
-from dist_dash.ranks.peers import PendingPeers, View
+from dist_dash.ranks.peers import PendingPeers, PendingStack, View
 from dist_dash.ranks.transport import Transport
 
 T = TypeVar("T")
@@ -40,8 +39,6 @@ class Exchange:
         require_positive("checks.deadline", deadline)
         self.layout, self.mode, self.deadline = layout, mode, deadline
         self.clock = Clock(on_stream=layout.backend == "nccl")
-        self.step = 0
-        self._calls, self._diagnosed = 0, False
 
     def __enter__(self) -> Exchange:
         layout, timeout = self.layout, timedelta(seconds=self.deadline)
@@ -56,10 +53,11 @@ class Exchange:
 
     def _join(self, timeout: timedelta) -> None:
         layout = self.layout
-        self._store, _, _ = next(dist.rendezvous(layout.rendezvous, layout.rank, layout.world, timeout=timeout))
+        rendezvous, _, _ = next(dist.rendezvous(layout.rendezvous, layout.rank, layout.world, timeout=timeout))
         backend = "cpu:gloo,cuda:nccl" if layout.backend == "nccl" else "gloo"
-        store = dist.PrefixStore("world", self._store)
+        store = dist.PrefixStore("world", rendezvous)
         dist.init_process_group(backend, store=store, rank=layout.rank, world_size=layout.world, timeout=timeout)
+        self._diagnosis = Diagnosis(rendezvous, layout, self.deadline)
         # Flags and checks have a gloo group of their own: control never waits behind the accelerator's stream.
         self._control = dist.new_group(backend="gloo", timeout=timeout)
         members = [dist.new_group(layout.exchange_ranks(r), timeout=timeout) for r in range(layout.replicas)]
@@ -72,10 +70,19 @@ class Exchange:
         # After a failure the peers may be gone, and leaving the groups in order would wait for them.
         if error is None:
             self._guarded(lambda: dist.barrier(group=self._control))
+            self._diagnosis.close()
             dist.destroy_process_group()
-        elif isinstance(error, Exception) and not (self._diagnosed or getattr(error, "everywhere", False)):
-            with contextlib.suppress(RuntimeError):
-                self._store.set(f"last_words/{self.layout.rank}", _last_words(error))
+        elif isinstance(error, Exception) and not (self._diagnosis.made or getattr(error, "everywhere", False)):
+            self._diagnosis.leave_error(error)
+
+    @property
+    def step(self) -> int:
+        """The update that is being made; for messages."""
+        return self._diagnosis.step
+
+    @step.setter
+    def step(self, step: int) -> None:
+        self._diagnosis.step = step
 
     # -- predictions, between members ------------------------------------------------------------------------------
 
@@ -91,11 +98,9 @@ class Exchange:
         """
         return PendingPeers(self._members, logits.detach(), self.layout.member, views, self.mode, self.clock)
 
-    def stack(self, values: Tensor) -> Tensor:
-        """Every member's `values` (equal shapes) as `[members, …]`, in member order."""
-        transfer = self._members.all_gather(values.detach())
-        transfer.landed()
-        return transfer.wait()
+    def stack(self, values: Tensor) -> PendingStack:
+        """Start sharing this member's `values` (equal shapes); `wait()` for every member's, and for who is finite."""
+        return PendingStack(self._members, values.detach(), self.clock)
 
     def sum_over_members(self, value: Tensor) -> Tensor:
         """The sum of a 0-dimensional value over the members of this exchange group."""
@@ -117,6 +122,16 @@ class Exchange:
             parts = mean.split([t.numel() for t in group])
             torch._foreach_copy_(group, [part.view_as(t) for part, t in zip(parts, group, strict=True)])
 
+    def mean_over_replicas(self, value: Tensor) -> Tensor:
+        """The mean of a small tensor (a gate, a matrix of distances) over the replicas of this member.
+
+        A decision that a method takes must rest on such a number: replicas then decide alike, also where a branch
+        holds a collective.
+        """
+        mean = value.detach().clone()
+        self.mean_over_replicas_([mean])
+        return mean
+
     def await_device(self) -> None:
         """Wait until the accelerator has done what was queued; with the deadline, which a wait on NCCL lacks.
 
@@ -130,20 +145,21 @@ class Exchange:
         end = time.monotonic() + self.deadline
         while not done.query():
             if time.monotonic() > end:
-                self._diagnosed = True
-                raise self._reason()
+                raise self._diagnosis.reason()
             time.sleep(1e-4)
 
     # -- flags and checks, between all ranks -----------------------------------------------------------------------
 
     def start_maximum(self, flags: Sequence[int]) -> Callable[[], list[int]]:
         """Start the element-wise maximum of whole numbers over all ranks; call the result to have it."""
+        if self.layout.world == 1:
+            return lambda: list(flags)
         values = torch.tensor(flags, dtype=torch.int64)
         work = self._guarded(lambda: dist.all_reduce(values, dist.ReduceOp.MAX, group=self._control, async_op=True))
 
         def finish() -> list[int]:
             self._guarded(work.wait)
-            return [int(v) for v in values]
+            return values.tolist()
 
         return finish
 
@@ -181,77 +197,13 @@ class Exchange:
             return
         rank, kind, text = failed[0]
         if len(failed) < len(problems) and (rank, kind) != (0, "input"):  # what rank 0 refuses, it checks for all
-            text = f"{text} ({self._name(rank)})"
+            text = f"{text} ({self._diagnosis.name(rank)})"
         raise everywhere(BadInput(text) if kind == "input" else RunFailed(text)) from cause
 
-    # -- deadlines -------------------------------------------------------------------------------------------------
-
     def _guarded(self, call: Callable[[], T]) -> T:
-        """Run a collective; when it fails or exceeds the deadline, say who is missing, or what a rank ended with."""
-        self._calls += 1
+        """Run a collective; where it fails or exceeds the deadline, say who is missing, or what a rank ended with."""
+        self._diagnosis.count()
         try:
-            self._mark(self._calls)
             return call()
         except RuntimeError as error:
-            self._diagnosed = True
-            raise self._reason() from error
-
-    def _mark(self, calls: int) -> None:
-        """Leave in the store how far this rank has come."""
-        self._store.set(f"at/{self.layout.rank}", f"{calls} {self.step} {self.layout.host}")
-
-    def _reason(self) -> BadInput | RunFailed:
-        """Why a collective failed, by what each rank has left in the store."""
-        failed = f"step {self.step}: an exchange did not complete"
-        left = self._read_store()
-        if left is None:
-            return RunFailed(f"{failed}; the host of the rendezvous (rank 0, or the launcher) does not answer")
-        if self.layout.rank == 0:
-            time.sleep(2.0)  # this process may host the store, and the others are reading it
-        behind = []
-        for rank, (words, mark) in enumerate(left):
-            if words is not None:
-                kind, text = words.split(" ", 1)
-                return (BadInput if kind == "input" else RunFailed)(f"{text} ({self._name(rank)})")
-            calls, step, host = mark.split(" ", 2)
-            if int(calls) < self._calls:
-                behind.append(f"member {self.layout.identity_of(rank)} (rank {rank}, {host}, last seen at step {step})")
-        missing = "missing: " + ", ".join(behind) if behind else "a peer ended or a connection broke during it"
-        return RunFailed(f"{failed}; {missing}")
-
-    def _read_store(self) -> list[tuple[str | None, str]] | None:
-        """Each rank's last words, if it left any, and its last mark; None where the store's host does not answer."""
-        found: list[tuple[str | None, str]] = []
-
-        def left(what: str) -> str | None:
-            return self._store.get(what).decode() if self._store.check([what]) else None
-
-        def read() -> None:
-            with contextlib.suppress(RuntimeError):
-                self._mark(2**62)  # a rank that looks for the missing is not missing
-                time.sleep(1.0)  # ranks that fail for the same reason as this one are still on their way to their mark
-                ranks = range(self.layout.world)
-                found.extend((left(f"last_words/{r}"), left(f"at/{r}") or "0 none host unknown") for r in ranks)
-
-        # A store has no deadline of its own: one whose host hangs would hang its readers.
-        reader = threading.Thread(target=read, daemon=True)
-        reader.start()
-        reader.join(2.0 + min(self.deadline, 10.0))
-        return found if len(found) == self.layout.world else None
-
-    def _name(self, rank: int) -> str:
-        return f"rank {rank}, member {self.layout.identity_of(rank)}"
-
-
-def _last_words(error: Exception) -> str:
-    """What the peers of a rank that ends alone will say of it."""
-    known = isinstance(error, BadInput | RunFailed)
-    return f"{'input' if isinstance(error, BadInput) else 'failure'} " + (
-        first_line(error) if known else f"{type(error).__name__}: {first_line(error)}"
-    )
-
-
-def first_line(error: BaseException) -> str:
-    """The error in one line: its type where it says nothing itself."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+            raise self._diagnosis.reason() from error

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from dist_dash.ranks.clock import Clock
-from dist_dash.ranks.transport import Transport
+from dist_dash.ranks.transport import Transfer, Transport
 
 View = Literal["logits", "probs"]
 VIEWS: dict[View, Callable[[Tensor], Tensor]] = {"logits": lambda z: z, "probs": lambda z: torch.softmax(z, -1)}
@@ -23,10 +24,11 @@ class Peers:
             diversity and its gradient are exactly 0.
         means: per view, the mean over the finite others `[n, C]`.
         count: how many finite others there are, a 0-dimensional tensor.
+        finite: which members' predictions are finite, this one's included, `[members]` bool.
     """
 
-    def __init__(self, logits: Tensor, means: Mapping[View, Tensor], count: Tensor) -> None:
-        self._logits, self._means, self.count = logits, means, count
+    def __init__(self, logits: Tensor, means: Mapping[View, Tensor], count: Tensor, finite: Tensor) -> None:
+        self._logits, self._means, self.count, self.finite = logits, means, count, finite
 
     @property
     def mean_logits(self) -> Tensor:
@@ -37,6 +39,42 @@ class Peers:
     def mean_probs(self) -> Tensor:
         """The average of the others' softmax `[n, C]`."""
         return torch.where(self.count > 0, self._means["probs"], torch.softmax(self._logits, -1))
+
+
+@dataclass(frozen=True)
+class Stacked:
+    """One tensor of every member.
+
+    Args:
+        values: `[members, …]`, in member order, as constants; what a non-finite member sent stays as it is.
+        finite: which members' values are finite, `[members]` bool. A mean, a median or a sum over members must leave
+            the others out.
+    """
+
+    values: Tensor
+    finite: Tensor
+
+
+class PendingStack:
+    """Tensors of all members on their way; `wait()` for them after the work that hides the exchange.
+
+    Args:
+        transport: the group of members.
+        values: this member's own; equal shapes on all.
+        clock: where waiting and transfer are counted.
+    """
+
+    def __init__(self, transport: Transport, values: Tensor, clock: Clock) -> None:
+        self._arrival = transport.all_reduce(values.new_zeros(1))
+        self._payload, self._clock = transport.all_gather(values.detach()), clock
+        self._stacked: Stacked | None = None
+
+    def wait(self) -> Stacked:
+        """Every member's values, and which of them are finite."""
+        if self._stacked is None:
+            values = _received(self._arrival, self._payload, self._clock)[1]
+            self._stacked = Stacked(values, torch.isfinite(values).flatten(1).all(1))
+        return self._stacked
 
 
 class PendingPeers:
@@ -61,46 +99,51 @@ class PendingPeers:
         clock: Clock,
     ) -> None:
         self._logits, self._own, self._views, self._mode, self._clock = logits, own, views, mode, clock
-        # An empty message first, the payload second: the time until everybody has arrived is skew, the rest transfer.
-        self._arrival = transport.all_reduce(torch.zeros(1, device=logits.device))
-        self._payload = transport.all_gather(logits) if mode == "gather" else transport.all_reduce(self._contribution())
+        finite = torch.isfinite(logits).all()
+        # A small message first, the payload second: the time until everybody has arrived is skew, the rest transfer.
+        flags = torch.zeros(transport.size, dtype=torch.float32, device=logits.device)
+        flags[own] = finite
+        self._arrival = transport.all_reduce(flags)
+        self._sent = self._contribution(finite) if mode == "reduce" else logits
+        self._payload = transport.all_gather(logits) if mode == "gather" else transport.all_reduce(self._sent)
         self._peers: Peers | None = None
 
     def wait(self) -> Peers:
-        """The others' predictions, averaged per view; a member with a non-finite logit is left out of the averages."""
+        """The others' predictions, averaged per view; a non-finite member is left out of the averages."""
         if self._peers is None:
-            received = self._received()
-            self._peers = self._from_stack(received) if self._mode == "gather" else self._from_sum(received)
+            flags, payload = _received(self._arrival, self._payload, self._clock)
+            finite = flags > 0
+            self._peers = (self._from_stack if self._mode == "gather" else self._from_sum)(payload, finite)
         return self._peers
 
-    def _received(self) -> Tensor:
-        self._arrival.landed()
-        self._payload.landed()
-        with self._clock.waiting("wait"):
-            self._arrival.wait()
-        with self._clock.waiting("transfer"):
-            return self._payload.wait()
-
-    def _contribution(self) -> Tensor:
-        finite = torch.isfinite(self._logits).all()
+    def _contribution(self, finite: Tensor) -> Tensor:
         views = torch.cat([VIEWS[v](self._logits).reshape(-1) for v in self._views])
         return torch.cat([torch.where(finite, views, 0.0), finite.to(views.dtype).reshape(1)])
 
-    def _from_sum(self, total: Tensor) -> Peers:
-        others = total - self._contribution()
+    def _from_sum(self, total: Tensor, finite: Tensor) -> Peers:
+        others = total - self._sent
         count = others[-1].round()
         means = (others[:-1] / count.clamp_min(1)).reshape(len(self._views), *self._logits.shape)
-        return Peers(self._logits, dict(zip(self._views, means, strict=True)), count)
+        return Peers(self._logits, dict(zip(self._views, means, strict=True)), count, finite)
 
-    def _from_stack(self, stack: Tensor) -> Peers:
-        finite = torch.isfinite(stack).flatten(1).all(1)
-        finite[self._own] = False
-        count = finite.sum()
-        share = (finite.to(stack.dtype) / count.clamp_min(1)).reshape(-1, *[1] * (stack.dim() - 1))
+    def _from_stack(self, stack: Tensor, finite: Tensor) -> Peers:
+        others = finite.clone()
+        others[self._own] = False
+        count = others.sum()
+        share = (others.to(stack.dtype) / count.clamp_min(1)).reshape(-1, *[1] * (stack.dim() - 1))
         present = torch.where(share > 0, stack, 0.0)  # 0 · NaN would be NaN
         means = {}
         for view in self._views:
-            own = VIEWS[view](self._logits).nan_to_num(posinf=0.0, neginf=0.0)  # a sick member still sees its peers
+            own = VIEWS[view](self._logits).nan_to_num(posinf=0.0, neginf=0.0)  # a non-finite member still has peers
             # As differences to the member's own: equal members must give exactly its own prediction back.
             means[view] = own + ((VIEWS[view](present) - own) * share).sum(0)
-        return Peers(self._logits, means, count)
+        return Peers(self._logits, means, count, finite)
+
+
+def _received(arrival: Transfer, payload: Transfer, clock: Clock) -> tuple[Tensor, Tensor]:
+    arrival.landed()
+    payload.landed()
+    with clock.waiting("wait"):
+        arrived = arrival.wait()
+    with clock.waiting("transfer"):
+        return arrived, payload.wait()

@@ -23,7 +23,9 @@ from dist_dash.member.engine import Engine, Torch
 from dist_dash.methods import DASH, Method
 from dist_dash.models import Architecture
 from dist_dash.recipe.recipe import Recipe
-from dist_dash.trajectories.schedules import Cosine, Schedule
+from dist_dash.sparsity import Dense, Sparsity
+from dist_dash.trajectories.schedules import Cosine
+from dist_dash.trajectories.trajectory import Trajectory
 
 ENGINES = (DeepSpeed, Torch)  # imported, so that `--engine NAME` finds them
 BASES = {
@@ -32,7 +34,8 @@ BASES = {
     "models": Architecture,
     "engine": Engine,
     "method": Method,
-    "schedule": Schedule,
+    "schedule": Trajectory,
+    "sparsity": Sparsity,
 }
 SAFE_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -80,7 +83,7 @@ def train_parser() -> jsonargparse.ArgumentParser:
         "--member", type=int | None, help="train this member alone, as it would become among all (no exchange)"
     )
     parser.add_class_arguments(Recipe)
-    defaults = {"method": DASH, "engine": DeepSpeed, "schedule": Cosine}
+    defaults = {"method": DASH, "engine": DeepSpeed, "schedule": Cosine, "sparsity": Dense}
     parser.set_defaults({name: {"class_path": _path(cls)} for name, cls in defaults.items()})
     return parser
 

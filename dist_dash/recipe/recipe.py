@@ -13,7 +13,9 @@ from dist_dash.errors import BadInput, require, require_fraction, require_non_ne
 from dist_dash.member.engine import Engine
 from dist_dash.methods import DASH, Method
 from dist_dash.models import Architecture
-from dist_dash.trajectories.schedules import Cosine, Schedule
+from dist_dash.sparsity import Dense, Sparsity
+from dist_dash.trajectories.schedules import Cosine
+from dist_dash.trajectories.trajectory import Trajectory
 
 OptimizerCallable = Callable[[Iterable[torch.nn.Parameter]], torch.optim.Optimizer]
 
@@ -145,7 +147,8 @@ class Recipe:
         method: the update rule.
         models: one architecture per member, in member order; replaces `model`.
         augment: what is done to training images.
-        schedule: the learning rate over the run.
+        schedule: the learning rate over the run, and when the weights become a member or start anew.
+        sparsity: which weights exist.
         loader: how samples reach a rank.
         labels: noise, validation split, smoothing, mixup.
         checkpoints: when complete sets are written.
@@ -167,7 +170,8 @@ class Recipe:
     method: Method = field(default_factory=DASH)
     models: list[Architecture] | None = None
     augment: Augment = field(default_factory=Augment)
-    schedule: Schedule = field(default_factory=Cosine)
+    schedule: Trajectory = field(default_factory=Cosine)
+    sparsity: Sparsity = field(default_factory=Dense)
     loader: Loader = field(default_factory=Loader)
     labels: Labels = field(default_factory=Labels)
     checkpoints: Checkpoints = field(default_factory=Checkpoints)

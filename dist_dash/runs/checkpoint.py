@@ -24,7 +24,7 @@ from dist_dash.files import naming, sync_folder, write_atomically
 from dist_dash.ranks.exchange import Exchange
 from dist_dash.runs.folder import RunFolder
 
-FORMAT = 1
+FORMAT = 2
 HARMLESS = ("record", "checks", "checkpoints", "loader.workers", "members")  # members: the layout is compared instead
 
 

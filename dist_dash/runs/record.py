@@ -9,7 +9,7 @@ import math
 import os
 import resource
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -22,45 +22,65 @@ from dist_dash.errors import BadInput, RunFailed
 from dist_dash.files import replacing
 from dist_dash.ranks.exchange import Exchange
 
+PENDING = 100  # updates whose values are kept before they are summed
 TIMING = ("seconds", "wait", "transfer", "data", "peak_memory_mib")
 
 
 class Window:
-    """The mean of what a method measured over the updates since the last line, kept on the device until it is due."""
+    """The mean of what a method measured over the updates since the last line.
+
+    Values stay on the device until they are due: adding them costs nothing and never waits for it.
+    """
 
     def __init__(self, exchange: Exchange) -> None:
         self._exchange, self._names, self._steps = exchange, list[str](), 0
         self._timed = 0  # updates of this process: a window that was begun before a resume has more
+        self._pending: list[list[Tensor]] = []  # not summed yet
         self._sums: Tensor | None = None
+        self._host_names, self._host_sums = list[str](), list[float]()
 
-    def add(self, measured: dict[str, Tensor]) -> None:
-        """Add one update's values; never waits for the device."""
-        self._names = list(measured)
-        values = torch.stack([value.detach().double() for value in measured.values()])
-        self._sums = values if self._sums is None else self._sums + values
+    def add(self, measured: Mapping[str, Tensor], **on_host: float) -> None:
+        """Add one update's values: 0-dimensional tensors, and numbers that the host knows already."""
+        self._names, self._host_names = list(measured), list(on_host)
+        self._pending.append([value.detach() for value in measured.values()])
+        before = self._host_sums or [0.0] * len(on_host)
+        self._host_sums = [total + value for total, value in zip(before, on_host.values(), strict=True)]
         self._steps += 1
         self._timed += 1
+        if len(self._pending) == PENDING:
+            self._sum_up()
 
     def close(self) -> dict[str, list[float]]:
         """Per measured name and per timing, one value a member (mean over its replicas); starts a new window."""
+        self._sum_up()
         assert self._sums is not None
         clock, layout = self._exchange.clock.read(), self._exchange.layout
         seconds = [clock.get(name, 0.0) / max(1, self._timed) for name in ("total", *TIMING[1:4])]
-        row = torch.cat(
-            [self._sums.cpu() / self._steps, torch.tensor([*seconds, _peak_memory_mib()], dtype=torch.float64)]
-        )
+        sums = torch.cat([self._sums.cpu(), torch.tensor(self._host_sums, dtype=torch.float64)])
+        row = torch.cat([sums / self._steps, torch.tensor([*seconds, _peak_memory_mib()], dtype=torch.float64)])
         rows = torch.stack(self._exchange.collect(row)).reshape(layout.members, layout.replicas, -1).mean(1)
-        self._sums, self._steps, self._timed = None, 0, 0
-        return {name: rows[:, i].tolist() for i, name in enumerate([*self._names, *TIMING])}
+        names = [*self._names, *self._host_names, *TIMING]
+        self._sums, self._host_sums, self._steps, self._timed = None, [], 0, 0
+        return {name: rows[:, i].tolist() for i, name in enumerate(names)}
 
     def state(self) -> dict[str, Any]:
         """What a resume needs to write the same next line."""
-        return {"names": self._names, "steps": self._steps, "sums": self._sums}
+        self._sum_up()
+        host = {"host_names": self._host_names, "host_sums": self._host_sums}
+        return {"names": self._names, "steps": self._steps, "sums": self._sums, **host}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Take back what `state` gave."""
         self._names, self._steps = state["names"], state["steps"]
         self._sums = None if state["sums"] is None else state["sums"].to(self._exchange.layout.device)
+        self._host_names, self._host_sums = state["host_names"], state["host_sums"]
+
+    def _sum_up(self) -> None:
+        """Add the pending values, one update after the other: the sum does not depend on when it is made."""
+        for values in self._pending:
+            row = torch.stack([value.double() for value in values])
+            self._sums = row if self._sums is None else self._sums + row
+        self._pending = []
 
 
 class Recorder:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 
 from torch import nn
+from torch.nn.functional import one_hot
 
 from dist_dash.data.dataset import DataSet, Sharding
 from dist_dash.data.host_batch import HostBatch
 from dist_dash.data.loader import EvalLoader, TrainLoader
-from dist_dash.errors import require
-from dist_dash.member.batch import Batch, micro_batch
+from dist_dash.errors import BadInput, require
+from dist_dash.member.batch import Batch, MicroBatch, Progress, micro_batch
+from dist_dash.member.facts import RunFacts
+from dist_dash.member.parameters import names_of
 from dist_dash.models import load_pretrained
 from dist_dash.models.network import check_logits, seeded_network
 from dist_dash.ranks.layout import Layout
@@ -21,15 +24,43 @@ Say = Callable[[str], None]
 
 
 def load_data(recipe: Recipe, layout: Layout, say: Say) -> DataSet:
-    """The data as this rank's member sees them; refuses a method that they do not suit."""
+    """The data as this rank's member sees them."""
     labels = recipe.labels
     own_order = derived_seed("order", recipe.seed, layout.identity) if recipe.loader.order == "own" else None
     noise = {"label_noise": labels.noise, "validation": labels.validation}
     data = DataSet(recipe.data.load(), recipe.augment, seed=recipe.seed, order_seed=own_order, **noise)
-    recipe.method.check(layout.members, data.classes, labels.mixup > 0)
     if layout.ensemble_members == 1 and recipe.method.exchanges:
         say(f"one member has no peers: {type(recipe.method).__name__} does without them")
     return data
+
+
+def check_facts(recipe: Recipe, data: DataSet, layout: Layout, total_steps: int, steps_per_epoch: int) -> RunFacts:
+    """What is known of the run before its first update.
+
+    Raises:
+        BadInput: method, trajectory or sparsity cannot work with it.
+    """
+    facts = RunFacts(
+        members=layout.members,
+        replicas=layout.replicas,
+        classes=data.classes,
+        heads=data.heads,
+        mixed=recipe.labels.mixup > 0,
+        precision=recipe.engine.precision,
+        zero=getattr(recipe.engine, "zero", 0),
+        order=recipe.loader.order,
+        total_steps=total_steps,
+        steps_per_epoch=steps_per_epoch,
+    )
+    recipe.method.check(facts)
+    recipe.schedule.check(facts)
+    recipe.sparsity.check(facts)
+    if facts.zero and recipe.schedule.restarts(steps_per_epoch, total_steps):
+        name = type(recipe.schedule).__name__
+        raise BadInput(
+            f"engine.zero: {facts.zero} is not allowed with schedule {name}, which starts anew; it must be 0"
+        )
+    return facts
 
 
 def train_loader(recipe: Recipe, data: DataSet, layout: Layout) -> TrainLoader:
@@ -60,8 +91,26 @@ def evaluation_loader(recipe: Recipe, data: DataSet, layout: Layout, split: str)
     )
 
 
-def build_network_of_member(recipe: Recipe, data: DataSet, layout: Layout, say: Say) -> nn.Module:
+def unaugmented(recipe: Recipe, data: DataSet, layout: Layout, split: str) -> Generator[MicroBatch, None, None]:
+    """A split's samples in evaluation order, not augmented, with the labels that are trained on; this replica's share.
+
+    Every rank gets equally many micro-batches; those beyond the split's end are empty.
+    """
+    dtype = recipe.engine.dtype
+    for batch in evaluation_loader(recipe, data, layout, split):
+        x, labels, ids = batch.x[batch.valid], batch.labels[batch.valid], batch.ids[batch.valid]
+        yield micro_batch(x, one_hot(labels, data.classes), ids, None, recipe.labels.smoothing, layout.device, dtype)
+
+
+def build_network_of_member(recipe: Recipe, data: DataSet, layout: Layout, say: Say, cycle: int = 0) -> nn.Module:
     """This rank's network with its initial weights, on the host.
+
+    Args:
+        recipe: of the run.
+        data: of the run.
+        layout: who this rank is.
+        say: takes a line for the user.
+        cycle: how often the member's weights have started anew.
 
     Raises:
         BadInput: there are not as many architectures as members, a network does not fit the data, or the weights to
@@ -70,7 +119,8 @@ def build_network_of_member(recipe: Recipe, data: DataSet, layout: Layout, say: 
     members = layout.ensemble_members
     architectures = recipe.models or [recipe.model] * members
     require(len(architectures) == members, "models", len(architectures), f"one per member ({members} members)")
-    seed = derived_seed("weights", recipe.seed, 0 if recipe.init == "shared" else layout.identity)
+    again = [cycle] if cycle else []
+    seed = derived_seed("weights", recipe.seed, 0 if recipe.init == "shared" else layout.identity, *again)
     statistics = data.mean, data.std, data.uint8
     network = seeded_network(seed, architectures[layout.identity], data.shape, data.classes, *statistics)
     if recipe.init.endswith(".safetensors"):
@@ -81,7 +131,13 @@ def build_network_of_member(recipe: Recipe, data: DataSet, layout: Layout, say: 
     return network
 
 
-def on_device(recipe: Recipe, host: HostBatch, layout: Layout, step: int) -> Batch:
+def heads_of_parameters(recipe: Recipe, layout: Layout, network: nn.Module) -> list[int | None]:
+    """For each trainable parameter the head that it belongs to; None where all heads share it."""
+    architecture = recipe.models[layout.identity] if recipe.models else recipe.model
+    return [architecture.head_of(name.removeprefix("net.")) for name in names_of(network)]
+
+
+def on_device(recipe: Recipe, host: HostBatch, layout: Layout, progress: Progress) -> Batch:
     """A batch as the loader gave it, moved to the device and finished there."""
     mixes = host.mix if host.mix is not None else [None] * len(host.x)
     target = recipe.labels.smoothing, layout.device, recipe.engine.dtype
@@ -89,4 +145,4 @@ def on_device(recipe: Recipe, host: HostBatch, layout: Layout, step: int) -> Bat
         micro_batch(x, y, ids, mix, *target)
         for x, y, ids, mix in zip(host.x, host.target, host.ids, mixes, strict=True)
     ]
-    return Batch(micro, step)
+    return Batch(micro, progress)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Generator
 from pathlib import Path
 
 import torch
 
 from dist_dash.data.host_batch import HostBatch, sample_hash
-from dist_dash.ensembles.ensemble import StoredEnsemble
+from dist_dash.ensembles.ensemble import StoredEnsemble, save_member
 from dist_dash.ensembles.evaluation import Evaluated, save_results
 from dist_dash.ensembles.predictor import MembersInTraining
 from dist_dash.errors import BadInput, RunFailed, everywhere
 from dist_dash.files import write_atomically
+from dist_dash.member.batch import MicroBatch, Progress
 from dist_dash.member.member import Member
 from dist_dash.member.sketch import Sketch
 from dist_dash.ranks.exchange import Exchange
@@ -28,7 +30,15 @@ from dist_dash.runs.record import Recorder, Window, say
 from dist_dash.runs.slurm import is_over
 from dist_dash.seeds import derived_seed
 from dist_dash.training.agreement import Agreement
-from dist_dash.training.build import build_network_of_member, load_data, on_device, train_loader
+from dist_dash.training.build import (
+    build_network_of_member,
+    check_facts,
+    heads_of_parameters,
+    load_data,
+    on_device,
+    train_loader,
+    unaugmented,
+)
 from dist_dash.training.export import export
 from dist_dash.training.held_out import evaluate_split
 from dist_dash.training.identity import check_members, equal_members
@@ -104,13 +114,18 @@ class Run:
         with exchange.together("data"):
             self.data = load_data(recipe, self.layout, say_first)
             self.loader = train_loader(recipe, self.data, self.layout)
-        self.steps_per_epoch = self.loader.steps_per_epoch
-        self.total_steps = recipe.max_steps or recipe.epochs * self.steps_per_epoch
+            self.steps_per_epoch = self.loader.steps_per_epoch
+            self.total_steps = recipe.max_steps or recipe.epochs * self.steps_per_epoch
+            check_facts(recipe, self.data, self.layout, self.total_steps, self.steps_per_epoch)
+        length = self.steps_per_epoch, self.total_steps
+        self.rate_range = recipe.schedule.rate_range(*length)
+        self.members_at, self.restarts_at = recipe.schedule.members(*length), recipe.schedule.restarts(*length)
         with exchange.together("model"):
             network = build_network_of_member(recipe, self.data, self.layout, say_first)
+            heads = heads_of_parameters(recipe, self.layout, network)
         with exchange.together("engine"):  # its collectives start once every rank has its network
             recipe.engine.attach(network, recipe.optimizer, exchange)
-            self.member = Member(recipe.engine, self.layout.identity, recipe.loader.accumulation, recipe.seed)
+            self.member = Member(recipe.engine, self.layout.identity, recipe.loader.accumulation, recipe.seed, heads)
         self.window = Window(exchange)
         with exchange.together("record"):
             self.recorder = self._open_record()
@@ -135,9 +150,12 @@ class Run:
         batches = self.loader(*divmod(self.step, self.steps_per_epoch))
         with contextlib.closing(batches):
             while self.step < self.total_steps:
+                self.prepare_update()
                 with self.exchange.clock.waiting("data", on_host=True):
                     host = next(batches)
                 stop = self.update(host)
+                if self.step in self.members_at[:-1]:
+                    self.save_snapshot(self.members_at.index(self.step))
                 end_of_epoch = self.step % self.steps_per_epoch == 0
                 epochs_done = self.step // self.steps_per_epoch
                 if self.step % record.every == 0 or self.step == self.total_steps:
@@ -152,6 +170,31 @@ class Run:
                 if due or (save.every_steps and self.step % save.every_steps == 0):
                     self.save()
 
+    def prepare_update(self) -> None:
+        """What comes before the update's samples are read: a restart of the weights, the method's look at an epoch."""
+        exchange, method = self.exchange, self.recipe.method
+        if self.step in self.restarts_at:
+            cycle = 1 + self.restarts_at.index(self.step)
+            with exchange.together("restart"):
+                again = build_network_of_member(self.recipe, self.data, self.layout, lambda text: None, cycle)
+                self.member.restart(again)
+            method.restarted()
+            self.recipe.sparsity.start(self.member)
+        if self.step % self.steps_per_epoch == 0:
+            with exchange.clock.excluded():
+                method.before_epoch(self.step // self.steps_per_epoch, self.member, self.samples, exchange)
+
+    def samples(self, split: str) -> Generator[MicroBatch, None, None]:
+        """A split's samples, not augmented, in evaluation order; this replica's share.
+
+        Raises:
+            Stopped: all ranks agreed to stop; the pass is made again after the resume.
+        """
+        for micro in unaugmented(self.recipe, self.data, self.layout, split):
+            if self.agreement.stop_now():
+                raise Stopped
+            yield micro
+
     def update(self, host: HostBatch) -> bool:
         """One update of this rank's member; whether all ranks stop after it."""
         recipe, exchange = self.recipe, self.exchange
@@ -160,10 +203,14 @@ class Run:
         settle = self.agreement.start(self.member.skipped_in_a_row, sample_hash(host.ids) if compared else None)
         factor = recipe.schedule.factor(self.step, self.steps_per_epoch, self.total_steps)
         self.member.engine.scale_learning_rate(factor)
-        batch = on_device(recipe, host, self.layout, self.step)
+        progress = Progress(self.step, self.total_steps, self.steps_per_epoch, factor, self.rate_range)
+        batch = on_device(recipe, host, self.layout, progress)
+        recipe.sparsity.before_update(self.member, batch, exchange)
         self.member.sketch = sketch = Sketch() if self._directions_due() else None
         measured = recipe.method.update(self.member, batch, exchange)
-        self.window.add({**measured, "skipped": measured["loss"].new_tensor(float(self.member.engine.skipped))})
+        skipped = self.member.engine.skipped
+        recipe.sparsity.after_update(self.member, batch, not skipped)
+        self.window.add(measured, skipped=float(skipped), **self.member.passes._asdict())
         self.step += 1
         if sketch is not None:
             with exchange.clock.excluded():
@@ -212,8 +259,9 @@ class Run:
             own = states[self.layout.replica]
             with self.exchange.together("checkpoint"):
                 self.member.engine.load_state([state["engine"] for state in states])
-                self.member.after_resume(own["skipped_in_a_row"])
+                self.member.after_resume(own["skipped_in_a_row"], own["masks"])
                 self.recipe.method.load_state_dict(own["method"])
+                self.recipe.sparsity.load_state_dict(own["sparsity"])
                 self.window.load_state(own["window"])
             self.evaluated = own["evaluated"]
             with self.exchange.together("run folder"):
@@ -225,13 +273,13 @@ class Run:
                 if self.layout.rank == 0:
                     folder.clear()
                     folder.checkpoints.mkdir(exist_ok=True)
+            with self.exchange.together("sparsity"):
+                self.recipe.sparsity.start(self.member)
         with self.exchange.together("run folder"):
             if self.layout.rank == 0:
                 folder.mark(None)
                 write_atomically(folder.recipe, self.command.as_yaml(self.layout.ensemble_members))
-                passes = self.recipe.method.passes
-                costs = {"total_steps": self.total_steps, "passes": passes and passes._asdict()}
-                environment = {**describe_environment(self.layout), **costs}
+                environment = {**describe_environment(self.layout), "total_steps": self.total_steps}
                 write_atomically(folder.environment, json.dumps(environment, indent=1))
                 if found is not None:
                     folder.note_continued()
@@ -241,6 +289,18 @@ class Run:
         self.evaluate_if_due()
         self.exchange.clock.read()
 
+    def save_snapshot(self, cycle: int) -> None:
+        """Keep the present weights as the member that cycle number `cycle` of this chain has made.
+
+        A run that is killed before its next checkpoint comes here again, and writes the same bits.
+        """
+        with self.exchange.clock.excluded(), self.exchange.together("snapshot"):
+            self.folder.check_owner()
+            if self.layout.replica == 0:
+                self.folder.snapshots.mkdir(exist_ok=True)
+                number = self.layout.identity * len(self.members_at) + cycle
+                save_member(self.folder.snapshots / self.folder.weights(number), self.member.engine.module)
+
     def save(self) -> None:
         """Write a complete checkpoint set of the present step."""
         with self.exchange.clock.excluded():
@@ -248,6 +308,8 @@ class Run:
             state = {
                 "engine": self.member.engine.state(),
                 "method": self.recipe.method.state_dict(),
+                "sparsity": self.recipe.sparsity.state_dict(),
+                "masks": self.member.masks,
                 "window": self.window.state(),
                 "evaluated": self.evaluated,
                 "skipped_in_a_row": self.member.skipped_in_a_row,
@@ -257,7 +319,7 @@ class Run:
     def finish(self) -> None:
         """Export the ensemble, evaluate it on the test split, print the table, mark the run as done."""
         network = self.member.engine.module
-        exported = export(self.folder, self.command, self.exchange, self.data, network)
+        exported = export(self.folder, self.command, self.exchange, self.data, network, len(self.members_at))
         non_finite, found = self._evaluation("test", exported)
         if non_finite:
             raise everywhere(RunFailed(f"member {non_finite[0]}: its predictions of the test split are not finite"))

@@ -1,15 +1,16 @@
-"""The learning rate as a pure function of the step: nothing to save, nothing to lose in a resume."""
+"""Trajectories with one member and no restart: constant, cosine and stepwise learning rates."""
 
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 
 from dist_dash.errors import BadInput, require, require_non_negative
+from dist_dash.trajectories.trajectory import Trajectory
 
 
-class Schedule(ABC):
-    """Factor on the configured learning rate, per update.
+class Schedule(Trajectory):
+    """A learning rate over the run; the chain becomes one member, at its end.
 
     Args:
         warmup: epochs over which the rate grows linearly from near 0; a fraction of an epoch is allowed.
@@ -20,7 +21,6 @@ class Schedule(ABC):
         self.warmup = warmup
 
     def factor(self, step: int, steps_per_epoch: int, total_steps: int) -> float:
-        """The factor for update `step` (from 0) of a run of `total_steps` updates."""
         warmup = min(round(self.warmup * steps_per_epoch), total_steps)
         if step < warmup:
             return (step + 1) / warmup
@@ -35,7 +35,6 @@ class Constant(Schedule):
     """The configured rate throughout."""
 
     def after_warmup(self, progress: float, epoch: float) -> float:
-        """1."""
         return 1.0
 
 
@@ -53,7 +52,6 @@ class Cosine(Schedule):
         self.floor = floor
 
     def after_warmup(self, progress: float, epoch: float) -> float:
-        """Half a cosine over the progress."""
         return self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
@@ -74,5 +72,4 @@ class Step(Schedule):
         self.milestones, self.gamma = milestones, gamma
 
     def after_warmup(self, progress: float, epoch: float) -> float:
-        """`gamma` to the number of milestones that have passed."""
         return self.gamma ** sum(epoch >= milestone for milestone in self.milestones)

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from dist_dash.errors import require, require_non_negative
 from dist_dash.member.batch import Batch
-from dist_dash.member.losses import cross_entropy
 from dist_dash.member.member import Member
 from dist_dash.member.vector import ParameterVector, unit
 from dist_dash.methods import Measured, Method, Totals
@@ -42,24 +41,28 @@ class LookSAM(Method):
         g = ParameterVector([])
         for micro in batch:
             logits = member.forward(micro.x)
-            loss = cross_entropy(logits, micro.target)
+            loss = micro.loss(logits)
             g += member.gradient(loss)
             totals.add(loss=loss, accuracy=micro.correct(logits))
         g = member.mean_over_replicas(g)
-        if batch.step % self.k == 0:
+        if batch.progress.step % self.k == 0:
             g_sam = ParameterVector([])
             with member.perturbed(self.rho * unit(g)):
                 for micro in batch:
-                    loss = cross_entropy(member.forward(micro.x), micro.target)
+                    loss = micro.loss(member.forward(micro.x))
                     g_sam += member.gradient(loss)
             g_sam = member.mean_over_replicas(g_sam)
             along = unit(g)
-            self._kept = (g_sam - g_sam.dot(along) * along).materialised()
+            kept = (g_sam - g_sam.dot(along) * along).materialised()
             member.descend(g_sam)
+            if member.step():  # a skipped step leaves the direction as it was
+                self._kept = kept
         else:
-            g_v = ParameterVector([tensor.to(like.device) for tensor, like in zip(self._kept, g.tensors, strict=True)])
+            g_v = ParameterVector(
+                [tensor.to(like.device) for tensor, like in zip(self._kept, g.tensors, strict=bool(self._kept))]
+            )
             member.descend(g + (self.alpha * g.norm()) * unit(g_v))
-        member.step()
+            member.step()
         return totals.measured(g_loss_norm=g.norm())
 
     def state_dict(self) -> dict[str, Any]:

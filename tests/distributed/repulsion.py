@@ -38,8 +38,10 @@ class Repulsive(Method):
             logits = member.forward(micro.x)
             loss = cross_entropy(logits, micro.target)
             own = torch.softmax(logits, -1)
-            everyone = exchange.stack(own).nan_to_num()
-            repulsion = torch.log(kernel(own, everyone, width(everyone)).sum())
+            stacked = exchange.stack(own).wait()
+            # A non-finite member has no part in the median or the sum; the mean over what is left needs no weight.
+            present = stacked.values[stacked.finite]
+            repulsion = torch.log(kernel(own, present, width(present)).sum())
             member.backward(loss + self.weight * repulsion)
             totals.add(loss=loss, accuracy=micro.correct(logits), repulsion=repulsion)
         member.step()

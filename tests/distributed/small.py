@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dist_dash.member.batch import Batch, micro_batch
+from dist_dash.member.batch import Batch, Progress, micro_batch
 from dist_dash.member.deepspeed_engine import DeepSpeed
 from dist_dash.member.engine import Engine, Torch
 from dist_dash.member.member import Member
 from dist_dash.methods import Method
 from dist_dash.ranks.exchange import Exchange
 from dist_dash.ranks.layout import layout_from_environment
+from dist_dash.sparsity import Dense, Sparsity
+from dist_dash.trajectories.schedules import Constant
+from dist_dash.trajectories.trajectory import Trajectory
 
 CLASSES, FEATURES, MICRO = 4, 6, 8
 Batches = list[list[list[tuple[Tensor, Tensor]]]]
@@ -61,24 +65,45 @@ def run_member(
     mode: str = "gather",
     seed: int = 0,
     dtype: torch.dtype = torch.float64,
+    build: Callable[[int, torch.dtype], nn.Module] | None = None,
+    heads: tuple[int, ...] | None = None,
+    trajectory: Trajectory | None = None,
+    sparsity: Sparsity | None = None,
 ) -> dict[str, Any]:
-    """Train this rank's member on its replica's share; returns its weights, buffers and what was measured."""
+    """Train this rank's member on its replica's share; returns its weights, buffers and what was measured.
+
+    `build` makes the network of a member in place of `network`; a `trajectory` scales the rate and says which weights
+    are kept as `saves`.
+    """
     layout = layout_from_environment(members)
     settings = optimizer or {"lr": 0.1, "momentum": 0.9, "weight_decay": 1e-3}
     with Exchange(layout, mode, deadline=60) as exchange:  # type: ignore[arg-type]
         owner = engine_named(engine, clip, dtype)
-        owner.attach(network(layout.member, batch_norm, dtype), lambda p: torch.optim.SGD(p, **settings), exchange)
+        net = build(layout.member, dtype) if build else network(layout.member, batch_norm, dtype)
+        owner.attach(net, lambda p: torch.optim.SGD(p, **settings), exchange)
         member = Member(owner, layout.member, len(all_batches[0][0]), seed)
-        measured = []
+        (sparsity or Dense()).start(member)
+        measured, saves, total = [], [], len(all_batches)
+        trajectory, epoch = trajectory or Constant(), max(1, total // 2)
         for step, replicas in enumerate(all_batches):
             micro = [
-                micro_batch(x, target, torch.arange(len(x)), None, smoothing, layout.device, dtype)
+                micro_batch(x, target, torch.arange(len(x)), None, smoothing, layout.device, dtype, heads)
                 for x, target in replicas[layout.replica]
             ]
-            found = method.update(member, Batch(micro, step), exchange)
+            rate = trajectory.factor(step, epoch, total)
+            owner.scale_learning_rate(rate)
+            progress = Progress(step, total, epoch, rate, trajectory.rate_range(epoch, total))
+            found = method.update(member, Batch(micro, progress), exchange)
             measured.append({name: float(value) for name, value in found.items()})
-        weights = {name: tensor.detach().clone().cpu().numpy() for name, tensor in owner.module.state_dict().items()}
-    return {"member": layout.member, "replica": layout.replica, "weights": weights, "measured": measured}
+            if step + 1 in trajectory.members(epoch, total):
+                saves.append(state_of(owner.module))
+        weights = state_of(owner.module)
+    found = {"weights": weights, "measured": measured, "saves": saves}
+    return {"member": layout.member, "replica": layout.replica, **found}
+
+
+def state_of(module: nn.Module) -> dict[str, Any]:
+    return {name: tensor.detach().clone().cpu().numpy() for name, tensor in module.state_dict().items()}
 
 
 def random_direction(seed: int, step: int, member: int, like: list[Tensor]) -> list[Tensor]:

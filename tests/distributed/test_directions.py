@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dist_dash.member.batch import Batch
+from dist_dash.member.batch import Batch, Progress
 from dist_dash.member.engine import Torch
 from dist_dash.member.losses import cross_entropy
 from dist_dash.member.member import Member
@@ -47,10 +47,10 @@ class Shy(SAM):
         self.sick, self.plain = sick, SGD()
 
     def update(self, member: Member, batch: Batch, exchange: Exchange) -> Measured:
-        if member.index == 1 and batch.step == self.sick:
+        if member.index == 1 and batch.progress.step == self.sick:
             with member.perturbed(ParameterVector([torch.full_like(p, torch.nan) for p in member.parameters])):
                 pass
-        elif member.index == 1 and (batch.step + 1) % (2 * PER_EPOCH):
+        elif member.index == 1 and (batch.progress.step + 1) % (2 * PER_EPOCH):
             found = self.plain.update(member, batch, exchange)
             return {**found, "perturbed_loss": found["loss"], "g_loss_norm": found["loss"], "loss_rise": found["loss"]}
         return super().update(member, batch, exchange)
@@ -126,7 +126,7 @@ def sketched_update(method: Any, members: int) -> tuple[list[list[float]] | None
         engine.attach(network(layout.member, False, torch.float64), lambda p: torch.optim.SGD(p, lr=0.1), exchange)
         member = Member(engine, layout.member, 1)
         member.sketch = Sketch()
-        method.update(member, Batch(micro_batches(), 0), exchange)
+        method.update(member, Batch(micro_batches(), Progress(0, 1000, 100)), exchange)
         return member.sketch.cosines(exchange), [p.detach().clone().numpy() for p in member.parameters]
 
 

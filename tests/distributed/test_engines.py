@@ -133,12 +133,12 @@ def sick_member(engine: str, zero_replicas: int) -> list[Any]:
             x = torch.randn(8, 6, generator=torch.Generator().manual_seed(step))
             if step == 1 and layout.member == 1:
                 x[0, 0] = torch.nan
-            from dist_dash.member.batch import Batch, micro_batch
+            from dist_dash.member.batch import Batch, Progress, micro_batch
 
             target = torch.eye(4)[torch.arange(8) % 4]
             micro = micro_batch(x, target, torch.arange(8), None, 0.0, layout.device, torch.float32)
             before = {k: v.clone() for k, v in owner.module.state_dict().items()}
-            measured = DASH().update(member, Batch([micro], step), exchange)
+            measured = DASH().update(member, Batch([micro], Progress(step, 1000, 100)), exchange)
             same = all(torch.equal(v, before[k]) for k, v in owner.module.state_dict().items())
             found.append((same, bool(torch.isfinite(measured["diversity"])), member.skipped_in_a_row))
         return found

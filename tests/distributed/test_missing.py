@@ -38,7 +38,7 @@ def without_an_answer(store: Deaf) -> str:
     if os.environ["RANK"] == "1":
         time.sleep(3)
         os._exit(0)
-    exchange._store = store  # type: ignore[assignment]
+    exchange._diagnosis.store = store
     try:
         exchange.collect(1)
     except RunFailed as error:

@@ -23,7 +23,7 @@ class Group:
 
 class FakeTransport:
     def __init__(self, given: list[list[Tensor]], member: int) -> None:
-        self.given, self.member = given, member
+        self.given, self.member, self.size = given, member, len(given)
 
     def all_gather(self, values: Tensor) -> Transfer:
         call = self._call(values)

@@ -24,7 +24,7 @@ class Outline(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Facts:
+class DataFacts:
     """What is known of a data set once it is loaded; no pixel is decoded for it.
 
     Args:

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from dist_dash.data import CIFAR10, Arrays, Augment, Digits, ImageFolder, Synthetic
+from dist_dash.data.data_facts import DataFacts, Outline
 from dist_dash.data.dataset import DataSet
-from dist_dash.data.facts import Facts, Outline
 from dist_dash.data.source import ArraySplit, Source, Splits
 from dist_dash.errors import BadInput
 
@@ -29,7 +29,7 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def folder(root: Path) -> Facts:
+def folder(root: Path) -> DataFacts:
     return ImageFolder(str(root), image_size=4, resize=4).load().facts
 
 
@@ -85,7 +85,7 @@ def test_the_digest_of_image_files_is_that_of_their_names(root: Path, monkeypatc
     assert len(bytes.fromhex(before.digest)) == 16
 
 
-def in_memory(samples: np.ndarray, labels: list[int], names: list[str] | None = None) -> Facts:
+def in_memory(samples: np.ndarray, labels: list[int], names: list[str] | None = None) -> DataFacts:
     train, test = ArraySplit(samples, np.array(labels)), ArraySplit(samples[:2], np.array([0, 1]))
     return Splits(train, test, 2, (0.5,), (0.5,), class_names=names).facts
 

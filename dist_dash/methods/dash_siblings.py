@@ -1,0 +1,132 @@
+"""The siblings of DASH: other algorithms over the same diversity, exchange and perturbation.
+
+joint     ε = ρ₁ · unit(∇(L + λ L_div));                        2F + 2G
+random    ε = ρ₁ · unit(∇L) + ρ₂ · unit(normal): the control;   2F + 2G
+descent   ε = ρ₁ · unit(∇L);  g = ∇(L − λ L_div) at θ + ε;      2F + 2G, and a second exchange
+none      ε = ρ₁ · unit(∇L): the SAM ensemble, which records L_div;   2F + 2G
+γ         on top of any: g = (1−γ) ∇L at θ + ε + γ ∇L_ens at θ_ens + ρ₁ √m · unit(∇L_ens), where
+          L_ens = −log mean_j σ(z_j)_y and θ_ens are all m members taken as one vector;   F + 2G more, one more
+          exchange and the sum of one number
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor
+
+from dist_dash.member.batch import Batch, MicroBatch
+from dist_dash.member.losses import ensemble_loss
+from dist_dash.member.member import Member
+from dist_dash.member.vector import ParameterVector, cosine, unit
+from dist_dash.methods.diversity import Diversity
+from dist_dash.methods.method import Measured, Totals
+from dist_dash.ranks.exchange import Exchange
+from dist_dash.ranks.peers import Peers, View
+
+
+class Sibling:
+    """One update by a sibling of DASH.
+
+    Args:
+        kind: where the diversity goes, see above; `diversity` is DASH itself, for use with γ.
+        diversity: L_div.
+        weight: λ.
+        gamma: γ.
+    """
+
+    def __init__(
+        self,
+        kind: Literal["diversity", "joint", "random", "descent", "none"],
+        diversity: Diversity,
+        weight: float,
+        gamma: float,
+    ) -> None:
+        self.kind, self.diversity, self.weight, self.gamma = kind, diversity, weight, gamma
+        of_ensemble: tuple[View, ...] = ("probs",) if gamma and "probs" not in diversity.views else ()
+        self._views = (*diversity.views, *of_ensemble)
+
+    @property
+    def copies(self) -> int:
+        """Vectors as long as all parameters that are held at most."""
+        return (4 if self.kind in ("diversity", "random") else 2) + (self.gamma > 0)
+
+    def update(
+        self,
+        member: Member,
+        batch: Batch,
+        exchange: Exchange,
+        rho_loss: float,
+        rho_div: float,
+        ascent_sync: Literal["local", "mean"],
+    ) -> Measured:
+        """Ascend on every micro-batch, descend on every micro-batch from θ + ε, then (γ) from θ_ens + ε_ens."""
+        totals = Totals(len(batch))
+        g_loss, g_div, g_ens = ParameterVector([]), ParameterVector([]), ParameterVector([])
+        for micro in batch:
+            of_loss, of_div, of_ens = self._ascend(member, micro, exchange, totals)
+            g_loss += of_loss
+            g_div += of_div
+            g_ens += of_ens
+        if ascent_sync == "mean":
+            g_loss, g_div, g_ens = (member.mean_over_replicas(g) for g in (g_loss, g_div, g_ens))
+        if self.kind == "random":
+            g_div = member.random_direction(batch.progress.step)
+        lengths = self._lengths(g_loss, g_div)
+        with member.perturbed(rho_loss * unit(g_loss) + rho_div * unit(g_div)):
+            del g_loss, g_div
+            for micro in batch:
+                self._descend(member, micro, exchange, totals)
+        if self.gamma:
+            square = g_ens.norm().square().nan_to_num(posinf=0.0)  # a non-finite member leaves the others their ε_ens
+            norm = exchange.sum_over_members(square).sqrt()  # over all members: θ_ens is one vector
+            with member.perturbed(rho_loss * exchange.members**0.5 * unit(g_ens, norm)):
+                del g_ens
+                for micro in batch:
+                    logits = member.forward(micro.x)
+                    peers = exchange.gather(logits, ("probs",))
+                    member.backward(self.gamma * _ensemble_loss(logits, peers.wait(), micro))
+        member.step()
+        return totals.measured(**lengths, loss_rise=totals["perturbed_loss"] - totals["loss"])
+
+    def _ascend(
+        self, member: Member, micro: MicroBatch, exchange: Exchange, totals: Totals
+    ) -> tuple[ParameterVector, ParameterVector, ParameterVector]:
+        """∇L (joint: of L + λ L_div), ∇L_div and ∇L_ens at θ; empty where they are not needed."""
+        g_div, g_ens = ParameterVector([]), ParameterVector([])
+        logits = member.forward(micro.x)
+        peers = exchange.gather(logits, self._views)
+        loss, again = micro.loss(logits), self.gamma > 0
+        if self.kind == "joint":
+            l_div = self.diversity(logits, peers.wait(), micro)
+            g_loss = member.gradient(loss + self.weight * l_div, retain_graph=again)
+        else:
+            g_loss = member.gradient(loss, retain_graph=again or self.kind == "diversity")
+            l_div = self.diversity(logits, peers.wait(), micro)
+            if self.kind == "diversity":
+                g_div = member.gradient(l_div, retain_graph=again)
+        if self.gamma:
+            g_ens = member.gradient(_ensemble_loss(logits, peers.wait(), micro))
+        totals.add(loss=loss, accuracy=micro.correct(logits), diversity=l_div, finite_peers=peers.wait().count)
+        return g_loss, g_div, g_ens
+
+    def _descend(self, member: Member, micro: MicroBatch, exchange: Exchange, totals: Totals) -> None:
+        """Add (1 − γ) ∇L, or (1 − γ) ∇(L − λ L_div), at θ + ε."""
+        logits = member.forward(micro.x)
+        loss = micro.loss(logits)
+        totals.add(perturbed_loss=loss)
+        if self.kind == "descent":
+            peers = exchange.gather(logits, self.diversity.views)  # at their own SAM points
+            loss = loss - self.weight * self.diversity(logits, peers.wait(), micro)
+        member.backward((1 - self.gamma) * loss)
+
+    def _lengths(self, g_loss: ParameterVector, g_div: ParameterVector) -> Measured:
+        if self.kind == "joint":
+            return {"g_joint_norm": g_loss.norm()}  # of ∇(L + λ L_div)
+        if self.kind != "diversity":
+            return {"g_loss_norm": g_loss.norm()}
+        return {"g_loss_norm": g_loss.norm(), "g_div_norm": g_div.norm(), "ascent_cosine": cosine(g_loss, g_div)}
+
+
+def _ensemble_loss(logits: Tensor, peers: Peers, micro: MicroBatch) -> Tensor:
+    return ensemble_loss(logits, peers.mean_probs, peers.count, micro.target)
