@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from dist_dash.errors import BadInput
+from dist_dash.errors import BadInput, require
 from dist_dash.metrics.accuracy import LOWEST, Doubles, Floats, Labels, as_doubles, nll
 from dist_dash.metrics.blocks import in_blocks
 
@@ -48,13 +48,13 @@ def normalised(weights: ArrayLike | None, members: int, field: str = "weights") 
     """
     if weights is None:
         return None
+    allowed = f"{members} positive, finite numbers, one per member"
     try:
         found = np.asarray(weights, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise BadInput(f"{field}: {weights!r} is not allowed; it must be one number per member") from error
-    if found.shape != (members,) or not (np.isfinite(found).all() and (found > 0).all()):
-        what = f"{members} positive, finite numbers, one per member"
-        raise BadInput(f"{field}: {found.tolist()} is not allowed; it must be {what}")
+        raise BadInput(f"{field}: {weights!r} is not allowed; it must be {allowed}") from error
+    fits = found.shape == (members,) and np.isfinite(found).all() and (found > 0).all()
+    require(bool(fits), field, found.tolist(), allowed)
     if (found == found[0]).all():
         return None
     shares: Doubles = found / found.max()  # the sum of large weights stays finite
