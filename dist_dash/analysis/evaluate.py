@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from dist_dash.data.source import Split
-from dist_dash.ensembles.evaluation import Evaluated, scored
+from dist_dash.ensembles.evaluation import Evaluated, score_predictions
 from dist_dash.ensembles.finished import FinishedRun
 from dist_dash.ensembles.predictor import agreeing, predict_split
 from dist_dash.ranks.exchange import Exchange
@@ -62,4 +62,4 @@ def evaluated(
         if found is None:
             return None
         seed, weights = run.recipe.get("seed"), stored.weights
-        return scored(found, name, seed, strict=strict, weights=weights, networks=stored.networks())
+        return score_predictions(found, name, seed, strict=strict, weights=weights, networks=stored.networks())

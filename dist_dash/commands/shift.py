@@ -14,9 +14,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from dist_dash.analysis.shift.corruptions import CORRUPTIONS, SEVERITIES, applicable, chosen
-from dist_dash.analysis.shift.measurement import Advance, Measurement, measured
+from dist_dash.analysis.shift.measurement import Advance, Measurement, measure_shift
 from dist_dash.analysis.shift.ood_sets import built_in, other
-from dist_dash.analysis.shift.table import tables
+from dist_dash.analysis.shift.shift_tables import tables
 from dist_dash.analysis.shift.values import values_of
 from dist_dash.ensembles.finished import FinishedRun
 from dist_dash.errors import BadInput, require
@@ -87,7 +87,7 @@ def shift_command(arguments: Sequence[str]) -> int:
     measurement = Measurement(ensemble, data, values, options.samples, options.seed, loader)
     sets = [outside] if outside else built_in(measurement.test, values, options.seed)
     with _progress(len(corruptions) * len(severities) + len(sets)) as advance:
-        found = measured(measurement, corruptions, severities, sets, advance)
+        found = measure_shift(measurement, corruptions, severities, sets, advance)
     found["not_applicable"] = left_out
     text = json.dumps(found, indent=1)
     write_atomically(run.folder.shift, text)

@@ -10,7 +10,7 @@ import numpy as np
 from dist_dash.comparison.section import PLAIN, Group, Section
 from dist_dash.ensembles.finished import FinishedRun
 from dist_dash.errors import BadInput
-from dist_dash.metrics.sizes import deep_ensemble_equivalent, size_curve
+from dist_dash.metrics.size_curve import deep_ensemble_equivalent, size_curve
 from dist_dash.runs.folder import RunFolder
 
 METRIC = "ensemble.nll"

@@ -30,7 +30,6 @@ class Arrays(Source):
         self.path = path
 
     def load(self) -> Splits:
-        """Read the file. Raises `BadInput` if it is missing or damaged or holds other arrays than described above."""
         arrays = self._read()
         self._check_names(arrays)
         splits = {part: self._split(arrays, part) for part in ("train", "test", "val") if f"x_{part}" in arrays}

@@ -32,7 +32,6 @@ class _CIFAR(Source):
         self.root = root
 
     def load(self) -> Splits:
-        """Read both splits into memory. Raises `BadInput` if files are missing, cut short or hold other labels."""
         contents = self._contents()
         train = self._split(contents, self.train_files)
         test = self._split(contents, self.test_files)

@@ -57,7 +57,7 @@ def digest_of(classes: int, class_names: list[str] | None, contents: Iterable[It
     Args:
         classes: how many.
         class_names: their names, where the data have them.
-        contents: of every split what tells it from others, in pieces.
+        contents: for every split what distinguishes it from others, in pieces.
     """
     found = hashlib.blake2b(json.dumps([classes, class_names]).encode(), digest_size=16)
     for pieces in contents:

@@ -35,7 +35,6 @@ class Digits(Source):
         self.seed = seed
 
     def load(self) -> Splits:
-        """Read the digits and cut off the test split. Raises `BadInput` if `test_fraction` leaves it empty."""
         # Importing scikit-learn takes about a second, which other data sets need not pay.
         from sklearn.datasets import load_digits
 

@@ -30,7 +30,6 @@ class IDX(Source):
         self.root = root
 
     def load(self) -> Splits:
-        """Read the four files into memory. Raises `BadInput` if one is missing, damaged or does not fit the others."""
         train, test = self._split("train"), self._split("t10k")
         mean, std = channel_statistics(train.samples, self.mean, self.std)
         return Splits(train, test, int(train.labels.max()) + 1, mean, std)

@@ -140,7 +140,6 @@ class FolderSplit(Split):
         self.resize = resize
 
     def name(self, index: int) -> str:
-        """The path of the file."""
         return f"{self.folder}/{os.fsdecode(self.files[index])}"
 
     def content(self) -> Iterator[bytes | memoryview]:
@@ -148,7 +147,6 @@ class FolderSplit(Split):
         yield self.files.tobytes()
 
     def read(self, index: int) -> Image.Image:
-        """The decoded image in RGB, of its own size."""
         path = self.name(index)
         try:
             with Image.open(path) as image:

@@ -60,7 +60,7 @@ class Split(ABC):
         return None
 
     def content(self) -> Iterator[bytes | memoryview]:
-        """What tells these samples from others, beside their labels: names, or the values that are in memory."""
+        """What distinguishes these samples from others, beside their labels: names, or the values in memory."""
         yield from (os.fsencode(self.name(index)) + b"\0" for index in range(len(self)))
 
 
@@ -74,7 +74,6 @@ class ArraySplit(Split):
         self.dtype = samples.dtype
 
     def read(self, index: int) -> np.ndarray:
-        """A view of the stored array."""
         return self.samples[index]
 
     @property
@@ -97,15 +96,12 @@ class SubsetSplit(Split):
         self.dtype = base.dtype
 
     def read(self, index: int) -> np.ndarray | Image.Image:
-        """The sample of `base` as stored."""
         return self.base.read(int(self.indices[index]))
 
     def evaluation(self, index: int) -> np.ndarray:
-        """The sample of `base` as it evaluates it."""
         return self.base.evaluation(int(self.indices[index]))
 
     def name(self, index: int) -> str:
-        """Its name in `base`."""
         return self.base.name(int(self.indices[index]))
 
     @property

@@ -12,7 +12,7 @@ from dist_dash.data.rng import PATTERNS, TEST_PIXELS, TRAIN_PIXELS, sample_rng
 from dist_dash.data.source import Source, Split, Splits
 from dist_dash.errors import require
 
-# The coarse grid on which patterns are drawn: what tells classes apart has the same size at every resolution.
+# The coarse grid on which patterns are drawn: the difference between classes has the same size at every resolution.
 _GRID = 8
 # How many samples the mean and deviation are computed from: generating all of a large split would take minutes.
 _PROBE = 256
@@ -62,7 +62,6 @@ class Synthetic(Source):
         self.difficulty = difficulty
 
     def load(self) -> Splits:
-        """Draw the class patterns; samples follow when they are read."""
         rng = sample_rng(self.seed, 0, 0, PATTERNS)
         patterns = rng.standard_normal((self.classes, self.channels, _GRID, _GRID), dtype=np.float32)
         train = SyntheticSplit(patterns, self.size, self.train, self.seed, TRAIN_PIXELS, self.difficulty)

@@ -78,7 +78,6 @@ class Ensemble:
         return self
 
     def forward_of(self, member: int, device: torch.device) -> nn.Module:
-        """A member on the device."""
         return self.networks[member].to(device)
 
     @torch.inference_mode()
@@ -164,7 +163,6 @@ class StoredEnsemble:
         return map(self.network, range(len(self)))
 
     def forward_of(self, member: int, device: torch.device) -> nn.Module:
-        """A member on the device."""
         return self.network(member).to(device)
 
     def write(self) -> None:

@@ -48,7 +48,7 @@ class Evaluated:
 
     @property
     def shown(self) -> dict[str, Any]:
-        """What a line of `metrics.jsonl` says of it."""
+        """What a line of `metrics.jsonl` holds of it."""
         shown = {key: self.result[key] for key in ("split", "ensemble", "members")}
         return {**shown, "diversity": {k: v for k, v in self.result["diversity"].items() if k != "pairwise"}}
 
@@ -68,7 +68,7 @@ class Evaluated:
         write_atomically(evaluation, json.dumps(self.result, indent=1, allow_nan=False))
 
 
-def scored(
+def score_predictions(
     found: Predicted,
     split: str,
     seed: int | None,

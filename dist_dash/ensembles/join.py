@@ -22,7 +22,7 @@ import numpy as np
 import yaml
 
 from dist_dash.ensembles.ensemble import StoredEnsemble
-from dist_dash.ensembles.evaluation import Evaluated, save_results, save_trace, scored
+from dist_dash.ensembles.evaluation import Evaluated, save_results, save_trace, score_predictions
 from dist_dash.ensembles.predictor import Predicted
 from dist_dash.errors import BadInput
 from dist_dash.files import read_json, replacing, write_atomically
@@ -311,7 +311,7 @@ def _evaluated(parts: Sequence[TrainedAlone], joined: StoredEnsemble) -> Evaluat
     log_probs, labels = np.concatenate([own.log_probs for own in found]), found[0].labels
     networks = (network for part in parts for network in part.stored.networks())
     predicted = Predicted(log_probs, labels, np.ones(len(labels), bool), [])
-    return scored(predicted, "test", parts[0].recipe.get("seed"), weights=joined.weights, networks=networks)
+    return score_predictions(predicted, "test", parts[0].recipe.get("seed"), weights=joined.weights, networks=networks)
 
 
 def _write_traces(folder: RunFolder, parts: Sequence[TrainedAlone]) -> None:

@@ -22,7 +22,7 @@ from dist_dash.recipe.recipe import Loader
 from dist_dash.runs.preemption import Stopped
 
 Forward = Callable[[Tensor], Tensor]
-Part = tuple[Tensor, Tensor, list[str]]
+Piece = tuple[Tensor, Tensor, list[str]]
 """A member's log-probabilities of a batch `[n, C]`; the member and the samples' positions `[1 + n]`, −1 for none; names
 of unreadable samples."""
 
@@ -118,14 +118,14 @@ def predict_split(
     dealt = [divmod(pair, batches) for pair in own]
     with agreeing(exchange, "members"):
         forwards = {member: members.forward_of(member, layout.device) for member in {member for member, _ in dealt}}
-    parts = _parts(forwards, split, loader, layout.device, dealt)
+    pieces = _pieces(forwards, split, loader, layout.device, dealt)
     gathered = _Gathered(len(members), len(split), members.classes) if layout.rank == 0 else None
     unreadable = set[str]()
-    with contextlib.closing(parts):
+    with contextlib.closing(pieces):
         for _ in range(-(-pairs // layout.world)):  # every rank as often: the collectives must match
             if stop_now is not None and stop_now():
                 raise Stopped
-            values, where, bad = next(parts, None) or _nothing(loader.batch_size, members.classes)
+            values, where, bad = next(pieces, None) or _nothing(loader.batch_size, members.classes)
             unreadable.update(bad)
             everyones = exchange.bring_to_first(values) if exchange else values[None]
             wheres = exchange.bring_to_first(where) if exchange else where[None]
@@ -163,10 +163,10 @@ class _Gathered:
         return Predicted(self.log_probs[:, read], split.labels[read], read, unreadable)
 
 
-def _parts(
+def _pieces(
     forwards: dict[int, Forward], split: Split, loader: Loader, device: torch.device, pairs: list[tuple[int, int]]
-) -> Generator[Part, None, None]:
-    """What members say of batches, batch by batch: a batch is read once for all members that need it here."""
+) -> Generator[Piece, None, None]:
+    """The predictions of this rank's pairs, batch by batch: a batch is read once for all members that need it."""
     batches = EvalLoader(split, batch_size=loader.batch_size, on_bad_sample=loader.on_bad_sample)
     members_of: dict[int, list[int]] = {}
     for member, number in sorted(pairs, key=lambda pair: pair[::-1]):
@@ -182,5 +182,5 @@ def _parts(
                 yield found.clone(), torch.cat([torch.tensor([member]), ids]), batch.bad
 
 
-def _nothing(size: int, classes: int) -> Part:
+def _nothing(size: int, classes: int) -> Piece:
     return torch.zeros(size, classes), torch.tensor([0] + [-1] * size), []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from dist_dash.metrics.accuracy import LOWEST, Doubles, Floats, Labels, as_doubles
+from dist_dash.metrics.accuracy import LOWEST, Doubles, Floats, Integers, as_doubles
 from dist_dash.metrics.blocks import blocks_of
 
 Matrix = NDArray[np.float64]
@@ -42,7 +42,7 @@ def kl_of(cross: Matrix) -> Matrix:
     return kl
 
 
-def error_correlation(log_probs: Floats, labels: Labels) -> Matrix:
+def error_correlation(log_probs: Floats, labels: Integers) -> Matrix:
     """Correlation of two members' errors; 0 where a member is always right or always wrong."""
     return correlation_of(log_probs.argmax(-1) != labels)
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from dist_dash.errors import BadInput, require
-from dist_dash.metrics.accuracy import LOWEST, Doubles, Floats, Labels, as_doubles, nll
+from dist_dash.metrics.accuracy import LOWEST, Doubles, Floats, Integers, as_doubles, nll
 from dist_dash.metrics.blocks import in_blocks
 
 _SMALL = 1e-280  # below it a mean of probabilities may have lost digits to underflow
@@ -126,8 +126,8 @@ def variance(log_probs: Floats, weights: Doubles | None = None) -> Doubles:
 
 def ambiguity(
     log_probs: Floats,
-    labels: Labels,
-    loss: Callable[[Floats, Labels], float] = nll,
+    labels: Integers,
+    loss: Callable[[Floats, Integers], float] = nll,
     weights: Doubles | None = None,
 ) -> float:
     """Mean loss of the members − loss of the ensemble: what averaging gains (Krogh & Vedelsby 1995).

@@ -13,7 +13,7 @@ from dist_dash.metrics.accuracy import (
     LOWEST,
     Doubles,
     Floats,
-    Labels,
+    Integers,
     accuracy_by_coverage,
     as_doubles,
     of_labels,
@@ -56,7 +56,7 @@ class Samples:
     rank: NDArray[np.int64] | None
 
     @staticmethod
-    def seen(log_probs: Doubles, probs: Doubles, labels: Labels) -> Samples:
+    def seen(log_probs: Doubles, probs: Doubles, labels: Integers) -> Samples:
         """From log-probabilities and probabilities, `[N, C]` both, and labels `[N]`."""
         choice = log_probs.argmax(1)
         top, own = of_labels(log_probs, choice), of_labels(log_probs, labels)
@@ -77,7 +77,7 @@ class Samples:
         )
 
 
-def scores(log_probs: Floats, labels: Labels) -> Scores:
+def scores(log_probs: Floats, labels: Integers) -> Scores:
     """Every score of one predictor that needs no fit, from its log-probabilities `[N, C]` and labels `[N]`."""
     doubles = as_doubles(log_probs)
     return scores_of(Samples.seen(doubles, np.exp(doubles), labels))
@@ -158,7 +158,7 @@ class Measured:
     entropy: float
 
 
-def measured(log_probs: Floats, labels: Labels, kept: Sequence[int], weights: Doubles | None = None) -> Measured:
+def measured(log_probs: Floats, labels: Integers, kept: Sequence[int], weights: Doubles | None = None) -> Measured:
     """Go over the predictions of the members that are kept.
 
     Args:

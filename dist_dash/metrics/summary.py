@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from dist_dash.errors import BadInput
-from dist_dash.metrics.accuracy import Doubles, Floats, Labels
+from dist_dash.metrics.accuracy import Doubles, Floats, Integers
 from dist_dash.metrics.diversity import Matrix, correlation_of, disagreement_of, kl_of, mean_of_pairs
 from dist_dash.metrics.mixture import members_in_words, non_finite_members, normalised, weights_of
 from dist_dash.metrics.scores import Measured, Scores, calibrated_scores, mean_of, measured, scores_of
@@ -20,7 +20,7 @@ __all__ = ["evaluate", "table"]
 
 def evaluate(
     log_probs: Floats,
-    labels: Labels,
+    labels: Integers,
     split: str,
     seed: int | None,
     *,
@@ -80,15 +80,6 @@ def evaluate(
     }
 
 
-def with_weight_cosines(result: dict[str, Any], cosines: Matrix | None) -> dict[str, Any]:
-    """The content of `evaluation.json` with the cosines between the members' weights, for whoever knows them later."""
-    if cosines is None or not np.isfinite(cosines).all():
-        return result
-    diversity = result["diversity"]
-    pairwise = {**diversity["pairwise"], "weight_cosine": cosines.tolist()}
-    return {**result, "diversity": {**diversity, "weight_cosine": mean_of_pairs(cosines), "pairwise": pairwise}}
-
-
 def _diversity(
     found: Measured, scores: Sequence[Scores], weights: Doubles | None, cosines: Matrix | None
 ) -> dict[str, Any]:
@@ -117,7 +108,7 @@ def _gain(scores: Sequence[Scores], loss: str, weights: Doubles | None) -> float
     return float(np.average(members, weights=weights)) - ensemble
 
 
-def _check(log_probs: Floats, labels: Labels) -> None:
+def _check(log_probs: Floats, labels: Integers) -> None:
     shape = log_probs.shape
     if not np.issubdtype(log_probs.dtype, np.floating):
         raise BadInput(f"predictions: log_probs hold {log_probs.dtype}; they must hold floating-point numbers")

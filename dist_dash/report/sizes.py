@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from dist_dash.comparison.section import Section
 from dist_dash.ensembles.finished import FinishedRun
-from dist_dash.metrics.sizes import size_curve
+from dist_dash.metrics.size_curve import size_curve
 from dist_dash.report.colours import COLOURS
 from dist_dash.report.ledger import Ledger
 from dist_dash.report.members import finite_predictions

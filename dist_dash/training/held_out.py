@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from dist_dash.data.dataset import DataSet
 from dist_dash.ensembles.ensemble import StoredEnsemble
-from dist_dash.ensembles.evaluation import Evaluated, scored
+from dist_dash.ensembles.evaluation import Evaluated, score_predictions
 from dist_dash.ensembles.predictor import Members, predict_split
 from dist_dash.metrics.mixture import non_finite_members
 from dist_dash.ranks.exchange import Exchange
@@ -51,5 +51,7 @@ def evaluate_split(
         if non_finite or found is None:
             return non_finite, None
         if isinstance(members, StoredEnsemble):
-            return [], scored(found, split, recipe.seed, weights=members.weights, networks=members.networks())
-        return [], scored(found, split, recipe.seed, calibrated=False)
+            return [], score_predictions(
+                found, split, recipe.seed, weights=members.weights, networks=members.networks()
+            )
+        return [], score_predictions(found, split, recipe.seed, calibrated=False)

@@ -12,7 +12,7 @@ from dist_dash.metrics.accuracy import LOWEST, aac, accuracy, brier, clipped, co
 from dist_dash.metrics.calibration import ece, reliability
 from dist_dash.metrics.diversity import disagreement, error_correlation, mean_of_pairs, pairwise_kl
 from dist_dash.metrics.mixture import ambiguity, ensemble_log_probs, entropy, mutual_information, variance
-from dist_dash.metrics.sizes import deep_ensemble_equivalent, size_curve, subsets_of
+from dist_dash.metrics.size_curve import deep_ensemble_equivalent, size_curve, subsets_of
 
 
 @st.composite

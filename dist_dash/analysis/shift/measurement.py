@@ -20,7 +20,7 @@ from dist_dash.data.source import Split, SubsetSplit
 from dist_dash.ensembles.ensemble import Ensemble
 from dist_dash.ensembles.predictor import Predicted, predict_split
 from dist_dash.errors import BadInput
-from dist_dash.metrics.accuracy import Floats, Labels
+from dist_dash.metrics.accuracy import Floats, Integers
 from dist_dash.metrics.mixture import weights_of
 from dist_dash.recipe.recipe import Loader
 
@@ -77,7 +77,7 @@ class Measurement:
         return {**scores, "left_out": self.left_out + [self._kept[place] for place in scores["left_out"]]}
 
     def against(self, other: OodSet) -> dict[str, Any]:
-        """How well uncertainty tells the test samples from an OOD set."""
+        """How well uncertainty separates the test samples from an OOD set."""
         found = self._predict(other.split, self.ensemble)
         if not len(found.labels):
             raise BadInput(f"ood: no sample of {other.name} can be read")
@@ -88,7 +88,7 @@ class Measurement:
         assert found is not None  # there are no other ranks
         return found
 
-    def _scored(self, log_probs: Floats, labels: Labels) -> dict[str, Any]:
+    def _scored(self, log_probs: Floats, labels: Integers) -> dict[str, Any]:
         return scored(log_probs, labels, self.temperatures, self.seed, self.weights)
 
     def _uncertainties(self, log_probs: Floats) -> list[Uncertainties]:
@@ -96,7 +96,7 @@ class Measurement:
         return [uncertainties(log_probs, self.weights), *(uncertainties(member[None]) for member in log_probs)]
 
 
-def measured(
+def measure_shift(
     measurement: Measurement,
     corruptions: Sequence[Corruption],
     severities: Sequence[int],

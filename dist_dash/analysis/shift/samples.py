@@ -32,11 +32,9 @@ class ChangedSplit(Split):
         self.dtype = base.dtype
 
     def read(self, index: int) -> NDArray:
-        """The changed sample. Raises `UnreadableSample`."""
         return self.change(self.base.evaluation(index), int(self.base.indices[index]))
 
     def name(self, index: int) -> str:
-        """Its name before the change."""
         return self.base.name(index)
 
 

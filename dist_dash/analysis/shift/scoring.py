@@ -10,7 +10,7 @@ import numpy as np
 from scipy.special import log_softmax
 
 from dist_dash.errors import RunFailed
-from dist_dash.metrics.accuracy import Doubles, Floats, Labels
+from dist_dash.metrics.accuracy import Doubles, Floats, Integers
 from dist_dash.metrics.calibration import fit_temperature
 from dist_dash.metrics.mixture import ensemble_log_probs, non_finite_members, weights_of
 from dist_dash.metrics.summary import evaluate
@@ -26,7 +26,7 @@ class Temperatures:
     members: list[float | None]
 
     @staticmethod
-    def fitted(log_probs: Floats, labels: Labels, weights: Doubles | None = None) -> Temperatures:
+    def fitted(log_probs: Floats, labels: Integers, weights: Doubles | None = None) -> Temperatures:
         """Fit all of them by NLL on `[members, N, C]`, `[N]`; `weights` of the members add up to 1."""
         if not len(labels):
             return Temperatures(None, [None] * len(log_probs))
@@ -48,7 +48,7 @@ def finite_members(*log_probs: Floats) -> list[int]:
 
 
 def scored(
-    log_probs: Floats, labels: Labels, temperatures: Temperatures, seed: int, weights: Doubles | None = None
+    log_probs: Floats, labels: Integers, temperatures: Temperatures, seed: int, weights: Doubles | None = None
 ) -> dict[str, Any]:
     """An entry of `shift.json`: `ensemble members member_mean diversity samples left_out`, as in `evaluation.json`.
 
@@ -86,7 +86,7 @@ def averaged(found: Sequence[Any]) -> Any:
 
 
 def _with_calibrated(
-    plain: dict[str, Any], log_probs: Floats, labels: Labels, temperature: float | None
+    plain: dict[str, Any], log_probs: Floats, labels: Integers, temperature: float | None
 ) -> dict[str, Any]:
     """The scores of one predictor `[N, C]`, and those after temperature scaling as `cal_*`."""
     scaled: dict[str, Any] = {}

@@ -10,7 +10,7 @@ from dist_dash.metrics.calibration import ece, reliability
 from dist_dash.metrics.diversity import disagreement, error_correlation, mean_of_pairs, pairwise_kl
 from dist_dash.metrics.mixture import ambiguity, ensemble_log_probs, entropy, mutual_information, variance
 from dist_dash.metrics.scores import scores
-from dist_dash.metrics.sizes import deep_ensemble_equivalent, subsets_of
+from dist_dash.metrics.size_curve import deep_ensemble_equivalent, subsets_of
 
 FEW = settings(max_examples=40, deadline=None, derandomize=True, database=None)
 

@@ -14,7 +14,7 @@ from dist_dash.errors import BadInput
 from dist_dash.metrics.accuracy import nll
 from dist_dash.metrics.mixture import ensemble_log_probs, mean_over_members, non_finite_members, normalised, variance
 from dist_dash.metrics.predictions import load_predictions, save_predictions
-from dist_dash.metrics.sizes import size_curve, subsets_of
+from dist_dash.metrics.size_curve import size_curve, subsets_of
 from dist_dash.metrics.summary import evaluate
 
 WEIGHTS = [3.0, 0.5, 1.5]

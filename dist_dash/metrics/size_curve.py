@@ -9,7 +9,7 @@ from math import comb
 
 import numpy as np
 
-from dist_dash.metrics.accuracy import Doubles, Floats, Labels, accuracy, nll
+from dist_dash.metrics.accuracy import Doubles, Floats, Integers, accuracy, nll
 from dist_dash.metrics.mixture import mean_over_members, weights_of
 
 
@@ -29,7 +29,7 @@ class SizeScores:
 
 
 def size_curve(
-    log_probs: Floats, labels: Labels, most_subsets: int = 100, seed: int = 0, weights: Doubles | None = None
+    log_probs: Floats, labels: Integers, most_subsets: int = 100, seed: int = 0, weights: Doubles | None = None
 ) -> list[SizeScores]:
     """Accuracy and NLL of the ensembles of every size, over all subsets of members.
 
@@ -90,7 +90,7 @@ def deep_ensemble_equivalent(
     return float(baseline_sizes[at - 1] + share * (baseline_sizes[at] - baseline_sizes[at - 1]))
 
 
-def _scores(probs: Doubles, labels: Labels, subset: tuple[int, ...], weights: Doubles | None) -> tuple[float, float]:
+def _scores(probs: Doubles, labels: Integers, subset: tuple[int, ...], weights: Doubles | None) -> tuple[float, float]:
     with np.errstate(divide="ignore"):
         mean = np.log(mean_over_members([probs[member] for member in subset], weights))
     return accuracy(mean, labels), nll(mean, labels)
