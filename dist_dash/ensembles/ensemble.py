@@ -28,6 +28,10 @@ READABLE = (1, 2)
 """Formats of `ensemble.json` that this version reads; in format 1 all members count equally."""
 
 
+FIELDS = {"members": list, "shape": list, "classes": int, "mean": list, "std": list, "uint8": bool}
+"""Fields of `ensemble.json` that must be there; `class_names` and `data` may be missing."""
+
+
 class Prediction(NamedTuple):
     """What an ensemble predicts for `N` samples.
 
@@ -133,8 +137,9 @@ class StoredEnsemble:
             with torch.random.fork_rng(devices=[]):  # initial weights are drawn, and replaced
                 architecture = architecture_from_spec(entry["architecture"])
                 network = build_network(architecture, tuple(spec["shape"]), spec["classes"], *statistics)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise self._incomplete(error) from error
+        except (KeyError, TypeError, AttributeError) as error:  # arguments that the architecture does not take
+            what = f"{entry['file']}: {type(error).__name__}: {first_line(error)}"
+            raise BadInput(f"run: {self.folder / 'ensemble.json'} describes no network ({what})") from error
         path = self.folder / entry["file"]
         try:
             state = safetensors.torch.load_file(path)
@@ -145,18 +150,13 @@ class StoredEnsemble:
 
     def check(self) -> None:
         """Raise `BadInput` where fields are missing, or are of another kind than they must be."""
-        try:
-            spec = self.spec
-            for entry in spec["members"]:
-                entry["architecture"]["class_path"] + entry["file"]
-            tuple(spec["shape"]), int(spec["classes"]), spec["class_names"], tuple(spec["mean"]), tuple(spec["std"])
-            spec["uint8"], self.weights
-        except (KeyError, TypeError, AttributeError) as error:
-            raise self._incomplete(error) from error
-
-    def _incomplete(self, error: Exception) -> BadInput:
-        problem = f"{type(error).__name__}: {error}"
-        return BadInput(f"run: {self.folder / 'ensemble.json'} is not complete ({problem})")
+        wrong = [name for name, kind in FIELDS.items() if not isinstance(self.spec.get(name), kind)]
+        if not wrong:
+            wrong = [f"members.{number}" for number, entry in enumerate(self.spec["members"]) if not _is_entry(entry)]
+        if wrong or not self.spec["members"]:
+            what = ", ".join(wrong or ["members"])
+            raise BadInput(f"run: {self.folder / 'ensemble.json'} is not complete: {what} missing or of another kind")
+        _ = self.weights  # checked when they are read
 
     def networks(self) -> Iterator[nn.Module]:
         """All members, in order."""
@@ -200,7 +200,14 @@ def load_ensemble(folder: str | Path, device: str | torch.device = "cpu") -> Ens
     stored = stored_ensemble(folder)
     spec = stored.spec
     networks = [network.to(device) for network in stored.networks()]
-    return Ensemble(networks, tuple(spec["shape"]), stored.classes, spec["class_names"], stored.weights)
+    return Ensemble(networks, tuple(spec["shape"]), stored.classes, spec.get("class_names"), stored.weights)
+
+
+def _is_entry(entry: Any) -> bool:
+    """Whether it describes a member: its file, and the class of its architecture."""
+    if not isinstance(entry, dict) or not isinstance(entry.get("architecture"), dict):
+        return False
+    return isinstance(entry.get("file"), str) and isinstance(entry["architecture"].get("class_path"), str)
 
 
 def architecture_from_spec(spec: dict[str, Any]) -> Architecture:
