@@ -28,8 +28,8 @@ def diversity(logits: Tensor, peers: Tensor, excluded: Tensor | None = None, tem
     Args:
         logits: the member's own logits `[n, C]`; the gradient flows into these alone.
         peers: the other members' logits, combined, `[n, C]`; taken as constants.
-        excluded: true classes `[n, C]` (bool), left out of both distributions: members shall disagree on how they
-            would be wrong, not on the answer. None leaves no class out.
+        excluded: true classes `[n, C]` (bool), left out of both distributions: members should disagree on how
+            they would be wrong, not on the answer. None leaves no class out.
         temperature: τ > 0.
     """
     own, other = logits / temperature, peers.detach() / temperature

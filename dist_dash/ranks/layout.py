@@ -91,7 +91,7 @@ class Layout:
 
     @property
     def job(self) -> str:
-        """The Slurm job and its restart count, where there is one: it tells a requeued job from its own ghost."""
+        """The Slurm job and its restart count, where there is one: it tells a requeued job from its earlier life."""
         return Launcher().job
 
     @property

@@ -1,4 +1,4 @@
-"""What all ranks settle at every step with one small collective behind the step: stop, sickness, same samples."""
+"""What all ranks settle at every step with one small collective behind the step: stop, skipped steps, same samples."""
 
 from __future__ import annotations
 
@@ -32,35 +32,35 @@ class Agreement:
             samples: hash of this step's sample ids (63 bits); None where this step is not compared.
 
         Raises:
-            RunFailed: (from the result) a member is sick for too long, or members saw different samples.
+            RunFailed: (from the result) a member has skipped too many steps in a row, or members saw different samples.
         """
         layout = self._exchange.layout
-        sick = layout.identity + 1 if skipped_in_a_row >= self._max_skipped else 0
+        stuck = layout.identity + 1 if skipped_in_a_row >= self._max_skipped else 0
         lowest = -(2**63)
         highest_of, minus_lowest_of = [lowest] * layout.replicas, [lowest] * layout.replicas
         if samples is not None and self._same_samples:
             highest_of[layout.replica], minus_lowest_of[layout.replica] = samples, -samples
-        finish = self._exchange.start_maximum([self._stop.level, sick, *highest_of, *minus_lowest_of])
+        finish = self._exchange.start_maximum([self._stop.level, stuck, *highest_of, *minus_lowest_of])
 
         def settle() -> bool:
-            stop, sick, *hashes = finish()
-            if sick:
+            stop, stuck, *hashes = finish()
+            if stuck:
                 times = f"{self._max_skipped} updates in a row"
-                text = f"member {sick - 1}: no finite gradient for {times}; lower its learning rate"
+                text = f"member {stuck - 1}: no finite gradient for {times}; lower its learning rate"
                 raise everywhere(RunFailed(text))
             # The maximum of h and of −h are each other's negative exactly where all members of a replica index agree.
             for high, low in zip(hashes[: layout.replicas], hashes[layout.replicas :], strict=True):
                 if high != lowest and high != -low:
                     self._name_the_odd_one(samples or 0)
-            return self._heed(stop)
+            return self._noted(stop)
 
         return settle
 
     def stop_now(self) -> bool:
         """Whether any rank was asked to stop; for loops outside the training step."""
-        return self._heed(self._exchange.start_maximum([self._stop.level])()[0])
+        return self._noted(self._exchange.start_maximum([self._stop.level])()[0])
 
-    def _heed(self, level: int) -> bool:
+    def _noted(self, level: int) -> bool:
         if level:
             self.stopped_by = STOP_SIGNALS[level - 1].name
         return level > 0

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from dist_dash.member.batch import Batch
 from dist_dash.member.member import Member
 from dist_dash.member.vector import ParameterVector, unit
-from dist_dash.methods.method import Measured, Method, Totals
+from dist_dash.methods.method import Measured, Method, Samples, Totals
 from dist_dash.models import Architecture
 from dist_dash.ranks.exchange import Exchange
 from dist_dash.seeds import derived_seed
@@ -114,6 +114,38 @@ class ESAM(Method):
                 member.backward((w * micro.loss(member.forward(micro.x), "none")).sum(), share=1)
         member.step()
         return totals.measured()
+
+
+class LooksAhead(Method):
+    """Uses a pass over the training split before every epoch: records its mean loss, and how many samples it saw."""
+
+    seen: Tensor
+
+    def before_epoch(self, epoch: int, member: Member, samples: Samples, exchange: Exchange) -> None:
+        losses, counts = [torch.zeros(())], 0
+        with member.evaluating(), torch.no_grad():
+            for micro in samples("train"):
+                losses.append(micro.loss(member.forward(micro.x), "none").sum())
+                counts += len(micro.x)
+        total = torch.stack([torch.stack(losses).sum().double(), torch.tensor(counts, dtype=torch.float64)])
+        self.seen = exchange.mean_over_replicas(total)
+
+    def update(self, member: Member, batch: Batch, exchange: Exchange) -> Measured:
+        totals = Totals(len(batch))
+        for micro in batch:
+            logits = member.forward(micro.x)
+            loss = micro.loss(logits)
+            member.backward(loss)
+            totals.add(loss=loss, accuracy=micro.correct(logits))
+        member.step()
+        replicas = exchange.layout.replicas
+        return totals.measured(ahead=self.seen[0] / self.seen[1], samples=self.seen[1] * replicas)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"seen": self.seen}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.seen = state["seen"]
 
 
 class Heads(nn.Module):

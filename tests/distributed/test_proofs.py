@@ -20,7 +20,7 @@ from dist_dash.seeds import derived_seed
 from tests.distributed import proof_oracle as oracle
 from tests.distributed.proofs import AESAM, ESAM, GSAM, Heads, RandomMask, TwoSnapshots
 from tests.distributed.small import CLASSES, FEATURES, Batches, batches, network, run_member
-from tests.e2e.runs import assert_same_run, finish, start
+from tests.e2e.runs import assert_same_run, finish, lines_of, start
 from tests.support.ranks import on_ranks
 
 MEMBERS, REPLICAS, ACCUMULATION, STEPS = 2, 2, 2, 8
@@ -137,12 +137,36 @@ def test_a_fixed_mask() -> None:
             assert not value[mask.numpy() == 0].any()
 
 
+@pytest.mark.parametrize("engine", ["zero0", "zero1"])
+def test_masks_and_gates_with_deepspeed(engine: str) -> None:
+    single = batches(STEPS, REPLICAS, ACCUMULATION, torch.float32)
+    sparsity = {"sparsity": RandomMask(0.5)} if engine == "zero0" else {}
+    found = [
+        on_real_ranks(AESAM(0.1, gate_start=0.5, gate_end=-0.5), single, engine=name, dtype=torch.float32, **sparsity)
+        for name in (engine, "torch")
+    ]
+    for ours, theirs in zip(*found, strict=True):
+        for key, value in theirs["weights"].items():
+            np.testing.assert_allclose(ours["weights"][key], value, rtol=0, atol=1e-6, err_msg=key)
+
+
+def test_a_method_may_look_at_all_samples_before_an_epoch(tmp_path: Path) -> None:
+    """Two replicas see what one rank alone does: every sample of the split, once."""
+    for world in (2, 4):
+        method = ["--method=tests.distributed.proofs.LooksAhead", "--max_steps=1", "--loader.batch_size=64"]
+        finish(tmp_path / str(world), world, MEMBERS, "--engine=Torch", *method)
+    one, two = (next(x for x in lines_of(tmp_path / w) if x["kind"] == "train") for w in ("2", "4"))
+    assert one["samples"] == two["samples"] == [1348.0] * MEMBERS
+    np.testing.assert_allclose(one["ahead"], two["ahead"], rtol=1e-6)
+
+
 SYSTEMS = {
     "GSAM": ["--method=tests.distributed.proofs.GSAM"],
     "AESAM": ["--method=tests.distributed.proofs.AESAM"],
     "ESAM": ["--method=tests.distributed.proofs.ESAM"],
     "two snapshots": ["--method=SGD", "--schedule=tests.distributed.proofs.TwoSnapshots"],
     "two chains": ["--method=tests.distributed.proofs.AESAM", "--schedule=tests.distributed.proofs.TwoChains"],
+    "a look ahead": ["--method=tests.distributed.proofs.LooksAhead"],
     "mask": ["--method=SAM", "--sparsity=tests.distributed.proofs.RandomMask"],
 }
 
