@@ -169,7 +169,7 @@ def test_half_precision_is_read_as_what_it_is():
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_sick_members_are_left_out_or_refused(value):
+def test_non_finite_members_are_left_out_or_refused(value):
     log_probs, labels = some_predictions(4)
     log_probs[1, 7, 3] = log_probs[3, 0, 0] = value
     assert evaluate(log_probs, labels, "test", 0) == {
