@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from dist_dash.commands.cli import main
+from dist_dash.data import Digits
 from dist_dash.ensembles.ensemble import load_ensemble
 from dist_dash.ensembles.join import join
 from dist_dash.errors import BadInput
@@ -37,7 +38,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_snapshot_is_a_member(run: Path) -> None:
     names = [f"member_{number:02d}.safetensors" for number in range(4)]
     assert sorted(path.name for path in (run / "ensemble").iterdir()) == ["ensemble.json", *names]
-    assert [entry["file"] for entry in json.loads((run / "ensemble/ensemble.json").read_text())["members"]] == names
+    spec = json.loads((run / "ensemble/ensemble.json").read_text())
+    assert [entry["file"] for entry in spec["members"]] == names
+    assert (spec["format"], spec["data"]) == (2, Digits().load().facts.as_json())
     for number in (0, 2):  # the first snapshot of each chain; the second one is what the chain ended with
         assert (run / "ensemble" / names[number]).read_bytes() == (run / "snapshots" / names[number]).read_bytes()
         assert (run / "ensemble" / names[number]).read_bytes() != (run / "ensemble" / names[number + 1]).read_bytes()
