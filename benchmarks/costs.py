@@ -15,6 +15,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +29,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from dist_dash.member.batch import Batch, MicroBatch, Progress, micro_batch
 from dist_dash.member.deepspeed_engine import DeepSpeed
-from dist_dash.member.engine import Engine, Torch
+from dist_dash.member.engine import Engine, Precision, Torch
 from dist_dash.member.member import Member
 from dist_dash.methods import DASH, SAM, SGD, Method
-from dist_dash.models import ResNet
+from dist_dash.models import Architecture, ResNet
 from dist_dash.models.network import seeded_network
 from dist_dash.ranks.exchange import Exchange
 from dist_dash.ranks.layout import layout_from_environment
@@ -40,44 +42,87 @@ Times = dict[str, list[float]]
 SETTINGS = {"lr": 0.05, "momentum": 0.9, "weight_decay": 5e-4}
 
 
-def network(seed: int) -> nn.Sequential:
-    return seeded_network(seed, ResNet(18), (3, 32, 32), 10, (0.5,) * 3, (0.25,) * 3, True)
+@dataclass(frozen=True)
+class Problem:
+    """What the variants of a comparison train: a network, made-up images, a device and a precision."""
+
+    model: Architecture
+    side: int = 32
+    classes: int = 10
+    size: int = 32
+    device: str = "cpu"
+    precision: Precision = "fp32"
+
+    def network(self, seed: int) -> nn.Sequential:
+        shape = (3, self.side, self.side)
+        return seeded_network(seed, self.model, shape, self.classes, (0.5,) * 3, (0.25,) * 3, True)
+
+    @cache  # noqa: B019  # the problems of a benchmark live as long as it does
+    def _samples(self, number: int) -> MicroBatch:
+        draw = torch.Generator().manual_seed(number)
+        x = torch.randint(256, (self.size, 3, self.side, self.side), generator=draw, dtype=torch.uint8)
+        target = torch.eye(self.classes)[torch.randint(self.classes, (self.size,), generator=draw)]
+        device = torch.device(self.device)
+        return micro_batch(x, target, torch.arange(self.size), None, 0.0, device, torch.float32)
+
+    def batch(self, step: int) -> Batch:
+        """Two batches take turns, on the device already."""
+        return Batch([self._samples(step % 2)], Progress(step, 1000, 100))
+
+    def loss(self, net: nn.Module, step: int) -> torch.Tensor:
+        """The loss as a loop written by hand computes it, under the same autocast as the engines."""
+        samples = self._samples(step % 2)
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.precision == "bf16"):
+            logits = net(samples.x)
+        return nn.functional.cross_entropy(logits.float(), samples.target)
 
 
-def batch(size: int, step: int) -> Batch:
-    draw = torch.Generator().manual_seed(step)
-    x = torch.randint(256, (size, 3, 32, 32), generator=draw, dtype=torch.uint8)
-    target = torch.eye(10)[torch.randint(10, (size,), generator=draw)]
-    return Batch(
-        [micro_batch(x, target, torch.arange(size), None, 0.0, torch.device("cpu"), torch.float32)],
-        Progress(step, 1000, 100),
-    )
-
-
-def member(engine: Engine, exchange: Exchange) -> Member:
+def member(engine: Engine, exchange: Exchange, problem: Problem) -> Member:
     rank = exchange.layout.member
-    engine.attach(network(rank), lambda p: torch.optim.SGD(p, **SETTINGS), exchange)
+    engine.attach(problem.network(rank), lambda p: torch.optim.SGD(p, **SETTINGS), exchange)
     return Member(engine, rank, 1)
 
 
-def hand_written(size: int) -> Callable[[int], None]:
+def hand_written(problem: Problem) -> Callable[[int], None]:
     """The loop that everybody writes: the yardstick of the engines."""
-    net = network(0)
+    net = problem.network(0).to(problem.device)
     optimizer = torch.optim.SGD(net.parameters(), **SETTINGS)
-    loss_of = nn.CrossEntropyLoss()
 
     def step(number: int) -> None:
-        micro: MicroBatch = next(iter(batch(size, number)))
-        loss_of(net(micro.x), micro.target).backward()
+        problem.loss(net, number).backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
     return step
 
 
-def stepper(method: Method, engine: Engine, exchange: Exchange, size: int) -> Callable[[int], None]:
-    owner = member(engine, exchange)
-    return lambda number: void(method.update(owner, batch(size, number), exchange))
+def hand_written_sam(problem: Problem, rho: float = 0.05) -> Callable[[int], None]:
+    """SAM as it is usually written, with fused arithmetic over all parameters: the yardstick of the methods."""
+    net = problem.network(0).to(problem.device)
+    parameters = list(net.parameters())
+    optimizer = torch.optim.SGD(parameters, **SETTINGS)
+
+    def step(number: int) -> None:
+        gradients = torch.autograd.grad(problem.loss(net, number), parameters)
+        norm = torch.stack(torch._foreach_norm(gradients)).norm()
+        epsilon = torch._foreach_mul(gradients, rho / (norm + 1e-12))
+        del gradients
+        with torch.no_grad():
+            before = [p.clone() for p in parameters]
+            torch._foreach_add_(parameters, epsilon)
+        del epsilon
+        problem.loss(net, number).backward()
+        with torch.no_grad():
+            torch._foreach_copy_(parameters, before)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step
+
+
+def stepper(method: Method, engine: Engine, exchange: Exchange, problem: Problem) -> Callable[[int], None]:
+    owner = member(engine, exchange, problem)
+    return lambda number: void(method.update(owner, problem.batch(number), exchange))
 
 
 def void(_: Any) -> None:
@@ -87,11 +132,14 @@ def void(_: Any) -> None:
 def interleaved(steppers: dict[str, Callable[[int], None]], rounds: int, exchange: Exchange) -> Times:
     """Seconds per step, variant after variant in every round; the first round warms up and does not count."""
     times: Times = {name: [] for name in steppers}
+    settle = torch.cuda.synchronize if exchange.layout.device.type == "cuda" else lambda: None
     for number in range(rounds + 1):
         for name, step in steppers.items():
+            settle()
             exchange.collect(0)  # all ranks start together: what remains is the variant's own cost
             started = time.perf_counter()
             step(number)
+            settle()
             if number:
                 times[name].append(time.perf_counter() - started)
     return times
@@ -116,27 +164,27 @@ def timed(owner: type, name: str, into: list[float]) -> Iterator[None]:
         setattr(owner, name, original)
 
 
-def one_rank(rounds: int, size: int) -> tuple[Times, list[float]]:
+def one_rank(rounds: int, problem: Problem) -> tuple[Times, list[float]]:
     """SGD by hand, by both engines, and SAM; and the share of a SAM step that perturbing and restoring takes."""
     torch.set_num_threads(1)
     with Exchange(layout_from_environment(1), deadline=300) as exchange:
         times = interleaved(
             {
-                "hand-written SGD": hand_written(size),
-                "SGD torch": stepper(SGD(), Torch(), exchange, size),
-                "SGD DeepSpeed": stepper(SGD(), DeepSpeed(), exchange, size),
-                "SAM torch": stepper(SAM(), Torch(), exchange, size),
+                "hand-written SGD": hand_written(problem),
+                "SGD torch": stepper(SGD(), Torch(), exchange, problem),
+                "SGD DeepSpeed": stepper(SGD(), DeepSpeed(), exchange, problem),
+                "SAM torch": stepper(SAM(), Torch(), exchange, problem),
             },
             rounds,
             exchange,
         )
-        return times, perturbing(exchange, rounds, size)
+        return times, perturbing(exchange, rounds, problem)
 
 
-def perturbing(exchange: Exchange, rounds: int, size: int) -> list[float]:
+def perturbing(exchange: Exchange, rounds: int, problem: Problem) -> list[float]:
     """Per step, the share of a SAM step outside its two forwards, two backwards and the optimizer's step."""
     engine, inside = Torch(), [0.0]
-    owner, method, shares = member(engine, exchange), SAM(), []
+    owner, method, shares = member(engine, exchange, problem), SAM(), []
     with (
         timed(Torch, "forward", inside),
         timed(Member, "gradient", inside),
@@ -144,20 +192,20 @@ def perturbing(exchange: Exchange, rounds: int, size: int) -> list[float]:
         timed(Torch, "step", inside),
     ):
         for number in range(rounds + 1):
-            one, inside[0], started = batch(size, number), 0.0, time.perf_counter()
+            one, inside[0], started = problem.batch(number), 0.0, time.perf_counter()
             method.update(owner, one, exchange)
             total = time.perf_counter() - started
             shares.append((total - inside[0]) / total)
     return shares[1:]
 
 
-def two_ranks(rounds: int, size: int) -> tuple[Times, list[float], list[float]]:
+def two_ranks(rounds: int, problem: Problem) -> tuple[Times, list[float], list[float]]:
     """SAM and DASH side by side; the shares of a DASH step spent in transfer that was not hidden, and in waiting."""
     torch.set_num_threads(1)
     with Exchange(layout_from_environment(2), deadline=300) as exchange:
         variants = {"SAM": SAM(), "DASH joint": DASH(ascent="joint"), "DASH separate": DASH()}
-        times = interleaved({n: stepper(m, Torch(), exchange, size) for n, m in variants.items()}, rounds, exchange)
-        exposed, waited, step = [], [], stepper(DASH(), Torch(), exchange, size)
+        times = interleaved({n: stepper(m, Torch(), exchange, problem) for n, m in variants.items()}, rounds, exchange)
+        exposed, waited, step = [], [], stepper(DASH(), Torch(), exchange, problem)
         for number in range(rounds + 1):
             exchange.collect(0)
             exchange.clock.read()
@@ -168,13 +216,13 @@ def two_ranks(rounds: int, size: int) -> tuple[Times, list[float], list[float]]:
         return times, exposed[1:], waited[1:]
 
 
-def peak_memory(method: Method, size: int) -> float:
+def peak_memory(method: Method, problem: Problem) -> float:
     """Peak resident memory of three steps, in bytes, beyond what the process had before its network."""
     import resource
 
     torch.set_num_threads(1)
     with Exchange(layout_from_environment(1), deadline=300) as exchange:
-        step = stepper(method, Torch(), exchange, size)
+        step = stepper(method, Torch(), exchange, problem)
         for number in range(3):
             step(number)
     return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
@@ -200,15 +248,16 @@ def main() -> int:
     parser.add_argument("--batch", type=int, default=32)
     options = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
+    problem = Problem(ResNet(18), size=options.batch)
     rows: list[tuple[str, list[float], float]] = []
 
-    times, shares = on_ranks(1, one_rank, options.rounds, options.batch, deadline=1200)[0]
+    times, shares = on_ranks(1, one_rank, options.rounds, problem, deadline=1200)[0]
     rows.append(("SAM / SGD", ratio(times, "SAM torch", "SGD torch"), 2.05))
     rows.append(("DeepSpeed engine / hand-written loop", ratio(times, "SGD DeepSpeed", "hand-written SGD"), 1.05))
     rows.append(("plain engine / hand-written loop", ratio(times, "SGD torch", "hand-written SGD"), 1.05))
     rows.append(("perturb + restore, share of a SAM step", shares, 0.03))
 
-    times, exposed, waited = on_ranks(2, two_ranks, options.rounds, options.batch, deadline=1200)[0]
+    times, exposed, waited = on_ranks(2, two_ranks, options.rounds, problem, deadline=1200)[0]
     rows.append(("DASH joint / SAM (2 ranks)", ratio(times, "DASH joint", "SAM"), 1.05))
     rows.append(("DASH separate / SAM (2 ranks)", ratio(times, "DASH separate", "SAM"), 1.40))
     rows.append(("exposed exchange, share of a DASH step", exposed, 0.02))
@@ -216,9 +265,9 @@ def main() -> int:
         ("waiting for the slower rank, share of a DASH step", waited, math.inf)
     )  # skew: the machine's, not ours
 
-    parameters = sum(p.numel() * p.element_size() for p in network(0).parameters())
-    sgd = [on_ranks(1, peak_memory, SGD(), options.batch)[0] for _ in range(3)]
-    sam = [on_ranks(1, peak_memory, SAM(), options.batch)[0] for _ in range(3)]
+    parameters = sum(p.numel() * p.element_size() for p in problem.network(0).parameters())
+    sgd = [on_ranks(1, peak_memory, SGD(), problem)[0] for _ in range(3)]
+    sam = [on_ranks(1, peak_memory, SAM(), problem)[0] for _ in range(3)]
     extra = [(b - a) / parameters for a, b in zip(sgd, sam, strict=True)]
     rows.append(("extra memory of SAM, in copies of the parameters", extra, 2.0))
     rows.append(("dist-dash --help, seconds", [help_seconds()], 0.5))

@@ -109,7 +109,7 @@ def micro_batch(
     """
     x, target = x.to(device, non_blocking=True), target.to(device, dtype, non_blocking=True)
     if mix is not None:
-        share = mix.to(device, dtype).reshape(-1, *[1] * (x.dim() - 1))
+        share = mix.to(device, dtype, non_blocking=True).reshape(-1, *[1] * (x.dim() - 1))
         partner = torch.arange(len(x), device=device) ^ 1
         x = share * x.to(dtype) + (1 - share) * x[partner].to(dtype)
     return MicroBatch(x, smoothed(target, smoothing, heads), target > 0, ids, heads)

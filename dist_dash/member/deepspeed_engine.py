@@ -68,6 +68,7 @@ class DeepSpeed(Engine):
                     "managed_gradient_accumulation": False,  # step() is the boundary after any number of backwards
                     "gradient_clipping": self.clip,
                     "steps_per_print": 2**62,
+                    "timers": {"throughput": {"enabled": False}},  # it waits for the device three times an update
                     "zero_allow_untested_optimizer": True,
                     "zero_optimization": {
                         "stage": self.zero,
@@ -84,11 +85,9 @@ class DeepSpeed(Engine):
         self.module = self._engine.module
 
     def backward(self, loss: Tensor) -> None:
-        """Add the gradient of `loss`; ZeRO 2 reduces it at once, the others in `step`."""
-        self._engine.backward(loss, scale_wrt_gas=False)
+        self._engine.backward(loss, scale_wrt_gas=False)  # ZeRO 2 averages it at once, the others in `step`
 
     def step(self) -> None:
-        """Average, clip, update, clear, all by DeepSpeed."""
         self.skipped = False
         self._engine.step()
         # ZeRO checks the norm of the whole gradient before any shard's optimizer runs.
@@ -105,7 +104,6 @@ class DeepSpeed(Engine):
         return {"module": module, "optimizer": {} if self.exchange.layout.replica else self.optimizer.state_dict()}
 
     def load_state(self, states: list[dict[str, Any]]) -> None:
-        """Take back the weights and, of the optimizer, this replica's shard."""
         self.module.load_state_dict(states[0]["module"])
         if self.zero:
             shards = [state["optimizer"] for state in states]
@@ -115,38 +113,34 @@ class DeepSpeed(Engine):
 
 
 class OneMember:
-    """The `mpu` that confines DeepSpeed to one member: without it, it averages all members into one network."""
+    """The `mpu` that confines DeepSpeed to one member: without it, it averages all members into one network.
+
+    The data-parallel group is the member's replicas; no parameter is split, so the model-parallel group is this rank.
+    """
 
     def __init__(self, group: dist.ProcessGroup, ranks: Sequence[int], rank: int) -> None:
         self._group, self._ranks, self._rank = group, list(ranks), rank
         self._alone = [dist.new_group([r]) for r in range(dist.get_world_size())][rank]
 
     def get_data_parallel_group(self) -> dist.ProcessGroup:
-        """The replicas of this member."""
         return self._group
 
     def get_data_parallel_group_ranks(self) -> list[int]:
-        """Their ranks."""
         return self._ranks
 
     def get_data_parallel_world_size(self) -> int:
-        """How many they are."""
         return len(self._ranks)
 
     def get_data_parallel_rank(self) -> int:
-        """This rank's place among them."""
         return self._ranks.index(self._rank)
 
     def get_model_parallel_group(self) -> dist.ProcessGroup:
-        """This rank alone: no parameter is split."""
         return self._alone
 
     def get_model_parallel_world_size(self) -> int:
-        """One."""
         return 1
 
     def get_model_parallel_rank(self) -> int:
-        """Nought."""
         return 0
 
     get_tensor_model_parallel_group = get_model_parallel_group
@@ -154,7 +148,6 @@ class OneMember:
     get_tensor_model_parallel_rank = get_model_parallel_rank
 
     def get_tensor_model_parallel_src_rank(self) -> int:
-        """The rank that holds the whole model: this one."""
         return self._rank
 
 

@@ -117,12 +117,10 @@ class Torch(Engine):
         self.optimizer.zero_grad(set_to_none=True)
 
     def state(self) -> dict[str, Any]:
-        """Weights and optimizer state; replicas are equal, the first one's is read back."""
         if self.exchange.layout.replica:
-            return {}
+            return {}  # replicas are equal: the first one's state is read back
         return {"module": self.module.state_dict(), "optimizer": self.optimizer.state_dict()}
 
     def load_state(self, states: list[dict[str, Any]]) -> None:
-        """Take back the first replica's weights and optimizer state."""
         self.module.load_state_dict(states[0]["module"])
         self.optimizer.load_state_dict(states[0]["optimizer"])

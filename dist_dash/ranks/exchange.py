@@ -46,6 +46,8 @@ class Exchange:
             torch.cuda.set_device(layout.device)
         try:
             self._join(timeout)
+        except BadInput:
+            raise
         except (RuntimeError, ValueError) as error:  # the latter where the launcher set no address
             what = f"the {layout.world} ranks did not find each other within {self.deadline:g} s"
             raise RunFailed(f"{what} ({first_line(error)})") from error
@@ -54,17 +56,30 @@ class Exchange:
     def _join(self, timeout: timedelta) -> None:
         layout = self.layout
         rendezvous, _, _ = next(dist.rendezvous(layout.rendezvous, layout.rank, layout.world, timeout=timeout))
+        self._check_backends(rendezvous)
         backend = "cpu:gloo,cuda:nccl" if layout.backend == "nccl" else "gloo"
         store = dist.PrefixStore("world", rendezvous)
         dist.init_process_group(backend, store=store, rank=layout.rank, world_size=layout.world, timeout=timeout)
         self._diagnosis = Diagnosis(rendezvous, layout, self.deadline)
         # Flags and checks have a gloo group of their own: control never waits behind the accelerator's stream.
         self._control = dist.new_group(backend="gloo", timeout=timeout)
-        members = [dist.new_group(layout.exchange_ranks(r), timeout=timeout) for r in range(layout.replicas)]
-        replicas = [dist.new_group(layout.member_ranks(m), timeout=timeout) for m in range(layout.members)]
+        # NCCL's own watchdog ends the process without a word that names anybody: `await_device` comes before it.
+        later = timeout + timedelta(seconds=60) if layout.backend == "nccl" else timeout
+        members = [dist.new_group(layout.exchange_ranks(r), timeout=later) for r in range(layout.replicas)]
+        replicas = [dist.new_group(layout.member_ranks(m), timeout=later) for m in range(layout.members)]
         self.replica_group = replicas[layout.member]
         self._members = Transport(members[layout.replica], layout.members, layout.backend, self._guarded)
         self._replicas = Transport(self.replica_group, layout.replicas, layout.backend, self._guarded)
+
+    def _check_backends(self, store: dist.Store) -> None:
+        """Refuse ranks some of which share a device and some of which do not: their groups would never form."""
+        layout = self.layout
+        store.set(f"backend/{layout.rank}", layout.backend)
+        backends = [store.get(f"backend/{rank}").decode() for rank in range(layout.world)]
+        if len(set(backends)) > 1:
+            odd = next(rank for rank, backend in enumerate(backends) if backend != backends[0])
+            what = f"rank 0 would use {backends[0]}, rank {odd} {backends[odd]}"
+            raise everywhere(BadInput(f"ranks: {what}; every node must have as many ranks as GPUs, or all must share"))
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
         # After a failure the peers may be gone, and leaving the groups in order would wait for them.

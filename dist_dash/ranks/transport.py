@@ -54,7 +54,9 @@ class Transport:
             return Transfer(lambda: values)
 
         def collective(source: Tensor, asynchronous: bool) -> tuple[Tensor, Any]:
-            out = source.clone()
+            # Page-locked where the source is: `clone` would give ordinary memory, for whose copy back the device waits.
+            out = torch.empty(source.shape, dtype=source.dtype, device=source.device, pin_memory=source.is_pinned())
+            out.copy_(source)
             return out, dist.all_reduce(out, group=self.group, async_op=asynchronous)
 
         return self._start(values, collective)

@@ -1,33 +1,51 @@
-"""What only a GPU can show: NCCL, several ranks on one device through pinned memory, bf16, exact resume."""
+"""What only a GPU can show: NCCL, several ranks on one device, DeepSpeed, bf16, exact repetition, and no needless wait.
+
+That a stopped run goes on to the bit is shown by `benchmarks/gpu.sh`.
+"""
 
 from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from benchmarks.costs import Problem
+from benchmarks.gpu import exchange as exchanges
+from benchmarks.gpu.perturbation import realised
+from benchmarks.gpu.waits import of_loop, of_updates, training
+from dist_dash.data.workers import stream
+from dist_dash.member.batch import micro_batch
 from dist_dash.methods import DASH
+from dist_dash.models import ResNet
+from dist_dash.ranks.exchange import Exchange
+from dist_dash.ranks.layout import layout_from_environment
 from tests.distributed.small import batches, run_member
 from tests.e2e.runs import assert_same_run, finish
+from tests.gpu.waits import counted
 from tests.support.ranks import on_ranks
 
 GPUS = torch.cuda.device_count()
+ONE, NONE = {"CUDA_VISIBLE_DEVICES": "0"}, {"CUDA_VISIBLE_DEVICES": ""}
+
+
+def assert_same_weights(ranks: list[dict[str, Any]], others: list[dict[str, Any]], atol: float) -> None:
+    for ours, theirs in zip(ranks, others, strict=True):
+        for key, value in ours["weights"].items():
+            np.testing.assert_allclose(value, theirs["weights"][key], rtol=0, atol=atol, err_msg=key)
+
+
+# -- what crosses between ranks ----------------------------------------------------------------------------------------
 
 
 def test_two_ranks_on_one_gpu_equal_two_ranks_on_the_cpu() -> None:
     data = batches(4, 1, 2, torch.float64)
     run = partial(run_member, batch_norm=True)
-    one = {"CUDA_VISIBLE_DEVICES": "0"}
-    shared, reference = (
-        on_ranks(2, run, DASH(gamma=0.3), 2, data, environment=variables)
-        for variables in (one, {"CUDA_VISIBLE_DEVICES": ""})
-    )
-    for ours, theirs in zip(shared, reference, strict=True):
-        for key, value in ours["weights"].items():
-            np.testing.assert_allclose(value, theirs["weights"][key], rtol=0, atol=1e-9, err_msg=key)
+    shared, reference = (on_ranks(2, run, DASH(gamma=0.3), 2, data, environment=where) for where in (ONE, NONE))
+    assert_same_weights(shared, reference, 1e-9)
 
 
 @pytest.mark.skipif(GPUS < 2, reason="NCCL needs a GPU per rank")
@@ -35,15 +53,100 @@ def test_two_ranks_on_one_gpu_equal_two_ranks_on_the_cpu() -> None:
 def test_nccl_equals_gloo(mode: str) -> None:
     data = batches(4, 1, 2, torch.float64)
     run = partial(run_member, batch_norm=True, mode=mode)
-    nccl = on_ranks(2, run, DASH(), 2, data)
-    gloo = on_ranks(2, run, DASH(), 2, data, environment={"CUDA_VISIBLE_DEVICES": ""})
-    for ours, theirs in zip(nccl, gloo, strict=True):
-        for key, value in ours["weights"].items():
-            np.testing.assert_allclose(value, theirs["weights"][key], rtol=0, atol=1e-8, err_msg=key)
+    nccl, gloo = (on_ranks(2, run, DASH(), 2, data, environment=where) for where in ({}, NONE))
+    assert_same_weights(nccl, gloo, 1e-8)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_run_repeats_to_the_bit(precision: str, tmp_path: Path) -> None:
+def test_nccl_with_one_rank() -> None:
+    (found,) = on_ranks(1, exchanges.one_rank, 128, 1000, 3)
+    assert found["backend"] == "nccl"
+    assert found["equal"]
+
+
+@pytest.mark.parametrize("mode", ["gather", "reduce"])
+def test_peers_of_logits_that_are_still_being_computed(mode: str) -> None:
+    shared, host = (on_ranks(3, exchanges.several, mode, 128, 1000, 8, environment=where) for where in (ONE, NONE))
+    for ours, theirs in zip(shared, host, strict=True):
+        assert ours["where"] == "cuda:0 by gloo"
+        assert ours["counts"] == theirs["counts"] == [2.0] * 8
+        np.testing.assert_allclose(ours["means"], theirs["means"], rtol=0, atol=1e-5)
+
+
+def busy_after_exchange(mode: str) -> bool:
+    """Whether the device still computes its backward when the peers' predictions have been received."""
+    with Exchange(layout_from_environment(2), mode, deadline=60) as exchange:  # type: ignore[arg-type]
+        logits = torch.randn(256, 1000, device=exchange.layout.device)
+        backward, done = torch.eye(8192, device=exchange.layout.device), torch.cuda.Event()
+        for _ in range(2):  # the first exchange allocates
+            torch.cuda.synchronize()
+            exchange.collect(0)
+            pending = exchange.gather(logits)
+            for _ in range(60):
+                backward = backward @ backward
+            done.record()
+            pending.wait()
+            busy = not done.query()
+        return busy
+
+
+@pytest.mark.parametrize("mode", ["gather", "reduce"])
+def test_an_exchange_does_not_wait_for_the_backward_that_hides_it(mode: str) -> None:
+    assert on_ranks(2, busy_after_exchange, mode, environment=ONE) == [True, True]
+
+
+# -- engines and precision ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("engine", "replicas"), [("zero0", 1), ("zero0-bf16", 2), ("zero1-bf16", 2), ("zero2", 2)])
+def test_deepspeed_is_torch(engine: str, replicas: int) -> None:
+    data = batches(4, replicas, 2, torch.float32)
+    run = partial(run_member, clip=0.5, batch_norm=True, dtype=torch.float32)
+    torchs = "torch-bf16" if engine.endswith("bf16") else "torch"
+    ours, reference = (
+        on_ranks(2 * replicas, partial(run, engine=name), DASH(), 2, data, environment=ONE) for name in (engine, torchs)
+    )
+    assert_same_weights(ours, reference, 1e-6)
+
+
+def test_a_bf16_member_gets_the_perturbation_that_was_asked_for() -> None:
+    (found,) = on_ranks(1, realised, Problem(ResNet(18), size=64, device="cuda", precision="bf16"), 20, environment=ONE)
+    assert found["length"] == pytest.approx(1, abs=1e-3)
+    assert found["restored"]
+    assert found["bf16"] == pytest.approx(found["fp32"], rel=0.2)
+
+
+@pytest.mark.parametrize(("engine", "precision"), [("Torch", "fp32"), ("DeepSpeed", "bf16")])
+def test_a_run_repeats_to_the_bit(engine: str, precision: str, tmp_path: Path) -> None:
     for name in ("one", "other"):
-        finish(tmp_path / name, 2, 2, f"--engine.precision={precision}", "--model=SmallCNN")
+        finish(tmp_path / name, 2, 2, f"--engine={engine}", f"--engine.precision={precision}", "--model=SmallCNN")
     assert_same_run(tmp_path / "one", tmp_path / "other")
+
+
+# -- waits of the host for the device ----------------------------------------------------------------------------------
+
+
+def test_an_update_waits_once() -> None:
+    problem = Problem(ResNet(18), size=4, device="cuda", precision="bf16")
+    (found,) = on_ranks(1, of_updates, problem, 3, environment=ONE)
+    assert {name: max(map(len, places)) for name, places in found.items()} == dict.fromkeys(found, 1), found
+
+
+def test_the_training_loop_waits_once_per_update() -> None:
+    (found,) = on_ranks(1, of_loop, training("bf16"), 6, environment=ONE)
+    assert all(len(places) == 1 for places in found), found
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_are_page_locked_and_reach_the_device_without_a_wait(workers: int) -> None:
+    from dist_dash.data.batch import HostBatch
+
+    def assemble(number: int) -> HostBatch:
+        ids, x, target = torch.arange(8)[None], torch.zeros(1, 8, 3, dtype=torch.uint8), torch.eye(8)[None]
+        return HostBatch(0, number, ids, x, target, ids, torch.full((1, 8), 0.3))
+
+    device = torch.device("cuda", 0)
+    for host in stream(assemble, range(3), workers, pin_memory=True):
+        assert all(tensor.is_pinned() for tensor in (host.x[0], host.target[0], host.mix[0]))
+        with counted() as waits:
+            micro_batch(host.x[0], host.target[0], host.ids[0], host.mix[0], 0.1, device, torch.float32)
+        assert waits.places == []

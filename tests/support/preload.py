@@ -5,9 +5,14 @@ import logging
 import os
 import sys
 import warnings
+from pathlib import Path
 
+# Not by asking CUDA, which ranks that are forked afterwards could then not use. DeepSpeed settles on a device when it
+# is imported: where there is a GPU, each rank imports it itself.
+gpu = Path("/dev/nvidiactl").exists()
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.setdefault("DS_ACCELERATOR", "cpu")
+if not gpu:
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # as `dist_dash.commands.cli` sets it before torch is imported
 logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
 with warnings.catch_warnings():
@@ -15,7 +20,7 @@ with warnings.catch_warnings():
     # By name: an unused import is what a linter removes, and every rank of every test would then take seconds longer.
     for name in (
         "torch",
-        "deepspeed",
+        *(() if gpu else ("deepspeed",)),
         "sklearn.datasets",
         "torch._dynamo",
         "dist_dash.commands.cli",
