@@ -1,4 +1,4 @@
-"""The two ways in which a run ends badly, each with one line that a person can act on."""
+"""The two kinds of errors that end a run, each with one line that a person can act on."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ class BadInput(ValueError):
     """What the user gave cannot be used: one line with the field, the value and what is allowed. Exit status 2."""
 
     everywhere = False
-    """Whether all ranks raise this alike: one of them then says so."""
+    """Whether all ranks raise the same error: then only rank 0 prints it."""
 
 
 class RunFailed(RuntimeError):
-    """The run itself broke (a lost rank, a sick member, a full disk): one line, what and where. Exit status 1."""
+    """The run itself broke (a lost rank, a non-finite member, a full disk): one line, what and where. Exit status 1."""
 
     everywhere = False
-    """Whether all ranks raise this alike: one of them then says so."""
+    """Whether all ranks raise the same error: then only rank 0 prints it."""
 
 
 Problem = TypeVar("Problem", bound="BadInput | RunFailed")

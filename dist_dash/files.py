@@ -1,4 +1,4 @@
-"""Files that are complete or absent: atomic writes, errors that name their file, and one process per folder."""
+"""Files that are complete or absent: atomic writes, errors that name their file, JSON, one process per folder."""
 
 from __future__ import annotations
 
@@ -16,10 +16,15 @@ from dist_dash.errors import BadInput
 
 @contextlib.contextmanager
 def only_one(folder: Path, lock: str, command: str) -> Iterator[None]:
-    """Be the one process of a command that works in a folder of runs, which is made where it is new.
+    """Be the one process of a command that works in a folder of runs; the folder is created where it is new.
+
+    Args:
+        folder: of runs.
+        lock: name of the lock file in it.
+        command: of `dist-dash`, for the message.
 
     Raises:
-        BadInput: another one does.
+        BadInput: another process works there.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -31,7 +36,7 @@ def only_one(folder: Path, lock: str, command: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Name the file in errors of writing it: a failed write does not, and torch hides it behind an error of its own."""
+    """Name the file in errors of writing it: a failed write names none, and torch wraps it in an error of its own."""
     try:
         yield
     except (OSError, RuntimeError) as error:
@@ -45,7 +50,7 @@ def naming(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write to; it takes `path`'s place at the end, complete and on disk, or not at all."""
+    """Yield a temporary path beside `path`; at the end it replaces `path`, complete and on disk, or not at all."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         with naming(path):
@@ -59,7 +64,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_atomically(path: Path, content: str) -> None:
-    """Write a small file so that it is there complete, or not at all."""
+    """Write a small file so that it appears complete, or not at all."""
     with replacing(path) as temporary:
         temporary.write_text(content)
 
@@ -76,10 +81,31 @@ def sync_folder(folder: Path) -> None:
 def read_json(path: Path, what: str) -> Any:
     """Parse a JSON file of a run.
 
+    Args:
+        path: the file.
+        what: the message begins with it.
+
     Raises:
-        BadInput: it is missing or no JSON.
+        BadInput: the file is missing or is not JSON.
     """
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise BadInput(f"{what}: {path} is missing or unreadable ({type(error).__name__})") from error
+
+
+def parse_object(text: str | bytes) -> dict[str, Any]:
+    """A JSON object; empty where the text is something else."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; empty where there is none, or where it cannot be read."""
+    try:
+        return parse_object(path.read_text(errors="replace"))
+    except OSError:
+        return {}

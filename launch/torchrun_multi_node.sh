@@ -7,6 +7,7 @@
 # HEAD       host:port of the node that hosts the rendezvous (any of them, a free port)
 # JOB        a name that all nodes of this job share and no other job uses (default: dist-dash)
 # RANKS      ranks per node (default: its GPUs, else 1)
+# GRACE      seconds that the ranks have to save after a signal (default: 300; always 30 where torchrun has no such option, as in torch 2.11)
 #
 # Exit status: 0 finished, 75 stopped on purpose (start the same again), 2 bad input, else failed. torchrun itself ends with 1 after
 # a graceful stop too; the marker file in the run folder tells.
@@ -32,7 +33,7 @@ trap 'rm -f "$started" "$DIST_DASH_STATUS"' EXIT
 # The `--` keeps torchrun from taking --run for its own --run-path.
 torchrun --nnodes "$NODES" --nproc-per-node "$ranks" \
     --rdzv-backend c10d --rdzv-endpoint "$HEAD" --rdzv-id "${JOB:-dist-dash}" ${ADDRESS:+--local-addr "$ADDRESS"} \
-    --signals-to-handle SIGTERM,SIGINT,SIGUSR2 --shutdown-timeout "${GRACE:-300}" \
+    --signals-to-handle SIGTERM,SIGINT,SIGUSR2 $(python3 -m dist_dash.training.grace "${GRACE:-300}") \
     -m dist_dash -- train "$@" &
 agent=$!
 # bash would wait for the agent before it reacted; so it hands the signals on.

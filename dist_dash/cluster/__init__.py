@@ -1,4 +1,4 @@
-"""Slurm: what a site asks for, plans, submission, requeueing, sweeps, the job on every rank, memory, scaling studies.
+"""Slurm: site settings, plans, submission, requeueing, sweeps, the job on every rank, memory, the scaling study.
 
 May import `study` and everything below. Start with `submission.py`; `requeue.py` decides whether a job starts again.
 """

@@ -1,4 +1,4 @@
-"""The job that submitit pickles: one call per rank. Light: it is unpickled before torch is imported."""
+"""The job that submitit pickles: one call per rank. It must not import torch, since it is unpickled before torch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dist_dash.runs.preemption import RESTART_SIGNAL, StopRequest
 from dist_dash.runs.process import FINISHED, TO_BE_CONTINUED, guarded, leave, say_at_once
 
 FOLLOWED = "DIST_DASH_FOLLOWED"
-"""Set where the batch script looks at how the step ended, and requeues: `requeue.py`."""
+"""Set where the batch script judges how the step ended, and requeues the job: `requeue.py`."""
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,9 @@ class TrainJob:
 
     Args:
         run: the run folder.
-        arguments: of `dist-dash train`; whoever submits has started over already where that was asked for.
-        attempts: how often in a row the run may fail without getting any further.
-        joins: the folder in which a member that is trained alone meets the others, where it is.
+        arguments: of `dist-dash train`; `--fresh` has been done already when the job was submitted.
+        attempts: failures in a row without progress after which the run is given up.
+        joins: the folder in which a member that is trained alone is joined with the others; None for all members.
     """
 
     run: str
@@ -35,9 +35,9 @@ class TrainJob:
     joins: str | None = None
 
     def __call__(self) -> int:
-        """Train on this rank; a call that does not finish leaves no result behind, so that nobody takes it for one."""
+        """Train on this rank; a call that does not finish leaves no result file, which would count as finished."""
         environment = JobEnvironment()
-        environment.paths.result_pickle.unlink(missing_ok=True)  # an earlier life's
+        environment.paths.result_pickle.unlink(missing_ok=True)  # of an earlier life of the job
         status = guarded(lambda: self._train(environment))
         if status != FINISHED:
             stopped = RunFolder(self.run).to_continue
@@ -48,7 +48,7 @@ class TrainJob:
         return FINISHED
 
     def checkpoint(self) -> DelayedSubmission:
-        """What submitit is to start again: the same call. All ranks have saved when they agreed to stop."""
+        """The call that submitit shall start again: this one. All ranks have saved when they agreed to stop."""
         return DelayedSubmission(self)
 
     def _train(self, environment: JobEnvironment) -> int:
@@ -57,7 +57,7 @@ class TrainJob:
         with StopRequest().listening(lambda text: say_at_once(text) if first else None) as stop:
             if environment.cluster == "local":
                 TorchDistributedEnvironment().export(set_cuda_visible_devices=False)
-                os.environ["MASTER_ADDR"] = "127.0.0.1"  # no need to be reachable from others
+                os.environ["MASTER_ADDR"] = "127.0.0.1"  # all ranks are on this host
                 share = max(1, (os.cpu_count() or 1) // environment.num_tasks)
                 os.environ.setdefault("OMP_NUM_THREADS", str(share))
             from dist_dash.ranks.layout import layout_from_environment
@@ -65,7 +65,7 @@ class TrainJob:
             from dist_dash.training.train import train
 
             command = parse_command([*self.arguments, f"--run={self.run}"])
-            command.fresh = False  # a recipe may say it: each time the job is started again, it would lose everything
+            command.fresh = False  # from a recipe: a job that is started again would lose everything
             status = train(command, layout_from_environment(command.recipe.members, command.member), stop)
         if status == FINISHED and first and FOLLOWED not in os.environ:
             self.join()
@@ -74,7 +74,7 @@ class TrainJob:
     def join(self) -> None:
         """Join the members that were trained alone, where this was the last of them.
 
-        Called by the batch script, where there is one: srun ends ranks that stay longer than the others.
+        Where there is a batch script, it calls this: srun ends ranks that stay longer than the others.
         """
         if self.joins is not None:
             from dist_dash.ensembles.join import join_if_complete

@@ -1,4 +1,4 @@
-"""What one rank will need on its accelerator, told before anything runs: from shapes alone, without memory or data."""
+"""The memory that one rank will need on its accelerator, estimated from shapes before anything runs."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from dist_dash.models.architecture import one_line
 from dist_dash.models.network import build_network
 from dist_dash.recipe.recipe import Recipe
 
-SMALL = 64 * 2**20  # bytes of a data set that may be read merely to learn its shape
+SMALL = 64 * 2**20  # bytes of a data set that may be read only to find its shape
 PARTS = ("weights", "gradients", "optimizer", "method", "activations")
 
 
 @dataclass(frozen=True)
 class Memory:
-    """What one rank holds, in bytes.
+    """The memory of one rank, in bytes.
 
     Args:
-        parameters: how many the network has.
+        parameters: number of the network's parameters.
         weights: the master weights, and under bf16 the casts of them that feed the kernels.
         gradients: the descent gradient.
         optimizer: its state; under ZeRO 1 and 2 this rank's shard of it and of a second copy of the weights.
         method: the ascent's gradients, the perturbation, and the weights that are kept meanwhile.
-        activations: what a micro-batch's forward keeps for its backward.
+        activations: tensors that a micro-batch's forward keeps for its backward.
     """
 
     parameters: int
@@ -47,8 +47,7 @@ class Memory:
 
 @dataclass(frozen=True)
 class _Measured:
-    """A network: parameters in all and trainable ones; floats, and bytes of other kinds, kept for the backward of one
-    sample."""
+    """A network: all parameters, trainable ones; floats and bytes of other types kept per sample for the backward."""
 
     parameters: int
     trainable: int
@@ -57,20 +56,19 @@ class _Measured:
 
 
 def estimate(recipe: Recipe, replicas: int, shape: tuple[int, ...], classes: int, uint8: bool) -> Memory:
-    """What training takes on each rank; where members have different architectures, for the largest of them.
+    """The memory of each rank during training; where members have different architectures, for the largest of them.
 
-    An estimate: it leaves out the CUDA context (about 0.5 GiB), workspace and gradients of activations, temporaries of
+    The estimate leaves out the CUDA context (about 0.5 GiB), workspace and gradients of activations, temporaries of
     the optimizer and of SAM's perturbation for unusual p, buffers of the exchange and of ZeRO (as large as the
-    gradient, 0.8 GB at most), batch-norm statistics, and what fragmentation wastes. Under bf16 every activation counts
-    two bytes, though autocast leaves a few in fp32. ZeRO 2 gets no credit for sharding gradients: its bucket takes
-    their place. A method from elsewhere is taken to hold what DASH holds; an optimizer that needs an accelerator, what
-    Adam keeps.
+    gradient, 0.8 GB at most), batch-norm statistics, and losses by fragmentation. Under bf16 every activation counts
+    two bytes, though autocast leaves a few in fp32. Sharded gradients of ZeRO 2 count in full: its bucket takes their
+    place. An optimizer that needs an accelerator counts as Adam.
 
     Args:
-        recipe: what is to be trained.
+        recipe: of the run.
         replicas: ranks per member.
         shape: of a sample, `(C, H, W)` or `(F,)`.
-        classes: of the data.
+        classes: number of classes of the data.
         uint8: whether samples are stored as bytes.
 
     Raises:
@@ -91,10 +89,10 @@ def describe(memory: Memory) -> str:
 def facts_of_data(recipe: Recipe) -> tuple[tuple[int, ...], int, bool] | None:
     """The shape of a sample, the number of classes, and whether samples are bytes; no image file is opened.
 
-    None where that is not known cheaply: the data is not here (a login node may not see it), it is no image folder and
-    larger than 64 MiB, or its class is not of this package.
+    None where that is not known cheaply: the data is not here (a login node may not see it), it is larger than 64 MiB
+    and not an image folder, or its class is not of this package.
     """
-    source, kind = recipe.data, type(recipe.data)  # exactly: what a subclass loads is its own affair
+    source, kind = recipe.data, type(recipe.data)  # the exact type: a subclass may load other data
     try:
         if isinstance(source, Digits) and kind is Digits:
             return (1, 8, 8), 10, True
@@ -110,7 +108,7 @@ def facts_of_data(recipe: Recipe) -> tuple[tuple[int, ...], int, bool] | None:
                 return None
             splits = source.load()
             return splits.shape, splits.classes, splits.uint8
-    except (BadInput, OSError):  # the ranks will read the data where they are, and say what is wrong with it
+    except (BadInput, OSError):  # the ranks will read the data on their nodes, and report what is wrong with it
         return None
     return None
 
@@ -142,10 +140,10 @@ def _memory(recipe: Recipe, replicas: int, network: _Measured) -> Memory:
 
 
 def _state_of_optimizer(recipe: Recipe, flat: bool) -> float:
-    """Bytes per parameter that the optimizer keeps, found by letting it update a few.
+    """Bytes per parameter that the optimizer keeps, found by one update of a small parameter.
 
-    They are a matrix, as most parameters of a network are, since some optimizers keep one number per row and column;
-    `flat`: they are the vector that ZeRO makes of all parameters.
+    It is a matrix, as most parameters of a network are: some optimizers keep one number per row and column. `flat`: it
+    is a vector, which ZeRO makes of all parameters.
     """
     weight = nn.Parameter(torch.zeros(4096 if flat else (64, 64), dtype=recipe.engine.dtype))
     optimizer = recipe.optimizer([weight])
@@ -154,7 +152,7 @@ def _state_of_optimizer(recipe: Recipe, flat: bool) -> float:
     weight.grad = torch.ones_like(weight)
     try:
         optimizer.step()
-    except Exception:  # one from elsewhere may raise anything here, and yet be right for the ranks
+    except Exception:  # an optimizer of the user may raise anything here, and yet work on the ranks
         return 2.0 * weight.element_size()
     kept = [value for values in optimizer.state.values() for value in values.values() if isinstance(value, Tensor)]
     return sum(value.nbytes for value in kept if value.dim()) / weight.numel()
@@ -164,9 +162,9 @@ def _state_of_optimizer(recipe: Recipe, flat: bool) -> float:
 
 
 def _measure(model: Architecture, shape: tuple[int, ...], classes: int, uint8: bool) -> _Measured:
-    """Build the network and run it forward on torch's device without memory; on the host where it does not run there.
+    """Build the network and run it forward on torch's meta device; on the host where it does not run there.
 
-    What every forward keeps, whatever the batch (weights, statistics), falls out of the difference of two.
+    The difference of two batch sizes cancels what every forward keeps whatever the batch (weights, statistics).
     """
     channels = shape[0] if len(shape) == 3 else 1
     problem: Exception = BadInput("model: cannot be built")
@@ -175,7 +173,7 @@ def _measure(model: Architecture, shape: tuple[int, ...], classes: int, uint8: b
             with torch.random.fork_rng(devices=[]), torch.device(device):
                 network = build_network(model, shape, classes, (0.0,) * channels, (1.0,) * channels, uint8)
                 floats, others = zip(*(_kept(network, torch.zeros(n, *shape)) for n in (2, 4)), strict=True)
-        except Exception as error:  # a network from elsewhere may raise anything; the host's complaint is the true one
+        except Exception as error:  # a user's network may raise anything; the host's error is the one to report
             problem = error
             continue
         parameters = list(network.parameters())
@@ -192,7 +190,7 @@ def _kept(network: nn.Module, x: Tensor) -> tuple[float, float]:
     kept: dict[int, Tensor] = {}
 
     def keep(tensor: Tensor) -> Tensor:
-        kept[tensor.untyped_storage()._cdata] = tensor  # held here, so that no other storage can take its identity
+        kept[tensor.untyped_storage()._cdata] = tensor  # kept alive, so that no other storage gets the same address
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):

@@ -1,10 +1,10 @@
-"""What follows a job's step: finished, start again, or give up. Run by the batch script, which outlives the ranks.
+"""How a job goes on after its step: finished, start again, or give up. The batch script asks; it outlives the ranks.
 
     srun …
     status=$?
     facts=$(scontrol show job -o "$job"); python -m dist_dash.cluster.requeue --status $status --facts "$facts" …
 
-It decides and the script acts, so that it may run in a container that knows no Slurm. Needs no torch.
+This module decides and the script acts, so that this may run in a container without Slurm. Needs no torch.
 """
 
 from __future__ import annotations
@@ -23,16 +23,17 @@ from dist_dash.files import write_atomically
 from dist_dash.ranks.launched import Launcher
 from dist_dash.runs import slurm
 from dist_dash.runs.folder import RunFolder
+from dist_dash.runs.owner import OwnedFolder, is_earlier_life
 from dist_dash.runs.preemption import RESTART_SIGNAL
 from dist_dash.runs.process import BAD_INPUT, FAILED, FINISHED, TO_BE_CONTINUED, OneLine, guarded
 
-AGAIN = 85  # exit status: the batch script is to requeue the job
-FRUITLESS = 10  # stops in a row without a step between them after which a time limit counts as too short
+AGAIN = 85  # exit status: the batch script shall requeue the job
+FRUITLESS = 10  # stops in a row without a step in between after which the time limit counts as too short
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What is to happen now.
+    """The decision.
 
     Args:
         status: exit status; `AGAIN` asks for the requeue.
@@ -43,15 +44,15 @@ class Verdict:
     why: str
 
 
-def decide(folder: RunFolder, status: int, job: slurm.Job | None, mine: str, attempts: int) -> Verdict:
-    """Judge a step by the marker files and by what Slurm says of the job.
+def decide(folder: OwnedFolder, status: int, job: slurm.SlurmJob | None, mine: str, attempts: int) -> Verdict:
+    """Judge a step by the marker files and by Slurm's view of the job.
 
     Args:
         folder: the run's.
         status: the step's exit status.
-        job: as Slurm sees it now; None where it could not be asked.
+        job: as Slurm sees it now; None where Slurm could not be asked.
         mine: this life of the job, `id.restarts`.
-        attempts: how often in a row the run may fail without getting any further.
+        attempts: failures in a row without progress after which the run is given up.
     """
     if folder.done.exists() and (status == FINISHED or _left_by(folder, folder.done, mine)):
         return Verdict(FINISHED, "finished")
@@ -69,24 +70,24 @@ def decide(folder: RunFolder, status: int, job: slurm.Job | None, mine: str, att
     if status == BAD_INPUT:
         return Verdict(BAD_INPUT, "bad input: see above")
     if job is not None and job.preempted:
-        return Verdict(AGAIN, "preempted before it had begun to listen")
+        return Verdict(AGAIN, "preempted while it was starting")
     if status == 128 + signal.SIGUSR2:
-        return _after_stop(folder, mine, "told to stop before it had begun to listen")
+        return _after_stop(folder, mine, "asked to stop while it was starting")
     return _after_failure(folder, status, mine, attempts)
 
 
-def _after_stop(folder: RunFolder, mine: str, why: str) -> Verdict:
-    """Start again, unless the time limit leaves no time to get any further."""
+def _after_stop(folder: OwnedFolder, mine: str, why: str) -> Verdict:
+    """Start again, unless the time limit is too short for any progress."""
     step, stops = _counted(folder, "stops")
     if stops < FRUITLESS:
         return Verdict(AGAIN, why)
     return _give_up(folder, FAILED, mine, f"stopped {stops} times in a row at step {step}: the time limit is too short")
 
 
-def _after_failure(folder: RunFolder, status: int, mine: str, attempts: int) -> Verdict:
-    """Start again, unless that happened too often since the last checkpoint."""
-    told = folder.failed.read_text().strip() if _left_by(folder, folder.failed, mine) else ""
-    why = told or f"the step ended with exit status {status}" + (" (killed)" if status > 128 else "")
+def _after_failure(folder: OwnedFolder, status: int, mine: str, attempts: int) -> Verdict:
+    """Start again, unless the run has failed too often since the last checkpoint."""
+    noted = folder.failed.read_text().strip() if _left_by(folder, folder.failed, mine) else ""
+    why = noted or f"the step ended with exit status {status}" + (" (killed)" if status > 128 else "")
     step, failures = _counted(folder, "failures")
     if failures < attempts:
         return Verdict(AGAIN, f"attempt {failures} of {attempts} since step {step} failed: {why}")
@@ -95,7 +96,7 @@ def _after_failure(folder: RunFolder, status: int, mine: str, attempts: int) -> 
 
 
 def _counted(folder: RunFolder, what: str) -> tuple[int, int]:
-    """The step of the newest checkpoint, and how often this has happened since; this time included."""
+    """The step of the newest checkpoint, and how often `what` has happened since, this time included."""
     step = max(folder.checkpoint_steps(), default=0)
     file = folder.jobs / "attempts.json"
     try:
@@ -109,8 +110,8 @@ def _counted(folder: RunFolder, what: str) -> tuple[int, int]:
     return step, counts[what]
 
 
-def _give_up(folder: RunFolder, status: int, mine: str, why: str) -> Verdict:
-    # Whoever submits the run again by hand has mended something: the count starts anew.
+def _give_up(folder: OwnedFolder, status: int, mine: str, why: str) -> Verdict:
+    # A user who submits the run again by hand has probably fixed something: the count starts anew.
     (folder.jobs / "attempts.json").unlink(missing_ok=True)
     if _is_ours(folder, mine):
         folder.mark(folder.failed, why)
@@ -118,21 +119,20 @@ def _give_up(folder: RunFolder, status: int, mine: str, why: str) -> Verdict:
 
 
 def _status_of_failure(status: int) -> int:
-    """The exit status that tells of the failure, and of nothing else."""
+    """The exit status of the batch script after a failure; the step's own where the callers know its meaning."""
     return status if status in (BAD_INPUT, TO_BE_CONTINUED) else FAILED
 
 
 def _is_ours(folder: RunFolder, mine: str) -> bool:
-    """Whether this job owned the folder last. Nobody's is not: a lone FAILED would make it a foreign folder."""
+    """Whether this job owned the folder last. In a folder without an owner, FAILED alone would be a foreign file."""
     owner = str(folder.owner().get("job"))
-    (our_id, _, our_life), (their_id, _, their_life) = mine.partition("."), owner.partition(".")
-    return owner == mine or (our_id == their_id and their_life.isdecimal() and int(their_life) < int(our_life or 0))
+    return owner == mine or is_earlier_life(owner, mine)
 
 
 def _left_by(folder: RunFolder, marker: Path, mine: str) -> bool:
-    """Whether a marker is this life's; an earlier one's still lies there where the ranks failed before they went on.
+    """Whether this life left a marker; an earlier life's marker is still there where the ranks failed while starting.
 
-    Ranks that begin write `owner.json`, and remove the markers later, when all of them have come to their loops.
+    Starting ranks write `owner.json` first, and remove the markers when all of them have reached their loops.
     """
     if not marker.exists() or folder.owner().get("job", mine) != mine:
         return False
@@ -140,7 +140,7 @@ def _left_by(folder: RunFolder, marker: Path, mine: str) -> bool:
 
 
 def clear_results(logs: Path, job: str) -> None:
-    """Remove the results that an earlier life left: submitit would take them for this one's."""
+    """Remove the results of an earlier life: submitit would take them for those of the next one."""
     for stale in logs.glob(f"{job}_*_result.pkl"):
         stale.unlink(missing_ok=True)
 
@@ -150,11 +150,11 @@ def batch_lines(python: str, arguments: str) -> list[str]:
 
     Args:
         python: shell words that start Python on a compute node.
-        arguments: for this module, beside status and facts.
+        arguments: of this module, beside status and facts.
     """
     return [
         "status=$?",
-        # The id that an array's last task knows itself by is the array's: it would mean all tasks.
+        # The last task's SLURM_JOB_ID is the id of the whole array: scontrol would act on all tasks.
         "job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}",
         "job=${job:-$SLURM_JOB_ID}",
         'facts=$(scontrol show job -o "$job" 2>/dev/null | head -n 1)',
@@ -171,13 +171,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Judge the step that this batch script has run; returns the exit status."""
     parser = OneLine(prog="python -m dist_dash.cluster.requeue")
     parser.add_argument("--status", type=int, required=True, help="exit status of srun")
-    parser.add_argument("--facts", default="", help="what `scontrol show job -o` says")
+    parser.add_argument("--facts", default="", help="output of `scontrol show job -o`")
     parser.add_argument("--logs", help="submitit's folder, which holds the pickled job")
     parser.add_argument("--run", help="instead: the run folder")
-    parser.add_argument("--attempts", type=int, default=3, help="how often a run may fail without getting any further")
+    parser.add_argument(
+        "--attempts", type=int, default=3, help="failures in a row without progress after which a run is given up"
+    )
     options = parser.parse_args(arguments)
     train_job = None if options.run else _pickled(options.logs)
-    folder = RunFolder(options.run if train_job is None else train_job.run)
+    folder = OwnedFolder(options.run if train_job is None else train_job.run)
     attempts = options.attempts if train_job is None else train_job.attempts
     job = slurm.read_job(options.facts) if options.facts else None
     verdict = decide(folder, options.status, job, Launcher().job, attempts)

@@ -1,4 +1,4 @@
-"""From jobs to Slurm: the batch script, the trial that Slurm makes of it, the submission. All of it or nothing."""
+"""The submission of batches to Slurm: a trial first, then all of them or none."""
 
 from __future__ import annotations
 
@@ -7,102 +7,37 @@ import hashlib
 import io
 import os
 import re
-import shlex
 import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import submitit
 from submitit.core.utils import FailedJobError, FailedSubmissionError
-from submitit.slurm.slurm import _make_sbatch_string
 
-from dist_dash.cluster.job import FOLLOWED, TrainJob
-from dist_dash.cluster.requeue import batch_lines
-from dist_dash.cluster.site import Site, sbatch_options
+from dist_dash.cluster.sbatch import JobBatch
+from dist_dash.cluster.site import Site
 from dist_dash.errors import BadInput
 from dist_dash.files import write_atomically
 from dist_dash.runs import slurm
 from dist_dash.runs.folder import RunFolder
 
-NEVER = 1_000_000  # submitit's limit of time-outs: here it is progress that counts, see requeue.py
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Jobs that ask for the same resources: one batch script, an array where there are several.
-
-    Args:
-        name: of the Slurm job.
-        jobs: what its tasks run.
-        site: resources and settings.
-        logs: submitit's folder: scripts, pickles, logs. On a file system that the nodes share.
-        parallel: tasks of an array that run at once; None: as many as Slurm likes.
-    """
-
-    name: str
-    jobs: tuple[TrainJob, ...]
-    site: Site
-    logs: Path
-    parallel: int | None = None
-
-    def __post_init__(self) -> None:
-        if "%" in str(self.logs):
-            what = "it must be a path without %, for which Slurm would put ids and names"
-            raise BadInput(f"run: {str(self.logs.parent)!r} is not allowed; {what}")
-
-    def script(self) -> str:
-        """The batch script as submitit will write it."""
-        command = f"{self.site.python_command} -u -m submitit.core._submit {shlex.quote(str(self.logs))}"
-        count: dict[str, Any] = {"map_count": len(self.jobs)} if len(self.jobs) > 1 else {}
-        return _make_sbatch_string(command=command, folder=self.logs, **self.options(), **count)
-
-    def options(self) -> dict[str, Any]:
-        """For submitit's Slurm executor."""
-        after = batch_lines(self.site.python_command, f"--logs {shlex.quote(str(self.logs))}")
-        options = sbatch_options(self.site, self.name, after)
-        options["setup"] = [*_first_act(self.logs), *options["setup"]]
-        # Slurm would not even start a script whose output has no place to go, and nobody would learn why.
-        options["additional_parameters"]["output"] = "/dev/null"
-        options["array_parallelism"] = self.parallel or len(self.jobs)  # submitit's default is a limit
-        return options
-
-    def split(self, size: int) -> list[Batch]:
-        """Batches of at most `size` jobs."""
-        parts = [self.jobs[i : i + size] for i in range(0, len(self.jobs), size)]
-        return [Batch(self.name, part, self.site, self.logs, self.parallel) for part in parts]
-
-
-def _first_act(logs: Path) -> list[str]:
-    """Look whether this node sees the folder; only then write there. And tell the ranks that somebody follows them."""
-    folder = shlex.quote(str(logs))
-    unseen = f'"dist-dash: $(hostname) does not see "{folder}"; it must be on a file system that all nodes share"'
-    return [
-        "job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}",
-        "job=${job:-$SLURM_JOB_ID}",
-        f"if ! [ -d {folder} ]; then",
-        f'    scontrol update jobid="$job" comment={unseen}',
-        "    exit 2",
-        "fi",
-        f'exec >>{folder}/"${{job}}_0_log.out" 2>&1',
-        f"export {FOLLOWED}=1",
-    ]
+NEVER = 1_000_000  # submitit's limit of time-outs; requeue.py counts stops without progress instead
 
 
 def frozen_arguments(arguments: Sequence[str], folder: Path) -> tuple[str, ...]:
     """The arguments of `dist-dash train` without `--run` and `--fresh`, with copies of the recipes in `folder`.
 
-    Nobody edits those while the job waits; the name says the content.
+    An edit of the recipe while the job waits does not reach the copy, whose name holds a digest of its content.
     """
     kept, words = list[str](), iter(arguments)
     for word in words:
         name, equals, value = word.partition("=")
         if name in ("--run", "--config"):
             value = value if equals else next(words, "")
-            if name == "--config" and not os.path.isfile(value):  # noqa: PTH113  # YAML itself, of any length
+            if name == "--config" and not os.path.isfile(value):  # noqa: PTH113  # it may be YAML, of any length
                 kept.append(f"--config={value}")
             elif name == "--config":
                 content = Path(value).read_text()
@@ -117,16 +52,16 @@ def frozen_arguments(arguments: Sequence[str], folder: Path) -> tuple[str, ...]:
 
 
 def with_members(arguments: Sequence[str], members: int) -> tuple[str, ...]:
-    """The arguments of `dist-dash train`, in which the number of members that was planned is said."""
+    """The arguments of `dist-dash train`, with the planned number of members where they do not give it."""
     known = any(word.partition("=")[0] == "--members" for word in arguments)
     return tuple(arguments) if known else (*arguments, f"--members={members}")
 
 
-def check(batches: Sequence[Batch]) -> None:
-    """Have Slurm try every batch, without submitting any.
+def check(batches: Sequence[JobBatch]) -> None:
+    """Have Slurm test every batch without submitting it.
 
     Raises:
-        BadInput: there is no Slurm here, or it refuses; in its own words.
+        BadInput: there is no Slurm here, or it refuses; with Slurm's message.
     """
     if not slurm.available():
         raise BadInput("Slurm: sbatch is not on PATH; --executor local runs the job here, --dry-run shows its script")
@@ -137,42 +72,46 @@ def check(batches: Sequence[Batch]) -> None:
             try:
                 slurm.ask("sbatch", "--test-only", file.name)
             except BadInput as error:
-                if re.search(r"busy|DOWN|DRAINED", str(error)):  # it will have to wait, that is all
+                if re.search(r"busy|DOWN|DRAINED", str(error)):  # the job will only have to wait
                     continue
                 if re.search(r"configuration source|[Cc]ontact|resolve", str(error)):
                     raise BadInput(f"{error}; without a cluster, --executor local or --dry-run") from error
                 raise BadInput(f"{error}{_what_there_is(batch.site)}") from error
 
 
-def submit(batches: Sequence[Batch]) -> list[str]:
-    """Submit all batches, or none.
+def submit(batches: Sequence[JobBatch]) -> list[str]:
+    """Submit all batches, or none. Batches of the same name are parts of one array.
 
     Returns:
         The name of every job, `123` or `123_4`, in the order of the batches and their jobs.
 
     Raises:
-        BadInput: Slurm refuses one of them; those before were cancelled.
+        BadInput: Slurm refuses one of them; the earlier ones were cancelled.
     """
-    names, parents = list[str](), list[str]()
+    names, newest = list[str](), dict[str, str]()
     try:
         for batch in batches:
-            # The throttle holds for one array: its next part waits for it.
-            after = {"dependency": f"afterany:{parents[-1]}"} if parents and batch.parallel is not None else {}
-            submitted = _submit(batch, after)
-            parents.append(submitted[0].partition("_")[0])
-            names += submitted
+            # The limit of parallel tasks is per array: the next part of a split array waits for this one.
+            waits = batch.name in newest and batch.parallel is not None
+            names += _submit(batch, {"dependency": f"afterany:{newest[batch.name]}"} if waits else {})
+            newest[batch.name] = parent_of(names[-1])
         for name, (job, logs) in zip(names, [(job, b.logs) for b in batches for job in b.jobs], strict=True):
             RunFolder(job.run).note_job(name, logs)
-    except BaseException:  # a full disk and Ctrl-C, too
-        for parent in parents:
+    except BaseException:  # also a full disk, or Ctrl-C
+        for parent in dict.fromkeys(map(parent_of, names)):
             slurm.ask("scancel", parent)
         raise
     return names
 
 
+def parent_of(name: str) -> str:
+    """The array that a job belongs to, or the job itself."""
+    return name.partition("_")[0]
+
+
 @contextlib.contextmanager
 def nothing_left(folder: Path) -> Iterator[None]:
-    """Remove a folder that the body has made, where it breaks."""
+    """Remove a folder that the body has created, where the body fails."""
     made = not folder.exists()
     try:
         yield
@@ -182,9 +121,9 @@ def nothing_left(folder: Path) -> Iterator[None]:
         raise
 
 
-def _submit(batch: Batch, further: dict[str, Any]) -> list[str]:
+def _submit(batch: JobBatch, further: dict[str, Any]) -> list[str]:
     try:
-        # submitit prints what sbatch says before it raises it.
+        # submitit prints sbatch's message before it raises it.
         with contextlib.redirect_stderr(io.StringIO()):
             executor = submitit.AutoExecutor(
                 batch.logs, cluster="slurm", slurm_max_num_timeout=NEVER, slurm_python=batch.site.python_command
@@ -197,28 +136,28 @@ def _submit(batch: Batch, further: dict[str, Any]) -> list[str]:
 
 
 def _what_there_is(site: Site) -> str:
-    """What the partition has, for whoever asked for more."""
+    """The resources of the partition, as the end of a message to a user who asked for more."""
     try:
         chosen = ["-p", site.partition] if site.partition else []
         rows = slurm.ask("sinfo", "-h", *chosen, "-o", "%R|%D|%c|%G").splitlines()
     except BadInput:
         return ""
     parts = (row.split("|") for row in rows)
-    told = [
+    partitions = [
         f"{name}: {nodes} nodes with {cpus} CPUs, {gres.replace('(null)', 'no GPU')}"
         for name, nodes, cpus, gres in parts
     ]
-    if not told:
+    if not partitions:
         names = slurm.ask("sinfo", "-h", "-o", "%R").split()
         return f"; partitions here: {', '.join(names)}"
     asked = f"{site.nodes} nodes with {site.ranks_per_node} tasks"
     asked += f" and {site.gpus_per_node} GPUs" if site.gpus_per_node else ""
-    return f"; asked for {asked}, partition {'; '.join(told)}"
+    return f"; asked for {asked}, partition {'; '.join(partitions)}"
 
 
 def max_array_size() -> int:
-    """How many jobs an array may have."""
+    """The number of jobs that an array may have."""
     try:
         return slurm.limit("MaxArraySize") or 1001
-    except BadInput:  # no Slurm to ask: the script can be shown all the same
+    except BadInput:  # there is no Slurm here, but the script can be shown
         return 1001

@@ -1,4 +1,4 @@
-"""From `FIELD=V1,V2,…` to the points of a grid, each of them one run; all are checked before any is submitted."""
+"""From `FIELD=V1,V2,…` to the points of a grid, each of them one run; all are checked before one is submitted."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from pprint import pformat
 from dist_dash.errors import BadInput
 from dist_dash.recipe.parsing import Command, parse_command
 
-LARGEST = 10_000  # points: a slip such as seed=0..1000000000 must not fill the memory, or a queue
-LONGEST = 100  # characters of a name: it becomes a folder, and part of the names of files
-RESOURCES = "it decides how many ranks a job needs, which all points share"
+LARGEST = 10_000  # points: a typing error such as seed=0..1000000000 must not fill the memory, or a queue
+LONGEST = 100  # characters of a name, which becomes a folder and part of file names
+RESOURCES = "it decides how many ranks a job needs, and all points share that number"
 PRINTS = "it prints instead of training"
 REFUSED = {
     "run": "every point has a run folder of its own, named after its values",
     "config": "a sweep varies fields of one recipe",
-    "fresh": "it is said for all points or for none",
+    "fresh": "it must hold for all points or for none",
     "members": RESOURCES,
     "replicas": RESOURCES,
-    "member": "the members of one ensemble are no points of a sweep",
+    "member": "the members of one ensemble are not points of a sweep",
 }
 
 
 @dataclass(frozen=True)
-class Point:
+class SweepPoint:
     """One run of a sweep.
 
     Args:
-        name: tells it from the other points; a file name of A-Z, a-z, 0-9, `.`, `_` and `-`, and a function of the
-            point's own values alone, so that a sweep that is submitted again with more values finds its runs.
+        name: unique in the sweep; a file name of A-Z, a-z, 0-9, `.`, `_` and `-`. It depends on the point's own values
+            alone, so that a sweep that is submitted again with more values finds its runs.
         arguments: of `dist-dash train`.
     """
 
@@ -41,7 +41,7 @@ class Point:
     arguments: tuple[str, ...]
 
 
-def points(base: Sequence[str], sweeps: Sequence[str]) -> list[Point]:
+def points(base: Sequence[str], sweeps: Sequence[str]) -> list[SweepPoint]:
     """The full grid, in the order given: the last sweep changes fastest.
 
     Args:
@@ -50,7 +50,7 @@ def points(base: Sequence[str], sweeps: Sequence[str]) -> list[Point]:
             within brackets belongs to its value.
 
     Raises:
-        BadInput: a sweep is malformed, gives a value or a field twice, or varies what a sweep may not vary.
+        BadInput: a sweep is malformed, gives a value or a field twice, or varies a field that a sweep may not vary.
     """
     if not sweeps:
         raise BadInput("sweep: missing; give at least one as FIELD=V1,V2,…, such as seed=0..4")
@@ -63,31 +63,31 @@ def points(base: Sequence[str], sweeps: Sequence[str]) -> list[Point]:
     count = math.prod(map(len, axes.values()))
     if count > LARGEST:
         raise BadInput(f"sweep: {count} points are not allowed; there may be at most {LARGEST}")
-    # The name of a class replaces the fields of the class before it: it must not come after them.
+    # The name of a class resets the fields of the class before it: it must come before its fields.
     order = sorted(axes, key=lambda field: field.removesuffix(".class_path").count("."))
-    grid: dict[str, Point] = {}
+    grid: dict[str, SweepPoint] = {}
     for combination in product(*axes.values()):
         given = dict(zip(axes, combination, strict=True))
-        point = Point(_name(given), (*base, *(f"--{field}={given[field]}" for field in order)))
+        point = SweepPoint(_name(given), (*base, *(f"--{field}={given[field]}" for field in order)))
         if point.name in grid:
             raise BadInput(f"sweep: two points are called {point.name!r}; their values must make different names")
         grid[point.name] = point
     return list(grid.values())
 
 
-def check(points: Sequence[Point]) -> list[Command]:
-    """What each point asks for; refuses a sweep in which any of them is bad input or repeats another one.
+def check(points: Sequence[SweepPoint]) -> list[Command]:
+    """The parsed arguments of each point; refuses a sweep in which a point is bad input or repeats another one.
 
     The seed is independent of all other fields: every seed is checked once, and every combination of the others. Of
-    seeds that are plain whole numbers only the smallest and the largest are parsed, since what is allowed is a range.
-    Commands that differ in their seed alone share the objects of their recipe.
+    seeds that are plain whole numbers only the smallest and the largest are parsed, since the allowed seeds are a
+    range. Commands that differ in their seed alone share the objects of their recipe.
 
     Raises:
-        BadInput: what is wrong with a point, and its name.
+        BadInput: the problem and the name of the point.
     """
     seeds = _plain_seeds(points)
     combinations: dict[tuple[str, ...], tuple[Command, str]] = {}
-    runs: dict[tuple[int, str], Point] = {}
+    runs: dict[tuple[int, str], SweepPoint] = {}
     commands = []
     for point in points:
         seed, others = _apart(point)
@@ -104,7 +104,7 @@ def check(points: Sequence[Point]) -> list[Command]:
     return commands
 
 
-# -- what a sweep says -------------------------------------------------------------------------------------------------
+# -- reading a sweep ---------------------------------------------------------------------------------------------------
 
 
 def _axis(sweep: str) -> tuple[str, list[str]]:
@@ -126,7 +126,7 @@ def _axis(sweep: str) -> tuple[str, list[str]]:
 
 
 def _split(text: str) -> list[str]:
-    """The parts between commas, save those commas that stand within brackets."""
+    """The parts between commas; a comma within brackets does not separate."""
     depth, parts = 0, [""]
     for character in text:
         depth += (character in "[{(") - (character in ")}]")
@@ -150,7 +150,7 @@ def _range(field: str, part: str) -> list[str]:
 
 
 def _name(given: dict[str, str]) -> str:
-    """The values as a file name; where it cannot show them as they are, a digest of them tells points apart."""
+    """The values as a file name; with a digest of them where the name cannot hold them unchanged."""
     plain = "_".join(f"{field}-{value}" for field, value in given.items())
     if re.fullmatch(r"[A-Za-z0-9._-]+", plain) and len(plain) <= LONGEST:
         return plain
@@ -159,23 +159,23 @@ def _name(given: dict[str, str]) -> str:
     return f"{safe[: LONGEST - len(digest) - 1].rstrip('-')}_{digest}"
 
 
-# -- whether the points can be run -------------------------------------------------------------------------------------
+# -- checking the points -----------------------------------------------------------------------------------------------
 
 
-def _plain_seeds(points: Sequence[Point]) -> dict[str | None, int]:
-    """The seeds that need no parsing."""
+def _plain_seeds(points: Sequence[SweepPoint]) -> dict[str | None, int]:
+    """The seeds that need no parsing, as they are written and as numbers."""
     found = {seed for seed, _ in map(_apart, points) if seed and re.fullmatch(r"0|[1-9][0-9]{0,17}", seed)}
     between = sorted(found, key=int)[1:-1]
     return {seed: int(seed) for seed in between}
 
 
-def _apart(point: Point) -> tuple[str | None, tuple[str, ...]]:
+def _apart(point: SweepPoint) -> tuple[str | None, tuple[str, ...]]:
     """The seed as it is written, and all other arguments."""
     seeds = [a.partition("=")[2] for a in point.arguments if a.startswith("--seed=")]
     return (seeds[-1] if seeds else None), tuple(a for a in point.arguments if not a.startswith("--seed="))
 
 
-def _parsed(point: Point) -> Command:
+def _parsed(point: SweepPoint) -> Command:
     try:
         return parse_command(point.arguments)
     except BadInput as error:
@@ -183,7 +183,7 @@ def _parsed(point: Point) -> Command:
 
 
 def _with_seed(command: Command, seed: int) -> Command:
-    """What `parse_command` would give for another seed."""
+    """The result of `parse_command` for another seed."""
     before = command.recipe.seed
     if seed == before:
         return command
@@ -194,8 +194,8 @@ def _with_seed(command: Command, seed: int) -> Command:
     return replace(command, recipe=recipe, resolved=resolved, run=run)
 
 
-def _repeated(point: Point, earlier: Point) -> str:
-    """Which values make no difference."""
+def _repeated(point: SweepPoint, earlier: SweepPoint) -> str:
+    """The message about two points that are the same run, with the values that make no difference."""
     here, there = next(pair for pair in zip(point.arguments, earlier.arguments, strict=True) if pair[0] != pair[1])
     field, value, other = here.partition("=")[0].removeprefix("--"), here.partition("=")[2], there.partition("=")[2]
     return f"{field}: {value!r} after {other!r} changes nothing; {earlier.name} and {point.name} are the same run"

@@ -1,40 +1,18 @@
-"""`dist-dash evaluate`: a run's ensemble, or given predictions, scored; the tables, `evaluation.json`."""
+"""`dist-dash evaluate`."""
 
 from __future__ import annotations
 
-import argparse
-import contextlib
-import json
+import os
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
-from rich.console import Console
-
-from dist_dash.analysis.evaluate import evaluated
-from dist_dash.data.dataset import DataSet
-from dist_dash.data.source import Split
-from dist_dash.ensembles.evaluation import Evaluated
-from dist_dash.ensembles.finished import FinishedRun
-from dist_dash.ensembles.predictor import agreeing
-from dist_dash.errors import BadInput, require
-from dist_dash.metrics.mixture import members_in_words
-from dist_dash.metrics.predictions import load_predictions
-from dist_dash.metrics.summary import evaluate, table
-from dist_dash.ranks.exchange import Exchange
-from dist_dash.ranks.launched import Launcher
-from dist_dash.ranks.layout import layout_from_environment
-from dist_dash.recipe.data_argument import other_split, without_fields
-from dist_dash.runs.folder import SPLITS, RunFolder
-from dist_dash.runs.process import FINISHED, OneLine
-from dist_dash.runs.record import say
+from dist_dash.commands.parser import CommandLine, without_fields
+from dist_dash.runs.folder import SPLITS
 
 
-def evaluate_parser() -> argparse.ArgumentParser:
-    """The parser of what is not a field of `--data`."""
-    parser = OneLine(
-        prog="dist-dash evaluate",
-        allow_abbrev=False,
+def evaluate_command(arguments: Sequence[str]) -> int:
+    """Score a finished run's ensemble, or given predictions."""
+    parser = CommandLine(
+        "evaluate",
         description="Score a finished run's ensemble, each member and the member mean: accuracy, NLL, Brier, "
         "calibration error, accuracy over coverage, each also after temperature scaling (fitted on one half of the "
         "samples and applied to the other, both ways, 5 random splits); and how members differ. Under torchrun, ranks "
@@ -58,85 +36,10 @@ def evaluate_parser() -> argparse.ArgumentParser:
     parser.add_argument("--strict", action="store_true", help="refuse members whose predictions are not finite")
     parser.add_argument("--output", metavar="FOLDER", help="where to write evaluation.json and predictions.npz")
     parser.add_argument("--json", action="store_true", help="print evaluation.json instead of the tables")
-    return parser
+    ours, fields = without_fields(arguments, "data")
+    options = parser.parse_args(ours)
+    # What torch's C++ says when a peer is lost is a page of its own frames; this project says who is missing.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    from dist_dash.analysis.evaluate_run import evaluate_run
 
-
-def evaluate_command(arguments: Sequence[str]) -> int:
-    """Evaluate, write, show; returns the exit status 0.
-
-    Raises:
-        BadInput: nothing was written.
-    """
-    ours, fields = without_fields(arguments)
-    options = evaluate_parser().parse_args(ours)
-    _check(options, fields)
-    launcher = Launcher()
-    if options.predictions:
-        if launcher.rank == 0:
-            _show(_of_predictions(Path(options.predictions), options.strict), options.json)
-        return FINISHED
-    with contextlib.ExitStack() as stack:
-        exchange = None
-        if launcher.started_ranks:
-            exchange = stack.enter_context(Exchange(layout_from_environment(None)))
-        with agreeing(exchange, "run"):
-            run = FinishedRun(options.run)
-            split, name = _samples(options, fields, run.data())
-        found = evaluated(run, split, name, strict=options.strict, exchange=exchange)
-        with agreeing(exchange, "results"):
-            if found is not None:
-                _keep_and_show(found, run, options)
-    return FINISHED
-
-
-def _check(options: argparse.Namespace, fields: Sequence[str]) -> None:
-    if (options.run is None) == (options.predictions is None):
-        raise BadInput("evaluate: give either a RUN or --predictions P.npz")
-    if options.data is None and fields:
-        raise BadInput(f"{fields[0].lstrip('-').partition('=')[0]}: not allowed without --data DATA")
-    if options.predictions:
-        for name in ("split", "data", "output"):
-            if getattr(options, name) is not None:
-                raise BadInput(f"{name}: not allowed with --predictions, which are evaluated as they are")
-    if options.output is not None:
-        output = Path(options.output)
-        require(not output.exists() or output.is_dir(), "output", options.output, "a folder, or a new one")
-        require(not RunFolder(output).recipe.exists(), "output", options.output, "another folder than a run's")
-
-
-def _samples(options: argparse.Namespace, fields: Sequence[str], own: DataSet) -> tuple[Split, str]:
-    """The samples to predict, and the name of their split."""
-    if options.data is None:
-        name = options.split or "test"
-        return own.evaluation_split(name), name
-    name = "given" if options.data.endswith(".npz") else options.split or "test"
-    return other_split(options.data, fields, options.split, own), name
-
-
-def _keep_and_show(found: Evaluated, run: FinishedRun, options: argparse.Namespace) -> None:
-    for name in found.unreadable:
-        say(f"unreadable sample left out: {name}")
-    split = found.result["split"]
-    if options.data is not None:
-        found.result["data"] = options.data
-    if options.output is not None:
-        target = RunFolder(options.output)
-        target.path.mkdir(parents=True, exist_ok=True)
-        found.save(target.evaluation, target.predictions)
-    elif options.data is None:
-        found.save(run.folder.evaluation_of(split), run.folder.predictions_of(split))
-    _show(found.result, options.json)
-
-
-def _show(result: dict[str, Any], as_json: bool) -> None:
-    if result["left_out"]:
-        say(f"left out, because predictions are not finite: {members_in_words(result['left_out'])}")
-    if as_json:
-        print(json.dumps(result, allow_nan=False))
-    else:
-        Console().print(table(result))
-
-
-def _of_predictions(path: Path, strict: bool) -> dict[str, Any]:
-    log_probs, labels, weights = load_predictions(path, "predictions")
-    return evaluate(log_probs, labels, "given", None, strict=strict, weights=weights)
+    return evaluate_run(options, fields)

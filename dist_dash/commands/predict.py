@@ -1,29 +1,20 @@
-"""What `predict` does."""
+"""`dist-dash predict`."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Sequence
 
-from dist_dash.ensembles.ensemble import load_ensemble
-from dist_dash.errors import BadInput, require
-from dist_dash.metrics.predictions import load_arrays, save_predictions
+from dist_dash.commands.parser import CommandLine
 
 
-def predict_command(run: str, source: str, output: str, batch_size: int) -> int:
-    """Predict the samples `x` of an `.npz` file and write `probs` `[N, C]` and `log_probs` `[members, N, C]`."""
-    require(batch_size >= 1, "batch-size", batch_size, "a whole number ≥ 1")
-    target = Path(output)
-    require(target.parent.is_dir(), "output", output, "a file in a folder that exists")
-    require(target.suffix == ".npz", "output", output, "an .npz file")
-    arrays = load_arrays(Path(source), "input")
-    if "x" not in arrays:
-        raise BadInput(f"input: {source} holds {sorted(arrays)}; it must hold x, the samples [N, …]")
-    x, y = arrays["x"], arrays.get("y")
-    if x.dtype.kind not in "uif":
-        raise BadInput(f"input: x holds {x.dtype}; it must hold numbers")
-    if y is not None and (y.dtype.kind not in "ui" or y.shape != x.shape[:1]):
-        raise BadInput(f"input: y holds {y.dtype} {y.shape}; it must hold a whole number per sample, {x.shape[:1]}")
-    ensemble = load_ensemble(run)
-    log_probs = ensemble.predict(x, batch_size).member_log_probs.numpy()
-    save_predictions(target, log_probs, y, weights=ensemble.weights)
-    return 0
+def predict_command(arguments: Sequence[str]) -> int:
+    """Predict the samples of an `.npz` file with an exported ensemble."""
+    parser = CommandLine("predict", description="Predict the samples of an .npz file with an exported ensemble.")
+    parser.add_argument("run", help="a finished run, or its ensemble folder")
+    parser.add_argument("input", help="an .npz file with x [N, …] as stored in the training data, optionally y [N]")
+    parser.add_argument("--output", required=True, help="the .npz file to write: probs, log_probs (and labels)")
+    parser.add_argument("--batch-size", type=int, default=512, help="samples at once (default: 512)")
+    options = parser.parse_args(arguments)
+    from dist_dash.ensembles.predict_file import predict_file
+
+    return predict_file(options.run, options.input, options.output, options.batch_size)

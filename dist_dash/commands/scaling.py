@@ -1,32 +1,18 @@
-"""`dist-dash scaling`: short runs over a grid of members × replicas, here or under Slurm; one table, one plot."""
+"""`dist-dash scaling`."""
 
 from __future__ import annotations
 
-import argparse
-import dataclasses
-import os
-import shlex
 from collections.abc import Sequence
 
-from dist_dash.cluster.scaling.arrays import arrays, jobs_of, resources, submit_all, wait
-from dist_dash.cluster.scaling.collect import collect
-from dist_dash.cluster.scaling.here import run_here, start_over
-from dist_dash.cluster.scaling.points import StudyRun
-from dist_dash.cluster.scaling.study import LOCK, Study, study_from
-from dist_dash.cluster.site import Site, add_options, site_from
-from dist_dash.cluster.submission import check, frozen_arguments
-from dist_dash.errors import BadInput
-from dist_dash.files import only_one
-from dist_dash.runs import slurm
-from dist_dash.runs.process import FINISHED, TO_BE_CONTINUED, OneLine
-from dist_dash.runs.record import say
+from dist_dash.commands.parser import CommandLine
 
 
-def scaling_parser() -> argparse.ArgumentParser:
-    """The parser of what is not the recipe's."""
-    parser = OneLine(
-        prog="dist-dash scaling",
-        allow_abbrev=False,
+def scaling_command(arguments: Sequence[str]) -> int:
+    """Measure step time and efficiency by short runs over a grid of members × replicas, here or under Slurm."""
+    from dist_dash.cluster.site import add_options
+
+    parser = CommandLine(
+        "scaling",
         description="Measure step time, efficiency, waiting, transfer and samples/s over members × replicas by short "
         "runs. What is not listed here goes to `dist-dash train`: --config, --method, …. The same command again goes "
         "on where it stopped. Exit status 75: runs are left; 1: runs have failed.",
@@ -59,84 +45,7 @@ def scaling_parser() -> argparse.ArgumentParser:
     parser.add_argument("--dry-run", action="store_true", help="print commands or batch scripts and start nothing")
     parser.add_argument("--json", action="store_true", help="print scaling.json instead of the table")
     add_options(parser)
-    return parser
+    options, base = parser.parse_known_args(arguments)
+    from dist_dash.cluster.scaling.run import measure_scaling
 
-
-def scaling_command(arguments: Sequence[str]) -> int:
-    """Check everything, run what is left, show what was found.
-
-    Returns:
-        0: all is measured, or submitted with --no-wait; 75: stopped, or --collect found runs that are left; 1: runs
-        have failed.
-
-    Raises:
-        BadInput: nothing was run or submitted; or a run refuses what only its data can tell.
-    """
-    options, base = scaling_parser().parse_known_args(arguments)
-    study = study_from(options, base)
-    sites: dict[int, Site] = {}
-    if options.executor == "slurm":
-        site = site_from(options)
-        sites = {ranks: resources(site, ranks, options.exclusive) for ranks in {p.ranks for p in study.commands}}
-    if options.dry_run:
-        return _show(study, sites)
-    status = FINISHED
-    if options.collect:
-        if not (study.folder / LOCK).exists():
-            raise BadInput(f"folder: {study.folder} holds no scaling study; run it without --collect first")
-    else:
-        status = _run(study, sites)
-    if options.no_wait and options.executor == "slurm" and not options.collect:
-        return status
-    if collect(study):
-        return FINISHED
-    return status or (TO_BE_CONTINUED if options.collect else 1)
-
-
-# -- running it --------------------------------------------------------------------------------------------------------
-
-
-def _show(study: Study, sites: dict[int, Site]) -> int:
-    if study.options.executor == "slurm":
-        for group in arrays(study.folder.name, study.tasks, sites, study.logs, study.options.parallel):
-            for batch in group:
-                print(f"{batch.script()}\n")
-    else:
-        for task in study.tasks:
-            print(f"dist-dash train {shlex.join([*task.arguments, f'--run={task.folder.path}'])}")
-    return 0
-
-
-def _run(study: Study, sites: dict[int, Site]) -> int:
-    """Run or submit what is left, and wait for it."""
-    options, name = study.options, study.folder.name
-    left = [task for task in study.tasks if task.left]
-    busy = set[StudyRun]()
-    if options.executor == "slurm":
-        if not slurm.available():
-            raise BadInput("executor: slurm is not allowed, sbatch is not on PATH; use --executor here")
-        under_way = jobs_of(left)
-        alive = slurm.queue(under_way)
-        busy = {task.run for job, task in under_way.items() if job in alive}
-        left = [task for task in left if task.run not in busy]
-        check([batch for group in arrays(name, left, sites, study.logs, options.parallel) for batch in group])
-    already = f", {len(busy)} in Slurm's hands already" if busy else ""
-    say(
-        f"scaling: {len(study.commands)} points, {len(study.tasks)} runs, {len(left)} to do{already}; in {study.folder}"
-    )
-    with only_one(study.folder, LOCK, "scaling"):
-        study.logs.mkdir(exist_ok=True)
-        left = [dataclasses.replace(task, arguments=frozen_arguments(task.arguments, study.logs)) for task in left]
-        if options.executor == "here":
-            threads = max(1, (os.cpu_count() or 1) // study.most_ranks)
-            return run_here(left, study.logs, threads)
-        for task in left:
-            start_over(task.folder)
-        left = [task for task in left if task.left]
-        if left:
-            jobs = submit_all(arrays(name, left, sites, study.logs, options.parallel))
-            say(f"scaling: submitted {len(left)} runs as {', '.join(jobs)}")
-        return FINISHED if options.no_wait else wait(study.tasks)
-
-
-# -- what came of it ---------------------------------------------------------------------------------------------------
+    return measure_scaling(options, base)

@@ -1,39 +1,20 @@
-"""`dist-dash shift`: a finished ensemble under corruption, and its detection of out-of-distribution samples."""
+"""`dist-dash shift`."""
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import json
-import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from math import prod
+from collections.abc import Sequence
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-from dist_dash.analysis.shift.corruptions import CORRUPTIONS, SEVERITIES, applicable, chosen
-from dist_dash.analysis.shift.measurement import Advance, Measurement, measure_shift
-from dist_dash.analysis.shift.ood_sets import built_in, other
-from dist_dash.analysis.shift.shift_tables import tables
-from dist_dash.analysis.shift.values import values_of
-from dist_dash.ensembles.finished import FinishedRun
-from dist_dash.errors import BadInput, require
-from dist_dash.files import write_atomically
-from dist_dash.recipe.data_argument import without_fields
-from dist_dash.runs.process import OneLine
-from dist_dash.runs.record import say
-
-_BATCH_VALUES = 2**22
+from dist_dash.commands.parser import CommandLine, without_fields
 
 
-def shift_parser() -> OneLine:
-    """The parser of what is not the OOD source's."""
-    corruptions = "".join(f"  {name:18} {corruption.text}\n" for name, corruption in CORRUPTIONS.items())
-    parser = OneLine(
-        prog="dist-dash shift",
-        allow_abbrev=False,
+def shift_command(arguments: Sequence[str]) -> int:
+    """Measure a finished ensemble under corruption, and its detection of out-of-distribution samples."""
+    from dist_dash.analysis.shift.corruption_texts import TEXTS
+
+    corruptions = "".join(f"  {name:18} {text}\n" for name, text in TEXTS.items())
+    parser = CommandLine(
+        "shift",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Accuracy, calibration and diversity under corruptions of severity 1 to 5, and\n"
         "detection of out-of-distribution samples; written to RUN/shift.json.",
@@ -52,69 +33,8 @@ def shift_parser() -> OneLine:
     parser.add_argument("--resize", action="store_true", help="make images of --ood fit: size and number of channels")
     parser.add_argument("--seed", type=int, default=0, help="of the choice of samples and of corruptions (default: 0)")
     parser.add_argument("--json", action="store_true", help="print shift.json instead of the tables")
-    return parser
-
-
-def shift_command(arguments: Sequence[str]) -> int:
-    """Measure, write `shift.json`, show it; returns the exit status 0.
-
-    Raises:
-        BadInput: nothing was written.
-    """
     ours, fields = without_fields(arguments, "ood")
-    options = shift_parser().parse_args(ours)
-    severities = _severities(options.severities)
-    asked = chosen(options.corruptions)
-    require(options.samples is None or options.samples >= 1, "samples", options.samples, "a whole number ≥ 1")
-    require(options.seed >= 0, "seed", options.seed, "a whole number ≥ 0")
-    if options.ood is None and (fields or options.resize):
-        raise BadInput(f"{'ood' if fields else 'resize'}: not allowed without --ood DATA")
-    run = FinishedRun(options.run)
-    ensemble, data = run.ensemble(), run.data()
-    outside = None
-    if options.ood is not None:
-        outside = other(options.ood, fields, data, options.resize, options.samples, options.seed)
-    corruptions = applicable(asked, data.shape)
-    left_out = [corruption.name for corruption in asked if corruption not in corruptions]
-    if left_out:
-        say(f"shift: samples of shape {data.shape} are no images; left out: {', '.join(left_out)}")
-    if not corruptions:
-        raise BadInput(f"corruptions: {options.corruptions!r} is not allowed; these samples are no images")
-    loader = run.command.recipe.loader
-    size = max(loader.batch_size, min(512, _BATCH_VALUES // prod(data.shape)))
-    values = values_of(data, options.seed)
-    loader = replace(loader, batch_size=size)
-    measurement = Measurement(ensemble, data, values, options.samples, options.seed, loader)
-    sets = [outside] if outside else built_in(measurement.test, values, options.seed)
-    with _progress(len(corruptions) * len(severities) + len(sets)) as advance:
-        found = measure_shift(measurement, corruptions, severities, sets, advance)
-    found["not_applicable"] = left_out
-    text = json.dumps(found, indent=1)
-    write_atomically(run.folder.shift, text)
-    if options.json:
-        print(text)
-    else:
-        Console().print(tables(found))
-    return 0
+    options = parser.parse_args(ours)
+    from dist_dash.analysis.shift.run import measure_shift
 
-
-def _severities(given: str) -> list[int]:
-    allowed = f"numbers from {SEVERITIES[0]} to {SEVERITIES[-1]}, separated by commas"
-    found = set[int]()
-    for part in given.split(","):
-        number = int(part) if part.strip().isdecimal() else 0
-        require(number in SEVERITIES, "severities", part, allowed)
-        found.add(number)
-    return sorted(found)
-
-
-@contextlib.contextmanager
-def _progress(steps: int) -> Iterator[Advance]:
-    """On a terminal: a bar on stderr."""
-    if not sys.stderr.isatty():
-        yield lambda text: None
-        return
-    columns = [MofNCompleteColumn(), BarColumn(), TimeRemainingColumn(), TextColumn("{task.description}")]
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", total=steps, completed=-1)
-        yield lambda text: bar.update(task, advance=1, description=text)
+    return measure_shift(options, fields)

@@ -1,155 +1,24 @@
-"""`dist-dash submit`: one run, planned, tried and submitted; or run here by the same job object."""
+"""`dist-dash submit`."""
 
 from __future__ import annotations
 
-import argparse
-import dataclasses
-import difflib
-import shlex
-import signal
-import sys
-import time
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
-import submitit
-
-from dist_dash.cluster.job import TrainJob
-from dist_dash.cluster.plan import Plan, plan, print_plan
-from dist_dash.cluster.site import add_options, site_from
-from dist_dash.cluster.submission import NEVER, Batch, check, frozen_arguments, nothing_left, submit, with_members
-from dist_dash.errors import BadInput
-from dist_dash.recipe.parsing import Command, parse_command
-from dist_dash.runs import slurm
-from dist_dash.runs.folder import RunFolder
-from dist_dash.runs.preemption import StopRequest
-from dist_dash.runs.process import FINISHED, TO_BE_CONTINUED, OneLine
-from dist_dash.runs.states import UNDER_WAY, states
+from dist_dash.commands.parser import CommandLine, of_recipe
 
 
-def submit_parser() -> argparse.ArgumentParser:
-    """The parser of what is not the recipe's."""
-    parser = OneLine(
-        prog="dist-dash submit",
-        allow_abbrev=False,
+def submit_command(arguments: Sequence[str]) -> int:
+    """Submit one run to Slurm; or run it here by the same job object."""
+    from dist_dash.cluster.site import add_options
+
+    parser = CommandLine(
+        "submit",
         description="Submit a run to Slurm. What is not listed here goes to `dist-dash train`: --config, --run, …",
     )
     parser.add_argument("--dry-run", action="store_true", help="print the batch script and submit nothing")
     parser.add_argument("--executor", choices=["slurm", "local"], default="slurm", help="local: run the job here")
     add_options(parser)
-    return parser
+    options, recipe_arguments = of_recipe(parser, arguments)
+    from dist_dash.cluster.submit import submit_run
 
-
-def submit_command(arguments: Sequence[str]) -> int:
-    """Plan, try and submit one run; prints the plan and how to follow it."""
-    parser = submit_parser()
-    options, recipe_arguments = parser.parse_known_args(arguments)
-    refuse_misspelt(parser, recipe_arguments)
-    command, site = parse_command(recipe_arguments), site_from(options)
-    planned = plan(command, site)
-    print_plan(planned, RunFolder(command.run).jobs)
-    folder = RunFolder(command.run.absolute())
-    if folder.done.exists() and not command.fresh:
-        print(f"{command.run} is finished already; --fresh starts over")
-        return FINISHED
-    if command.fresh:  # held until the folder has been cleared, which waits until Slurm has accepted the job
-        site = dataclasses.replace(site, sbatch={**site.sbatch, "hold": "true"})
-    batch = Batch(folder.path.name, (TrainJob(str(folder.path), (), site.attempts),), site, folder.jobs)
-    if options.dry_run:
-        print(f"\n{batch.script()}")
-        return 0
-    if options.executor == "slurm":
-        check([batch])
-        refuse_if_under_way(folder)
-    with nothing_left(folder.path):
-        arguments = train_arguments(recipe_arguments, planned, folder.jobs)
-        batch = dataclasses.replace(batch, jobs=(dataclasses.replace(batch.jobs[0], arguments=arguments),))
-        if options.executor == "slurm":
-            (name,) = submit([batch])
-            if command.fresh:
-                _start_over_and_release(folder, name)
-    if options.executor == "local":
-        return _run_here(batch, command)
-    print(f"\nsubmitted as job {name}; to follow it:")
-    run, log = shlex.quote(str(command.run)), shlex.quote(f"{folder.jobs}/{name}_0_log.out")
-    print(f"  dist-dash runs {run}\n  tail -f {log}")
-    return 0
-
-
-def refuse_misspelt(parser: argparse.ArgumentParser, left: Sequence[str]) -> None:
-    """Raise `BadInput` for what can be no field of a recipe: those are written with underscores."""
-    names = [word.partition("=")[0] for word in left if word.startswith("--")]
-    for name in names:
-        if "-" in name[2:]:
-            close = difflib.get_close_matches(name, [o for action in parser._actions for o in action.option_strings])
-            hint = f"did you mean {' or '.join(close)}?" if close else f"see `{parser.prog} --help`"
-            raise BadInput(f"{name}: no such option; {hint}")
-
-
-def train_arguments(arguments: Sequence[str], planned: Plan, folder: Path) -> tuple[str, ...]:
-    """What the job gives to `dist-dash train`: the recipe as it is now, and the number of members that was planned."""
-    frozen = frozen_arguments(arguments, folder)
-    return frozen if planned.command.member is not None else with_members(frozen, planned.members)
-
-
-def refuse_if_under_way(folder: RunFolder) -> None:
-    """Raise `BadInput` where the run waits or runs already."""
-    (found,) = states([folder.path])
-    if found.state in UNDER_WAY:
-        job = f" as job {found.job}; `scancel {found.job}`" if found.job else "; stop it"
-        raise BadInput(f"run: {folder.path} is {found.state}{job} or use another --run")
-
-
-def _start_over_and_release(folder: RunFolder, held: str) -> None:
-    """Clear a run that starts over, and let its job begin."""
-    try:
-        start_over(folder)
-    except BaseException:
-        slurm.ask("scancel", held)
-        raise
-    slurm.ask("scontrol", "release", held)
-
-
-def start_over(folder: RunFolder) -> None:
-    """Clear a run before its job begins: a job that is requeued would clear it again."""
-    folder.acquire()
-    try:
-        folder.clear()
-    finally:
-        folder.release()
-
-
-def _run_here(batch: Batch, command: Command) -> int:
-    """The job object on this machine, by submitit's local executor; shows rank 0's log until it ends."""
-    site, (job,) = batch.site, batch.jobs
-    if site.nodes != 1:
-        raise BadInput(f"nodes: {site.nodes} is not allowed with --executor local; it must be 1")
-    folder = RunFolder(job.run)
-    if command.fresh:
-        start_over(folder)
-    executor = submitit.AutoExecutor(batch.logs, cluster="local", local_max_num_timeout=NEVER)
-    resources = {"tasks_per_node": site.ranks_per_node, "gpus_per_node": site.gpus_per_node}
-    executor.update_parameters(name=batch.name, timeout_min=site.minutes, stderr_to_stdout=True, **resources)
-    # A terminal's Ctrl-C reaches all processes: the ranks heed it themselves, their controller must wait for them.
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        started: Any = executor.submit(job)
-    finally:
-        signal.signal(signal.SIGINT, before)
-    shown, told = 0, False
-    with StopRequest().listening(lambda text: None) as stop:
-        while True:
-            ended = started.done()
-            if stop.made and not told:
-                told = True
-                started._process.send_signal(signal.SIGTERM)  # which it hands on to the ranks
-            text = started.paths.stdout.read_text() if started.paths.stdout.exists() else ""
-            sys.stderr.write(text[shown:])
-            shown = len(text)
-            if ended:
-                break
-            time.sleep(0.2)
-    if folder.done.exists():
-        return FINISHED
-    return TO_BE_CONTINUED if folder.to_continue.exists() else 1
+    return submit_run(options, recipe_arguments)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dist_dash.comparison.metrics import finite
+from dist_dash.comparison.metric_names import finite
 
 
 @dataclass(frozen=True)
@@ -66,21 +66,21 @@ def cost_of(lines: Sequence[Mapping[str, Any]], environment: Mapping[str, Any]) 
 
 
 def median_cost(costs: Sequence[Cost]) -> Cost:
-    """Of a group: medians over its runs; forwards and backwards only where all its runs say the same."""
+    """Cost of a group: medians over its runs; forwards and backwards only where they are the same in all runs."""
     medians = {name: _median(getattr(cost, name) for cost in costs) for name in MEDIANS}
     passes = {name: {getattr(cost, name) for cost in costs} for name in PASSES}
     return Cost(**medians, **{name: found.pop() if len(found) == 1 else None for name, found in passes.items()})
 
 
 def relative(cost: Cost, baseline: Cost) -> float | None:
-    """The time of an update in those of the baseline."""
+    """The time of an update, divided by that of the baseline."""
     if cost.step_seconds is None or not baseline.step_seconds:
         return None
     return cost.step_seconds / baseline.step_seconds
 
 
 class _Timing:
-    """The timing of one line, by member."""
+    """The timing of one line of the record, by member."""
 
     def __init__(self, timing: Mapping[str, Any]) -> None:
         self._timing = timing

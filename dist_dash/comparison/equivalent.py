@@ -1,4 +1,4 @@
-"""How many members of a plain deep ensemble are worth as much (Ashukha et al. 2020), by the baseline's predictions."""
+"""How many members a plain deep ensemble needs to be as good (Ashukha et al. 2020), from the baseline's predictions."""
 
 from __future__ import annotations
 

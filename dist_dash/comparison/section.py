@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from dist_dash.comparison.compared_run import ComparedRun, ordered
 from dist_dash.comparison.cost import Cost, median_cost, relative
-from dist_dash.comparison.metrics import better
-from dist_dash.comparison.run import ComparedRun, ordered
-from dist_dash.comparison.statistics import Difference, Summary, paired
+from dist_dash.comparison.metric_names import better
+from dist_dash.comparison.paired import Difference, Summary, paired
 from dist_dash.errors import BadInput
 
 PLAIN = "SGD"
@@ -39,7 +39,7 @@ class Group:
 
     @property
     def seeds(self) -> list[int]:
-        """Ascending."""
+        """The seeds of the runs, ascending."""
         return [run.seed for run in self.runs]
 
 
@@ -89,7 +89,7 @@ class Section:
         return next(group for group in self.groups if group.name == name)
 
     def relative_step_time(self, group: Group) -> float | None:
-        """The time of an update in those of the first baseline."""
+        """The time of an update, divided by that of the first baseline."""
         return relative(group.cost, self.group(self.baselines[0]).cost)
 
 
@@ -157,7 +157,7 @@ def _differences(groups: Sequence[Group], metrics: Sequence[str]) -> dict[tuple[
 def _best(
     metric: str, groups: Sequence[Group], differences: Mapping[tuple[str, str], Mapping[str, Difference]]
 ) -> Best | None:
-    """None where there is no better, nothing to be better than, or a group that is not known."""
+    """The best group of a metric; None if it has no better, if there is one group, or if a group lacks the metric."""
     way = better(metric)
     if way is None or len(groups) < 2 or any(metric not in group.metrics for group in groups):
         return None
@@ -170,7 +170,7 @@ def _best(
 
 
 def _notes(groups: Sequence[Group], metrics: Sequence[str]) -> list[str]:
-    """What a reader of the tables must not miss."""
+    """Notes that a reader of the tables needs."""
     found = []
     if len(groups) == 1:
         found.append("One group only: there is nothing to compare it with.")

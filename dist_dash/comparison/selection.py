@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Annotated
+
+from annotated_types import MinLen
 
 from dist_dash.errors import BadInput, require
 from dist_dash.files import read_json
+from dist_dash.recipe.typed import Allowed, Texts, typed
 from dist_dash.runs.folder import RunFolder
+from dist_dash.runs.states import natural
 
 GROUPS = "groups.json"
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a run is, and where a study wants it.
+class SelectedRun:
+    """A run to compare, and its group.
 
     Args:
         path: the run's folder.
@@ -32,7 +35,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Selection:
+class SelectedRuns:
     """What is to be compared.
 
     Args:
@@ -41,16 +44,18 @@ class Selection:
         baselines: what `groups.json` compares with.
         notes: what was left out.
         partial: whether runs that should be there are not.
+        remarks: what the writer of `groups.json` wants read: how settings were chosen, what does not carry over.
     """
 
-    places: tuple[Place, ...]
+    places: tuple[SelectedRun, ...]
     title: str = ""
     baselines: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     partial: bool = False
+    remarks: tuple[str, ...] = ()
 
 
-def select(paths: Sequence[Path], partial: bool) -> Selection:
+def select(paths: Sequence[Path], partial: bool) -> SelectedRuns:
     """The finished runs that the paths name.
 
     Args:
@@ -66,11 +71,11 @@ def select(paths: Sequence[Path], partial: bool) -> Selection:
             raise BadInput(f"runs: {path} is {'a file' if path.exists() else 'missing'}; it must be a finished run")
     if len(paths) == 1 and not _is_run(paths[0]) and (paths[0] / GROUPS).exists():
         return _of_groups(paths[0], partial)
-    places, notes, missing = list[Place](), list[str](), list[Path]()
+    places, notes, missing = list[SelectedRun](), list[str](), list[Path]()
     for path in paths:
         if _is_run(path):
             if is_finished(path):
-                places.append(Place(path))
+                places.append(SelectedRun(path))
             else:
                 missing.append(path)
             continue
@@ -78,7 +83,7 @@ def select(paths: Sequence[Path], partial: bool) -> Selection:
         if not finished:
             how = f"; {_some(unfinished)} not finished" if unfinished else ""
             raise BadInput(f"runs: {path} holds no finished run{how}; it must be a run or have finished ones below it")
-        places.extend(map(Place, finished))
+        places.extend(map(SelectedRun, finished))
         if unfinished:
             notes.append(f"Left out, not finished: {_some(unfinished)}.")
         if (path / GROUPS).exists():
@@ -87,7 +92,7 @@ def select(paths: Sequence[Path], partial: bool) -> Selection:
         notes.append(_without(missing, len(places) + len(missing), partial))
     if not places:
         raise BadInput("runs: none of them is finished; at least one must be")
-    return Selection(tuple(places), notes=tuple(notes), partial=bool(missing))
+    return SelectedRuns(tuple(places), notes=tuple(notes), partial=bool(missing))
 
 
 def runs_below(folder: Path) -> tuple[list[Path], list[Path]]:
@@ -102,11 +107,11 @@ def runs_below(folder: Path) -> tuple[list[Path], list[Path]]:
             (finished if is_finished(path) else unfinished).append(path)
             folders.clear()
         folders[:] = [below for below in folders if not below.startswith(".")]
-    return sorted(finished, key=_natural), sorted(unfinished, key=_natural)
+    return _in_order(finished), _in_order(unfinished)
 
 
 def is_finished(path: Path) -> bool:
-    """Whether a run has come to its end, its ensemble exported."""
+    """Whether a run is finished and its ensemble exported."""
     run = RunFolder(path)
     return run.done.exists() and run.recipe.is_file() and (run.ensemble / "ensemble.json").is_file()
 
@@ -115,8 +120,8 @@ def _is_run(path: Path) -> bool:
     return RunFolder(path).recipe.exists()
 
 
-def _natural(path: Path) -> list[list[tuple[int, str]]]:
-    return [[(int(p), "") if p.isdecimal() else (-1, p) for p in re.split(r"(\d+)", part)] for part in path.parts]
+def _in_order(paths: Sequence[Path]) -> list[Path]:
+    return sorted(paths, key=lambda path: [natural(part) for part in path.parts])
 
 
 def _without(missing: Sequence[Path], all_runs: int, partial: bool) -> str:
@@ -140,34 +145,53 @@ def _some(paths: Sequence[Path]) -> str:
 # -- groups.json -------------------------------------------------------------------------------------------------------
 
 
-def _of_groups(folder: Path, partial: bool) -> Selection:
+@dataclass(frozen=True)
+class GroupEntry:
+    """What `groups.json` says of a run.
+
+    Args:
+        group: its name.
+        section: its name; may be empty.
+    """
+
+    group: Annotated[str, MinLen(1), Allowed("the name of a group")]
+    section: str = ""
+
+
+@dataclass(frozen=True)
+class GroupsFile:
+    """A `groups.json`.
+
+    Args:
+        runs: by their paths inside the folder.
+        title: of the whole.
+        baselines: names of groups.
+        notes: sentences that a reader must know.
+    """
+
+    runs: Annotated[dict[str, GroupEntry], MinLen(1), Allowed("at least one run: {path: {group, section}}")]
+    title: str = ""
+    baselines: Texts = ()
+    notes: Texts = ()
+
+    def __post_init__(self) -> None:
+        for name in self.runs:
+            inside = bool(name) and not PurePosixPath(name).is_absolute() and ".." not in PurePosixPath(name).parts
+            require(inside, "runs", name, "a path inside the folder")
+
+
+def _of_groups(folder: Path, partial: bool) -> SelectedRuns:
     file = folder / GROUPS
     content = read_json(file, "groups")
-    runs = content.get("runs") if isinstance(content, dict) else None
-    if not isinstance(runs, dict) or not runs:
-        raise BadInput(f"groups: {file} names no runs; it must hold runs: {{path: {{group, section}}}}")
-    title, baselines = content.get("title", ""), content.get("baselines", [])
-    if not isinstance(title, str) or not _are_texts(baselines):
-        raise BadInput(f"groups: {file} is wrong; its title must be a text, its baselines a list of groups' names")
-    places = [_place(folder, name, entry) for name, entry in runs.items()]
+    try:
+        groups = typed(content, GroupsFile, GROUPS)
+    except BadInput as error:
+        raise BadInput(f"groups: {error} (in {file})") from error
+    places = [SelectedRun(folder / name, entry.group, entry.section) for name, entry in groups.runs.items()]
     missing = [place.path for place in places if not is_finished(place.path)]
     notes = [_without(missing, len(places), partial)] if missing else []
     there = tuple(place for place in places if place.path not in missing)
     if not there:
         raise BadInput(f"runs: none of the {len(places)} runs in {file} is finished; at least one must be")
-    return Selection(there, title, tuple(dict.fromkeys(baselines)), tuple(notes), bool(missing))
-
-
-def _place(folder: Path, name: str, entry: Any) -> Place:
-    field = f"groups: {folder / GROUPS}: {name!r}"
-    parts = PurePosixPath(name)
-    if not name or parts.is_absolute() or ".." in parts.parts:
-        raise BadInput(f"{field} is not allowed; it must be a path inside the folder")
-    texts = [entry.get("group"), entry.get("section", "")] if isinstance(entry, Mapping) else [None]
-    if not _are_texts(texts) or not texts[0]:
-        raise BadInput(f"{field} is wrong; it must have a group and may have a section, both texts")
-    return Place(folder / name, *texts)
-
-
-def _are_texts(values: Any) -> bool:
-    return isinstance(values, list) and all(isinstance(value, str) for value in values)
+    baselines = tuple(dict.fromkeys(groups.baselines))
+    return SelectedRuns(there, groups.title, baselines, tuple(notes), bool(missing), groups.notes)

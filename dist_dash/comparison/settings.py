@@ -1,12 +1,13 @@
-"""What a run was told, as texts that can be compared, and names made of what differs."""
+"""The choices of a run as texts that can be compared, and names made of what differs."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from dist_dash.errors import BadInput
-from dist_dash.runs.checkpoint import HARMLESS
+from dist_dash.runs.choices import HARMLESS, bare, differing, flat, under
 
 Settings = Mapping[str, str]
 WITHOUT_EFFECT = tuple(name for name in HARMLESS if name != "members")
@@ -30,27 +31,20 @@ def settings_of(recipe: Mapping[str, Any], environment: Mapping[str, Any]) -> tu
     method = recipe.get("method")
     if not isinstance(method, Mapping) or not isinstance(method.get("class_path"), str):
         raise BadInput(f"run: method: {method!r} is not allowed in a recipe; it must have a class_path")
-    known = flat(recipe)
+    known = texts(recipe)
     layout = environment.get("layout")
     if isinstance(layout, Mapping):
         known["replicas"] = text(layout.get("replicas"))
-    left = {name: value for name, value in known.items() if name != "seed" and not _under(name, WITHOUT_EFFECT)}
-    labels = {name: value for name, value in left.items() if _under(name, ("labels",))}
-    data = {name: value for name, value in left.items() if _under(name, ("data",))}
+    left = {name: value for name, value in known.items() if name != "seed" and not under(name, WITHOUT_EFFECT)}
+    labels = {name: value for name, value in left.items() if under(name, ("labels",))}
+    data = {name: value for name, value in left.items() if under(name, ("data",))}
     settings = {name: value for name, value in left.items() if name not in labels and name not in data}
-    return method["class_path"].rpartition(".")[2], settings, labels, data
+    return bare(method["class_path"]).rpartition(".")[2], settings, labels, data
 
 
-def flat(nested: Mapping[str, Any], above: str = "") -> dict[str, str]:
-    """Nested choices by field, as texts; a component's own choices by the component's name."""
-    found: dict[str, str] = {}
-    for name, value in nested.items():
-        field = f"{above}.{name}".lstrip(".")
-        if isinstance(value, Mapping) and value:
-            found |= flat(value, above if name == "init_args" else field)
-        else:
-            found[field] = text(value)
-    return found
+def texts(nested: Mapping[str, Any]) -> dict[str, str]:
+    """Nested choices by field, as texts."""
+    return {field: text(value) for field, value in flat(nested).items()}
 
 
 def text(value: Any) -> str:
@@ -66,16 +60,10 @@ def text(value: Any) -> str:
     return str(value)
 
 
-def differing(settings: Sequence[Settings]) -> list[str]:
-    """The fields in which any two of them differ, in the order of the first; a field that one lacks differs."""
-    fields = dict.fromkeys(name for one in settings for name in one)
-    return [name for name in fields if len({one.get(name) for one in settings}) > 1]
-
-
 def names(groups: Sequence[tuple[str, Settings]]) -> list[str]:
     """A readable name for each group: its method, and what tells it from others, `DASH rho_loss=0.1 rho_div=0.3`.
 
-    A choice within a component (`method.rho`, `optimizer.lr`) is told where two groups with the same component differ
+    A choice within a component (`method.rho`, `optimizer.lr`) is named where two groups with the same component differ
     in it; what only one of the components knows says nothing.
 
     Args:
@@ -87,7 +75,7 @@ def names(groups: Sequence[tuple[str, Settings]]) -> list[str]:
     found = []
     for method, own in groups:
         name = [method if len(short) == len(paths) else own["method" + CLASS]]
-        for field, value in sorted(own.items(), key=lambda item: not _under(item[0], ("method",))):
+        for field, value in sorted(own.items(), key=lambda item: not under(item[0], ("method",))):
             component = field.partition(".")[0] + CLASS
             if field == "method" + CLASS:
                 continue
@@ -116,7 +104,7 @@ def _noise(share: str) -> str:
 
 
 def _told(field: str, value: str, values: Iterable[str]) -> str:
-    """`rho=0.1` of the method, `optimizer.lr=0.1` of the others, `model=SmallCNN` for a class."""
+    """A choice in a name: `rho=0.1` of the method, `optimizer.lr=0.1` of others, `model=SmallCNN` for a class."""
     if field.endswith(CLASS):
         paths = set(values)
         short = {path.rpartition(".")[2] for path in paths}
@@ -124,5 +112,6 @@ def _told(field: str, value: str, values: Iterable[str]) -> str:
     return f"{field.removeprefix('method.')}={value}"
 
 
-def _under(name: str, fields: Iterable[str]) -> bool:
-    return any(name == field or name.startswith(f"{field}.") for field in fields)
+def slug(name: str) -> str:
+    """Lower-case letters, digits and hyphens of a name, for a file or a folder; may be empty."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")

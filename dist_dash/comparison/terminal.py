@@ -8,12 +8,13 @@ from rich import box
 from rich.cells import cell_len
 from rich.console import Group as Lines
 from rich.console import RenderableType
-from rich.table import Table as Grid
+from rich.table import Table
 from rich.text import Text
 
-from dist_dash.comparison.comparison import Comparison
-from dist_dash.comparison.tables import Cell, Table, tables
-from dist_dash.comparison.text import plain
+from dist_dash.comparison.cells import Cell, CellTable, TableRow
+from dist_dash.comparison.grouping import Comparison
+from dist_dash.comparison.markup import printable
+from dist_dash.comparison.section_tables import tables
 from dist_dash.comparison.verdict import verdict
 
 NAME, GAP = 24, 2  # cells that names keep at least, where they need them, and cells between columns
@@ -28,28 +29,28 @@ def as_renderable(comparison: Comparison, width: int) -> Lines:
     """
     parts: list[RenderableType] = []
     if comparison.title:
-        parts += [Text(plain(comparison.title), "bold"), Text()]
-    parts += [Text(plain(note), "yellow") for note in comparison.notes]
+        parts += [Text(printable(comparison.title), "bold"), Text()]
+    parts += [Text(printable(note), "yellow") for note in comparison.notes]
     for section in comparison.sections:
         if section.name:
-            parts += [Text(), Text(plain(section.name), "bold reverse")]
+            parts += [Text(), Text(printable(section.name), "bold reverse")]
         for table in tables(section):
             parts += [Text(), *(_grid(part, i) for i, part in enumerate(_split(table, width)))]
-            parts += [Text(plain(line), "dim") for line in table.legend]
-        parts += [Text(), *(Text(plain(f"Note: {note}"), "yellow") for note in section.notes)]
-        parts += [Text(plain(f"• {sentence}")) for sentence in verdict(section)]
+            parts += [Text(printable(line), "dim") for line in table.legend]
+        parts += [Text(), *(Text(printable(f"Note: {note}"), "yellow") for note in section.notes)]
+        parts += [Text(printable(f"• {sentence}")) for sentence in verdict(section)]
     return Lines(*parts)
 
 
-def _grid(table: Table, part: int) -> Grid:
+def _grid(table: CellTable, part: int) -> Table:
     title = f"{table.title}{', continued' if part else ''}"
-    grid = Grid(title=Text(plain(title)), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    grid = Table(title=Text(printable(title), "bold"), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     grid.padding, grid.show_edge = (0, GAP - 1, 0, 0), False  # the other cell of a gap is the box's
     grid.add_column("", overflow="fold")
-    for heading in table.headings:
-        grid.add_column(Text(_folded(heading)), justify="right", no_wrap=True)
-    for name, cells in table.rows:
-        grid.add_row(Text(plain(name)), *map(_entry, cells))
+    for heading in table.headings[1:]:
+        grid.add_column(Text(_folded(heading.text)), justify="right", no_wrap=True)
+    for row in table.rows:
+        grid.add_row(Text(printable(row.name)), *map(_entry, row.cells))
     return grid
 
 
@@ -58,29 +59,28 @@ def _folded(heading: str) -> str:
 
 
 def _lines(cell: Cell) -> list[str]:
-    """A figure, and below it how sure it is."""
+    """A number, and below it its deviation or interval."""
     below = [f"±{cell.spread}"] if cell.spread else list(cell.interval or ())
-    return [f"{cell.value}{'*' * cell.marked}", *below]
+    return [f"{cell.text}{cell.star}", *below]
 
 
 def _entry(cell: Cell) -> Text:
     first, *below = _lines(cell)
-    return Text.assemble((first, "bold" if cell.bold or cell.marked else ""), *((f"\n{line}", "dim") for line in below))
+    return Text.assemble((first, "bold" if cell.bold or cell.star else ""), *((f"\n{line}", "dim") for line in below))
 
 
-def _split(table: Table, width: int) -> Iterator[Table]:
+def _split(table: CellTable, width: int) -> Iterator[CellTable]:
     """The table in parts that are no wider than the terminal; each has at least one column."""
-    widths = [
-        GAP + max(map(cell_len, [*_folded(heading).split("\n"), *(t for _, row in table.rows for t in _lines(row[i]))]))
-        for i, heading in enumerate(table.headings)
+    columns = [
+        [*_folded(heading.text).split("\n"), *(line for row in table.rows for line in _lines(row.cells[i]))]
+        for i, heading in enumerate(table.headings[1:])
     ]
-    for columns in _filled(widths, width - _names_width(table) - GAP):
-        rows = tuple((name, tuple(row[i] for i in columns)) for name, row in table.rows)
-        yield Table(table.title, tuple(table.headings[i] for i in columns), rows, table.legend)
-
-
-def _names_width(table: Table) -> int:
-    return min(NAME, max(cell_len(plain(name)) for name, _ in table.rows))
+    names = min(NAME, max(cell_len(printable(row.name)) for row in table.rows))
+    widths = [GAP + max(map(cell_len, column)) for column in columns]
+    for part in _filled(widths, width - names - GAP):
+        headings = [table.headings[0], *(table.headings[i + 1] for i in part)]
+        rows = [TableRow(row.name, [row.cells[i] for i in part]) for row in table.rows]
+        yield CellTable(table.title, headings, rows, table.legend)
 
 
 def _filled(widths: Sequence[int], room: int) -> list[list[int]]:

@@ -1,15 +1,14 @@
-"""What the figures of a section say, in sentences that claim no more than they show."""
+"""What the numbers of a section show, in sentences that claim no more than the intervals allow."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dist_dash.comparison.metrics import better, figure_of, number, percent
+from dist_dash.comparison.metric_names import DISAGREEMENT, better, deciding, figure_of, number, percent
+from dist_dash.comparison.paired import Difference
 from dist_dash.comparison.section import Best, Group, Section
-from dist_dash.comparison.statistics import Difference
 
-DECIDING = (("accuracy",), ("cal_nll", "nll"), ("cal_ece", "ece"))
-DIVERSITY = ("diversity.disagreement", "diversity.kl")
+DIVERSITY = (DISAGREEMENT, "diversity.kl")
 
 
 def verdict(section: Section) -> list[str]:
@@ -18,7 +17,7 @@ def verdict(section: Section) -> list[str]:
     Of accuracy, NLL and ECE, the latter two calibrated where every group has that. Better, worse, more and less are
     said only where the 95 % interval of the paired differences excludes 0.
     """
-    metrics = _deciding(section)
+    metrics = deciding({metric for metric in section.metrics if all(metric in g.metrics for g in section.groups)})
     if len(section.groups) == 1:
         return [_alone(section.groups[0], metrics)]
     found = [_about_best(metric, section.best[metric], section) for metric in metrics]
@@ -28,18 +27,10 @@ def verdict(section: Section) -> list[str]:
     return [sentence for sentence in [*found, _about_cost(section)] if sentence]
 
 
-def _deciding(section: Section) -> list[str]:
-    """The first of each choice that every group has."""
-    found = []
-    for figures in DECIDING:
-        names = [f"ensemble.{figure}" for figure in figures]
-        found += [name for name in names if all(name in group.metrics for group in section.groups)][:1]
-    return found
-
-
 def _alone(group: Group, metrics: Sequence[str]) -> str:
-    told = ", ".join(f"{figure_of(metric)} {_value(metric, group.metrics[metric].mean)}" for metric in metrics)
-    return f"There is one group only, {group.name}, and nothing to compare it with: {told} ({_seeds(len(group.runs))})."
+    found = ", ".join(f"{figure_of(metric)} {_value(metric, group.metrics[metric].mean)}" for metric in metrics)
+    found += f" ({_seeds(len(group.runs))})"
+    return f"There is one group only, {group.name}, and nothing to compare it with: {found}."
 
 
 def _about_best(metric: str, best: Best, section: Section) -> str:
@@ -47,14 +38,14 @@ def _about_best(metric: str, best: Best, section: Section) -> str:
     value = f"{_value(metric, summary.mean)} (mean over {_seeds(summary.n)})"
     begins = f"{figure_of(metric)}: {best.group} has the best mean, {value}"
     if lead.mean is None or lead.n < 2:
-        return f"{begins}; {best.runner_up} follows, but nothing can be told from {_seeds(lead.n)} in common."
+        return f"{begins}; {best.runner_up} follows, not decided: {_seeds(lead.n)} in common."
     amount = f"{_amount(metric, lead)}, {lead.n} paired seeds"
     if best.bold:
         return f"{figure_of(metric)}: {best.group} is best, {value}; to the second best, {best.runner_up}: {amount}."
     if lead.excludes_zero:
         return f"{begins}, but in the seeds in common the second best, {best.runner_up}, is better: {amount}."
     return (
-        f"{begins}, but no difference to the second best, {best.runner_up}, can be told from {lead.n} seeds: "
+        f"{begins}, but the difference to the second best, {best.runner_up}, is not significant with {lead.n} seeds: "
         f"{_amount(metric, lead)}."
     )
 
@@ -69,16 +60,21 @@ def _against(section: Section, metric: str, baseline: str) -> str:
         if difference.mean is not None:
             amount = _amount(metric, difference)
             kinds.setdefault(_kind(metric, difference), []).append(f"{group.name} ({amount}, n = {difference.n})")
-    told = "; ".join(f"{kind}: {', '.join(groups)}" for kind, groups in sorted(kinds.items()))
-    return f"{figure_of(metric)} against {baseline}: {told}." if told else ""
+    found = "; ".join(f"{kind}: {', '.join(groups)}" for kind, groups in sorted(kinds.items()))
+    return f"{figure_of(metric)} against {baseline}: {found}." if found else ""
 
 
 def _kind(metric: str, difference: Difference) -> str:
-    """Words that sort as they should be read: better before no difference before nothing before worse."""
+    """A phrase; in alphabetical order they read: better, no significant difference, not decided, worse."""
     if difference.n < 2:
-        return f"nothing can be told from {_seeds(difference.n)}"
+        return f"not decided, {_seeds(difference.n)} only"
     if not difference.excludes_zero:
-        return f"no difference can be told from {difference.n} seeds"
+        return f"no significant difference with {difference.n} seeds"
+    return in_a_word(metric, difference)
+
+
+def in_a_word(metric: str, difference: Difference) -> str:
+    """`better` or `worse`; `more` or `less` of what has no better. The interval excludes 0."""
     more = difference.low is not None and difference.low > 0
     way = better(metric)
     if way is None:
@@ -89,8 +85,8 @@ def _kind(metric: str, difference: Difference) -> str:
 def _about_cost(section: Section) -> str:
     baseline = section.baselines[0]
     times = [(group.name, section.relative_step_time(group)) for group in section.groups if group.name != baseline]
-    told = ", ".join(f"{time:.2f} times with {name}" for name, time in times if time is not None)
-    return f"Time of an update, in those of {baseline}: {told}." if told else ""
+    found = ", ".join(f"{time:.2f} times with {name}" for name, time in times if time is not None)
+    return f"Time of an update, in those of {baseline}: {found}." if found else ""
 
 
 def _amount(metric: str, difference: Difference) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from dist_dash.metrics.mixture import mean_over_members, normalised
 from dist_dash.models import Architecture
 from dist_dash.models.network import build_network
 from dist_dash.ranks.exchange import first_line
+from dist_dash.recipe.classes import class_named
 
 FORMAT = 2
 READABLE = (1, 2)
@@ -216,13 +216,10 @@ def architecture_from_spec(spec: dict[str, Any]) -> Architecture:
     Raises:
         BadInput: the class cannot be found here, or is none.
     """
-    module, _, name = spec["class_path"].rpartition(".")
     try:
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise BadInput(f"model: {spec['class_path']} cannot be imported here ({error})") from error
-    if not (isinstance(found, type) and issubclass(found, Architecture)):
-        raise BadInput(f"model: {spec['class_path']} is no Architecture")
+        found = class_named(Architecture, spec["class_path"])
+    except LookupError as error:
+        raise BadInput(f"model: {spec['class_path']} {error}") from error
     return found(**spec.get("init_args", {}))
 
 

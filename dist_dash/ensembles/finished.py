@@ -13,13 +13,12 @@ from dist_dash.data import Augment
 from dist_dash.data.dataset import DataSet
 from dist_dash.ensembles.ensemble import Ensemble, StoredEnsemble, load_ensemble, stored_ensemble
 from dist_dash.errors import BadInput
-from dist_dash.files import read_json
+from dist_dash.files import parse_object, read_json
 from dist_dash.metrics.predictions import Predictions, load_predictions
 from dist_dash.recipe.data_argument import source_of
 from dist_dash.recipe.parsing import SAFE_LOADER, Command, parse_command
 from dist_dash.recipe.recipe import Labels
 from dist_dash.runs.folder import RunFolder
-from dist_dash.runs.last_lines import parsed
 
 T = TypeVar("T")
 
@@ -88,7 +87,7 @@ class FinishedRun:
             text = self.folder.metrics.read_text()
         except OSError as error:
             raise BadInput(f"run: {self.folder.metrics} cannot be read ({error.strerror})") from error
-        return [line for line in map(parsed, text.splitlines()) if line.get("kind") == kind]
+        return [line for line in map(parse_object, text.splitlines()) if line.get("kind") == kind]
 
     @cached_property
     def stored(self) -> StoredEnsemble:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -29,8 +29,9 @@ from dist_dash.files import read_json, replacing, write_atomically
 from dist_dash.metrics.mixture import members_in_words
 from dist_dash.metrics.predictions import Predictions, load_arrays, load_predictions
 from dist_dash.ranks.launched import Launcher
-from dist_dash.runs.checkpoint import HARMLESS
+from dist_dash.runs.choices import HARMLESS, differing, flat
 from dist_dash.runs.folder import RunFolder
+from dist_dash.runs.owner import OwnedFolder
 from dist_dash.runs.record import say
 from dist_dash.runs.slurm import is_over
 
@@ -44,8 +45,8 @@ class Incomplete(BadInput):
     """Members are missing, or not finished."""
 
 
-def join_command(run: str) -> int:
-    """`dist-dash join`: returns the exit status."""
+def join_and_say(run: str) -> int:
+    """Join, or say that there is nothing to join; returns the exit status, 0."""
     if not join(run):
         say(f"{run} is finished already; it is joined again once a member has finished anew")
     return 0
@@ -68,18 +69,14 @@ def join(run: str | Path, patience: float = 0.0) -> bool:
         Incomplete: members are missing or not finished.
         BadInput: the members do not belong together, or another process owns the folder.
     """
-    folder = RunFolder(run)
+    folder = OwnedFolder(run)
     if _is_up_to_date(folder):
         return False
     _parts(folder)  # refused before anything is written
-    folder.acquire(Launcher().job, is_over, patience)
-    try:
-        with folder.noting_failure():
-            if _is_up_to_date(folder):  # joined by whoever owned it until now
-                return False
-            _write(folder, _parts(folder))
-    finally:
-        folder.release()
+    with folder.held(Launcher().job, is_over, patience), folder.noting_failure():
+        if _is_up_to_date(folder):  # joined by whoever owned it until now
+            return False
+        _write(folder, _parts(folder))
     say(f"joined; everything is in {folder.path}")
     return True
 
@@ -231,7 +228,7 @@ def _check_fit(folder: RunFolder, parts: Sequence[TrainedAlone]) -> None:
 def _check_equal(folder: RunFolder, choices: dict[int, dict[str, Any]], kind: type[BadInput] = BadInput) -> None:
     """Refuse members that were trained with different choices."""
     found = []
-    for field, values in _differing("", list(choices.values())):
+    for field, values in differing([flat(one) for one in choices.values()], MAY_DIFFER).items():
         whose: dict[str, list[int]] = {}
         for number, value in zip(choices, values, strict=True):
             whose.setdefault(repr(value), []).append(number)
@@ -239,17 +236,6 @@ def _check_equal(folder: RunFolder, choices: dict[int, dict[str, Any]], kind: ty
     if found:
         what = "; ".join(found[:8]) + ("; …" if len(found) > 8 else "")
         raise kind(f"run: the members in {folder.path} were trained differently: {what}")
-
-
-def _differing(field: str, values: list[Any]) -> Iterator[tuple[str, list[Any]]]:
-    """The fields in which nested choices differ, and each one's value."""
-    if field.startswith(MAY_DIFFER) or all(value == values[0] for value in values):
-        return
-    if not all(isinstance(value, dict) for value in values):
-        yield field, values
-        return
-    for name in dict.fromkeys(name for value in values for name in value):
-        yield from _differing(f"{field}.{name}".lstrip("."), [value.get(name) for value in values])
 
 
 def _some(members: Sequence[int]) -> str:
@@ -263,7 +249,7 @@ def _shortened(text: str, most: int = 60) -> str:
 # -- what becomes of them ----------------------------------------------------------------------------------------------
 
 
-def _write(folder: RunFolder, parts: Sequence[TrainedAlone]) -> None:
+def _write(folder: OwnedFolder, parts: Sequence[TrainedAlone]) -> None:
     """Write everything that a finished run has, the marker last; the parts' own folders stay as they are."""
     first = parts[0]
     entries = [entry for part in parts for entry in part.stored.spec["members"]]

@@ -1,8 +1,8 @@
 """Why a collective failed: who is missing, or which error another rank has ended with.
 
-Every rank leaves in the rendezvous' store how many collectives it has started and, where it ends alone, its last error.
-A thread writes the former a few times a second: a round trip to the store at every collective would cost more than the
-collective.
+Every rank leaves in the rendezvous' store at which update it is, how many collectives it has started and, where it ends
+alone, its last error. Between updates a thread writes the second a few times a second: the store at every collective
+would cost more than the collective.
 """
 
 from __future__ import annotations
@@ -38,6 +38,12 @@ class Diagnosis:
         self._write()
         self._writer = threading.Thread(target=self._keep_writing, daemon=True)
         self._writer.start()
+
+    def begin(self, step: int) -> None:
+        """An update begins."""
+        self.step = step
+        with contextlib.suppress(RuntimeError):  # the store's host is gone: the collectives will say so
+            self._write()
 
     def count(self) -> None:
         """Another collective is about to start."""

@@ -97,7 +97,7 @@ class Exchange:
 
     @step.setter
     def step(self, step: int) -> None:
-        self._diagnosis.step = step
+        self._diagnosis.begin(step)
 
     # -- predictions, between members ------------------------------------------------------------------------------
 

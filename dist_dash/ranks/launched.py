@@ -1,4 +1,4 @@
-"""What the launcher says: torchrun's variables before Slurm's. Needs no torch; nothing else reads those variables."""
+"""The launcher's variables: torchrun's before Slurm's. Needs no torch; no other module reads these variables."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Launcher:
     """The environment that torchrun, or `srun`, gave this process.
 
     Args:
-        environment: the variables; this process's where none are given.
+        environment: the variables; by default this process's.
     """
 
     def __init__(self, environment: dict[str, str] | None = None) -> None:
@@ -42,7 +42,7 @@ class Launcher:
         """Which rank this process is.
 
         Raises:
-            BadInput: no launcher said so, or what it said cannot be.
+            BadInput: no launcher set the variables, or their values contradict each other.
         """
         if self._torchrun:
             rank, world = self._number("RANK"), self._number("WORLD_SIZE")
@@ -50,7 +50,7 @@ class Launcher:
         else:
             rank, world = self._number("SLURM_PROCID"), self._number("SLURM_STEP_NUM_TASKS")
             place = Place(rank, world, self._number("SLURM_LOCALID"), self._tasks_here())
-        if rank >= world:  # left over from another launch: the others would be waited for in vain
+        if rank >= world:  # left over from another launch: this rank would wait for the others in vain
             raise self._problem("RANK" if self._torchrun else "SLURM_PROCID", f"is {rank}, but must be below {world}")
         return place
 
@@ -61,7 +61,7 @@ class Launcher:
 
     @property
     def rank(self) -> int:
-        """This process's rank, 0 where nobody said so."""
+        """This process's rank; 0 without a launcher."""
         text = self._variables.get("RANK") or (self._variables["SLURM_PROCID"] if self._slurm else "0")
         return int(text) if text.isdecimal() else 0
 
@@ -74,7 +74,7 @@ class Launcher:
 
     @property
     def job(self) -> str:
-        """`job.restarts` under Slurm, else nothing: it tells a requeued job from its own ghost."""
+        """`job.restarts` under Slurm, else empty: each life of a requeued job has another one."""
         job = self._variables.get("SLURM_JOB_ID", "")
         return f"{job}.{self._number('SLURM_RESTART_COUNT', 0)}" if job else ""
 
@@ -92,7 +92,7 @@ class Launcher:
         """Host and port of rank 0.
 
         The port follows from the job, below those that the system hands out: jobs that run side by side have nearby
-        ids, hence other ports; a requeued job has another one than its ghost.
+        ids, hence other ports; a requeued job has another port than the stale ranks of its earlier life.
         """
         nodes = self._variables.get("SLURM_STEP_NODELIST") or self._variables.get("SLURM_JOB_NODELIST", "")
         if not (head := first_host(nodes)):
@@ -101,16 +101,14 @@ class Launcher:
         return f"{head}:{12000 + (job + 7919 * step + 4999 * restarts) % 18000}"
 
     def _tasks_here(self) -> int:
-        """Of `2(x3),1`, the entry of this node."""
+        """The number of tasks on this node: Slurm writes `2(x3),1` for 2 on each of three nodes, and 1 on the last."""
         node, text = self._number("SLURM_NODEID"), self._variables.get("SLURM_STEP_TASKS_PER_NODE", "")
-        if not re.fullmatch(r"\d+(\(x\d+\))?(,\d+(\(x\d+\))?)*", text):
+        groups = [re.fullmatch(r"(\d+)(?:\(x(\d+)\))?", group) for group in text.split(",")]
+        if None in groups:
             what = f"is {text!r}, but must be tasks per node" if text else "is missing"
             raise self._problem("SLURM_STEP_TASKS_PER_NODE", what)
-        for tasks, times in re.findall(r"(\d+)(?:\(x(\d+)\))?", text):
-            if node < int(times or 1):
-                return int(tasks)
-            node -= int(times or 1)
-        return 1
+        tasks = [int(group[1]) for group in groups if group for _ in range(int(group[2] or 1))]
+        return tasks[node] if node < len(tasks) else 1
 
     def _number(self, name: str, default: int | None = None) -> int:
         text = self._variables.get(name) or ("" if default is None else str(default))
@@ -123,6 +121,11 @@ class Launcher:
 
 
 def first_host(nodelist: str) -> str:
-    """The first name of a list of hosts as Slurm writes it, such as `rack[1-2]n[03-07,12],spare`."""
-    first = re.match(r"(?:[^,\[]|\[[^\]]*\])*", nodelist)
-    return re.sub(r"\[(\d+)[^\]]*\]", r"\1", first[0]) if first else ""
+    """The first name of a list of hosts as Slurm writes it, such as `rack[1-2]n[03-07,12],spare`; empty without one."""
+    # submitit's reader needs no `scontrol`, which a container may not have.
+    from submitit.slurm.slurm import SlurmParseException, _parse_node_list
+
+    try:
+        return next(iter(_parse_node_list(nodelist)), "")
+    except SlurmParseException:
+        return ""

@@ -6,37 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jsonargparse
 import numpy as np
-import yaml
 
 from dist_dash.data import Source
 from dist_dash.data.dataset import DataSet
 from dist_dash.data.source import ArraySplit, Split
 from dist_dash.errors import BadInput, require
 from dist_dash.metrics.predictions import load_arrays
-from dist_dash.recipe.parsing import one_line_of
-
-
-def without_fields(arguments: Sequence[str], name: str = "data") -> tuple[list[str], list[str]]:
-    """The command's own arguments; and those of the source `name`, `--name.field value`, each as `--name.field=value`.
-
-    Raises:
-        BadInput: the last field has no value.
-    """
-    ours: list[str] = []
-    fields: list[str] = []
-    left = iter(arguments)
-    for argument in left:
-        if not argument.startswith(f"--{name}."):
-            ours.append(argument)
-        elif "=" in argument:
-            fields.append(argument)
-        elif (value := next(left, None)) is not None:
-            fields.append(f"{argument}={value}")
-        else:
-            raise BadInput(f"{argument.lstrip('-')}: missing; give its value")
-    return ours, fields
+from dist_dash.recipe.parsing import explained, new_parser, spelled_words
+from dist_dash.recipe.problems import Fields, given_by
+from dist_dash.runs.choices import spelled
 
 
 def other_split(given: str, fields: Sequence[str], name: str | None, own: DataSet) -> Split:
@@ -80,16 +59,21 @@ def source_of(given: Sequence[str] | dict[str, Any]) -> Source:
     Raises:
         BadInput: there is no such source, or it does not take these fields.
     """
-    parser = jsonargparse.ArgumentParser(prog="dist-dash evaluate", exit_on_error=False, allow_abbrev=False)
+    parser = new_parser("evaluate")
     parser.add_subclass_arguments(Source, "data", required=True)
-    try:
-        parsed = parser.parse_object({"data": given}) if isinstance(given, dict) else parser.parse_args(list(given))
+
+    def parse() -> Source:
+        if isinstance(given, dict):
+            parsed = parser.parse_object({"data": spelled(given)})
+        else:
+            parsed = parser.parse_args(spelled_words(given))
         source: Source = parser.instantiate(parsed).data
         return source
-    except BadInput:
-        raise
-    except (jsonargparse.ArgumentError, ValueError, TypeError, OSError, yaml.YAMLError) as error:
-        raise BadInput(one_line_of(error, parser, [] if isinstance(given, dict) else given)) from error
+
+    def there() -> dict[str, Any]:
+        return {"data": given} if isinstance(given, dict) else given_by(given, {}, [])
+
+    return explained(parse, there, Fields({"data": Source}, frozenset({"data"})))
 
 
 def _of_file(given: str, own: DataSet) -> ArraySplit:

@@ -1,4 +1,4 @@
 """Pictures and pages about finished runs: one file per picture, one page per run or folder of runs.
 
-May import `comparison` and everything below, but never `training`. Start with `run_report.py`.
+May import `comparison` and everything below, but never `training`. Start with `run_page.py`.
 """

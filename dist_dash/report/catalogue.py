@@ -1,30 +1,34 @@
-"""Every picture that the report of a run can show, in the order of the page."""
+"""Every picture that a page can show, in the order of the page."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Generic, TypeVar
 
+from dist_dash.comparison.section import Section
 from dist_dash.ensembles.finished import FinishedRun
-from dist_dash.report.coverage import coverage
-from dist_dash.report.directions import ascent_directions
-from dist_dash.report.draw import Job
-from dist_dash.report.embedding import embedding
-from dist_dash.report.flatness_bars import flatness_bars
-from dist_dash.report.landscape import loss_plane, loss_within, segments
-from dist_dash.report.learning import learning_curves
-from dist_dash.report.matrices import pairwise_matrices
+from dist_dash.report.ascent_cosines import ascent_directions
+from dist_dash.report.coverage_curves import coverage, coverage_of_groups
+from dist_dash.report.draw import PictureJob
+from dist_dash.report.embedding import embedding, embedding_of_groups
+from dist_dash.report.flatness_bars import flatness_bars, flatness_of_groups
+from dist_dash.report.group_pictures import forest, members, quality
+from dist_dash.report.learning_curves import learning_curves
+from dist_dash.report.loss_landscape import loss_plane, loss_within, segments
+from dist_dash.report.pair_matrices import pairwise_matrices
 from dist_dash.report.picture import Picture
-from dist_dash.report.reliability import reliability_diagrams
-from dist_dash.report.shift import corruptions, detection, severity
-from dist_dash.report.sizes import sizes
-from dist_dash.report.timing import step_time
+from dist_dash.report.reliability_diagrams import reliability_diagrams, reliability_of_groups
+from dist_dash.report.shift_pictures import corruptions, detection, severity
+from dist_dash.report.size_curves import sizes, sizes_of_groups
+from dist_dash.report.step_time import step_time
+
+Of = TypeVar("Of", FinishedRun, Section)
 
 
 @dataclass(frozen=True)
-class Part:
-    """A section of the page.
+class PagePart(Generic[Of]):
+    """What is shown of a run or of a section.
 
     Args:
         name: by which `--without` leaves it out.
@@ -34,18 +38,22 @@ class Part:
 
     name: str
     title: str
-    pictures: tuple[tuple[str, Callable[[FinishedRun], Picture]], ...]
+    pictures: tuple[tuple[str, Callable[[Of], Picture]], ...]
+
+    def jobs(self, of: Of, prefix: str = "") -> list[PictureJob]:
+        """What is to be drawn; the names of the files begin with a prefix."""
+        return [PictureJob(title, draw, (of,), prefix) for title, draw in self.pictures]
 
 
-PARTS = (
-    Part("learning", "Learning", (("Learning curves", learning_curves),)),
-    Part("reliability", "Can the confidence be believed?", (("Reliability", reliability_diagrams),)),
-    Part("coverage", "Does confidence tell right from wrong?", (("Accuracy against coverage", coverage),)),
-    Part("matrices", "Do the members differ?", (("How each pair of members differs", pairwise_matrices),)),
-    Part("embedding", "Members over training", (("Members' predictions over training", embedding),)),
-    Part("sizes", "What does each member add?", (("Scores against the number of members", sizes),)),
-    Part("directions", "Where do the members ascend?", (("Ascent directions", ascent_directions),)),
-    Part(
+PARTS: tuple[PagePart[FinishedRun], ...] = (
+    PagePart("learning", "Learning", (("Learning curves", learning_curves),)),
+    PagePart("reliability", "Is the confidence right?", (("Reliability", reliability_diagrams),)),
+    PagePart("coverage", "Does confidence tell right from wrong?", (("Accuracy against coverage", coverage),)),
+    PagePart("matrices", "Do the members differ?", (("How each pair of members differs", pairwise_matrices),)),
+    PagePart("embedding", "Members over training", (("Members' predictions over training", embedding),)),
+    PagePart("sizes", "What does each member add?", (("Scores against the number of members", sizes),)),
+    PagePart("directions", "Where do the members ascend?", (("Ascent directions", ascent_directions),)),
+    PagePart(
         "landscape",
         "The loss between and around the members",
         (
@@ -54,21 +62,27 @@ PARTS = (
             ("Loss within ρ of each member", loss_within),
         ),
     ),
-    Part("flatness", "Flatness", (("Flatness of the members", flatness_bars),)),
-    Part(
+    PagePart("flatness", "Flatness", (("Flatness of the members", flatness_bars),)),
+    PagePart(
         "shift",
         "Corrupted and other data",
         (("Under corruption", severity), ("The corruptions", corruptions), ("Telling other data apart", detection)),
     ),
-    Part("timing", "Where the time goes", (("Time of an update", step_time),)),
+    PagePart("timing", "Where the time goes", (("Time of an update", step_time),)),
 )
 
 
-def jobs_of(part: Part, run: Path) -> list[Job]:
-    """What is to be drawn for a part."""
-    return [Job(title, draw_of_run, (draw, run)) for title, draw in part.pictures]
+def _single(name: str, title: str, draw: Callable[[Section], Picture]) -> PagePart[Section]:
+    return PagePart(name, title, ((title, draw),))
 
 
-def draw_of_run(draw: Callable[[FinishedRun], Picture], run: Path) -> Picture:
-    """A picture of the run in a folder: what a process is sent must be small."""
-    return draw(FinishedRun(run))
+FOLDER_PARTS = (
+    _single("differences", "Differences to the baselines", forest),
+    _single("quality", "Accuracy against NLL", quality),
+    _single("members", "How members differ against how good they are", members),
+    _single("sizes", "Scores against the number of members", sizes_of_groups),
+    _single("coverage", "Accuracy against coverage", coverage_of_groups),
+    _single("reliability", "Reliability", reliability_of_groups),
+    _single("embedding", "Members' predictions over training", embedding_of_groups),
+    _single("flatness", "Flatness by group", flatness_of_groups),
+)

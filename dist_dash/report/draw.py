@@ -1,4 +1,4 @@
-"""Draw pictures in processes beside one another and put each on disk as PNG, SVG and CSV."""
+"""Draw pictures in processes beside one another and put each on disk: as PNG, SVG, and its numbers as CSV."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import io
 import math
 import multiprocessing
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
@@ -19,8 +19,7 @@ from typing import TYPE_CHECKING, Any
 from dist_dash.errors import BadInput, RunFailed
 from dist_dash.files import replacing
 from dist_dash.metrics.blocks import cores
-from dist_dash.report.picture import NotHere, Picture
-from dist_dash.report.style import STYLE
+from dist_dash.report.picture import STYLE, NotHere, Picture
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -32,7 +31,7 @@ MOST_PROCESSES = 4
 
 
 @dataclass(frozen=True)
-class Job:
+class PictureJob:
     """A picture to be drawn.
 
     Args:
@@ -49,7 +48,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Shown:
+class DrawnPicture:
     """A picture as the page shows it.
 
     Args:
@@ -61,6 +60,7 @@ class Shown:
         width: in the page, CSS pixels.
         height: likewise.
         columns: of its CSV.
+        kinds: of its files.
         why_not: empty; or why there is no picture, and all but the title is empty.
     """
 
@@ -72,26 +72,35 @@ class Shown:
     width: int = 0
     height: int = 0
     columns: tuple[str, ...] = ()
+    kinds: Sequence[str] = ()
     why_not: str = ""
 
     @property
+    def files(self) -> list[str]:
+        """Names of its files."""
+        return [f"{self.name}.{kind}" for kind in self.kinds]
+
+    @property
     def id(self) -> str:
-        """Of its element in the page."""
+        """The id of its element in the page."""
         return f"picture-{self.name}"
 
     @property
     def alt(self) -> str:
-        """What is read out in the picture's place; the numbers themselves are in its CSV."""
-        told = "; ".join(f"{name}: {value}" for name, value in (self.findings or {}).items())
-        return f"{self.title}{'. ' * bool(told)}{told}. Described below; its numbers are in {self.name}.csv."
+        """The alternative text of the picture; its numbers are in its CSV."""
+        found = "; ".join(f"{name}: {value}" for name, value in (self.findings or {}).items())
+        return f"{self.title}{'. ' * bool(found)}{found}. Described below; its numbers are in {self.name}.csv."
 
 
-def draw_all(jobs: Sequence[Job], folder: Path, processes: int | None = None) -> list[Shown]:
-    """Draw every job; in its order.
+def draw_all(
+    jobs: Sequence[PictureJob], folder: Path, processes: int | None = None, kinds: Sequence[str] = KINDS
+) -> list[DrawnPicture]:
+    """Draw every job; the pictures come in the order of the jobs.
 
     Args:
         jobs: no two of whose pictures have the same name.
         folder: for the files; made where it is missing.
+        kinds: of the files; some of `KINDS`.
         processes: to draw in; None: as many as there are cores, at most `MOST_PROCESSES`.
 
     Raises:
@@ -100,7 +109,7 @@ def draw_all(jobs: Sequence[Job], folder: Path, processes: int | None = None) ->
     """
     folder.mkdir(parents=True, exist_ok=True)
     wanted = min(len(jobs), processes or min(MOST_PROCESSES, cores()))
-    drawing = functools.partial(_draw, folder=folder)
+    drawing = functools.partial(_draw, folder=folder, kinds=kinds)
     if wanted <= 1:
         return [drawing(job) for job in jobs]
     # Spawned: neither threads nor locks of this process are copied, and no fork server stays behind.
@@ -113,14 +122,13 @@ def draw_all(jobs: Sequence[Job], folder: Path, processes: int | None = None) ->
 
 
 def processes_for(predictions: Iterable[Path]) -> int | None:
-    """For `draw_all`: how many processes the sizes of files of predictions, of which each holds one, allow."""
+    """How many processes `draw_all` may use: one where files of predictions are so large that memory is short."""
     sizes = [path.stat().st_size for path in predictions if path.is_file()]
     return 1 if max(sizes, default=0) > LARGE else None
 
 
-def remove_others(folder: Path, names: Sequence[str]) -> None:
-    """Remove pictures that an earlier report left in its folder and this one does not have."""
-    kept = {f"{name}.{kind}" for name in names for kind in KINDS}
+def remove_others(folder: Path, kept: Collection[str]) -> None:
+    """Remove files that an earlier report left in its folder and this one does not have."""
     for kind in KINDS:
         for path in folder.glob(f"*.{kind}"):
             if path.name not in kept:
@@ -128,13 +136,13 @@ def remove_others(folder: Path, names: Sequence[str]) -> None:
 
 
 def _use_threads(most: int) -> None:
-    """In a process that draws: leave the other processes their cores."""
+    """Limit the threads of a process that draws, so that each process has cores of its own."""
     import torch
 
     torch.set_num_threads(min(most, torch.get_num_threads()))
 
 
-def _draw(job: Job, folder: Path) -> Shown:
+def _draw(job: PictureJob, folder: Path, kinds: Sequence[str]) -> DrawnPicture:
     import matplotlib
 
     try:
@@ -145,24 +153,25 @@ def _draw(job: Job, folder: Path) -> Shown:
             letter_by_letter(picture.figure)
             if job.prefix:
                 picture = replace(picture, name=f"{job.prefix}-{picture.name}")
-            return _shown(picture, folder)
+            return _shown(picture, folder, kinds)
     except NotHere as reason:
-        return Shown(job.title, why_not=str(reason))
-    except BadInput as error:  # data that have moved, a file that is torn: the rest of the report stands
-        return Shown(job.title, why_not=f"This could not be drawn: {' '.join(str(error).split())}.")
+        return DrawnPicture(job.title, why_not=str(reason))
+    except BadInput as error:  # data that were moved, a truncated file: the rest of the report is still made
+        return DrawnPicture(job.title, why_not=f"This could not be drawn: {' '.join(str(error).split())}.")
 
 
-def _shown(picture: Picture, folder: Path) -> Shown:
+def _shown(picture: Picture, folder: Path, kinds: Sequence[str]) -> DrawnPicture:
     png = saved(picture.figure, "png")
     picture.figure.set_layout_engine("none")  # what took long to lay out stays where it is
     svg = saved(picture.figure, "svg")
-    for kind, content in zip(KINDS, (png, svg, as_csv(picture).encode()), strict=True):
+    contents = {"png": png, "svg": svg, "csv": as_csv(picture).encode()}
+    for kind, content in ((kind, contents[kind]) for kind in kinds):
         with replacing(folder / f"{picture.name}.{kind}") as path:
             path.write_bytes(content)
     vectors = len(svg) <= max(VECTORS_UP_TO, len(png))
     kind, content = ("svg+xml", svg) if vectors else ("png", png)
     width, height = (round(96 * inches) for inches in picture.figure.get_size_inches())
-    return Shown(
+    return DrawnPicture(
         title=picture.title,
         name=picture.name,
         caption=picture.caption,
@@ -171,11 +180,12 @@ def _shown(picture: Picture, folder: Path) -> Shown:
         width=width,
         height=height,
         columns=tuple(picture.data),
+        kinds=kinds,
     )
 
 
 def letter_by_letter(figure: Figure) -> None:
-    """Draw every text as it stands: a `$` in a name begins no formula. Ticks of logarithmic axes alone are formulas."""
+    """Draw every text literally: a `$` in a name begins no formula. Only ticks of logarithmic axes are formulas."""
     from matplotlib.text import Text
 
     formulas = {
@@ -191,7 +201,7 @@ def letter_by_letter(figure: Figure) -> None:
 
 
 def saved(figure: Figure, kind: str) -> bytes:
-    """The file's content; no date and no version in it, so that equal runs give equal bytes."""
+    """The content of the file, without date and version, so that equal runs give equal bytes."""
     content = io.BytesIO()
     metadata = {"Date": None, "Creator": None} if kind == "svg" else {"Software": None}
     figure.savefig(content, format=kind, metadata=metadata)
@@ -203,11 +213,11 @@ def as_csv(picture: Picture) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(picture.data)
-    writer.writerows([_told(value) for value in row] for row in zip(*picture.data.values(), strict=True))
+    writer.writerows([_plain(value) for value in row] for row in zip(*picture.data.values(), strict=True))
     return text.getvalue()
 
 
-def _told(value: Any) -> Any:
+def _plain(value: Any) -> Any:
     if isinstance(value, str):
         return value.encode("utf-8", "replace").decode()
     number = value.item() if hasattr(value, "item") else value  # NumPy's write themselves as np.float64(…)

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dist_dash.comparison.section import Section
 from dist_dash.ensembles.finished import FinishedRun
 from dist_dash.errors import BadInput
 from dist_dash.files import read_json
-from dist_dash.report.colours import colour
-from dist_dash.report.picture import NotHere, Picture
-from dist_dash.report.style import WIDTH, new_figure, plain, tidy
+from dist_dash.report.picture import NotHere, Picture, colour, drawable, new_figure, tidy
+from dist_dash.report.readings import numbers
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -71,6 +71,15 @@ def flatness_bars(runs: FinishedRun | Mapping[str, Sequence[FinishedRun]]) -> Pi
     )
 
 
+def flatness_of_groups(section: Section) -> Picture:
+    """Flatness by group, of the runs that were measured. Raises `NotHere`."""
+    runs = {drawable(group.name, 32): [FinishedRun(run.path) for run in group.runs] for group in section.groups}
+    measured = {name: [run for run in of if run.folder.flatness.is_file()] for name, of in runs.items()}
+    if not any(measured.values()):
+        raise NotHere("The flatness of these members was not measured; `dist-dash flatness RUN` does it for a run.")
+    return flatness_bars(measured)
+
+
 def _measured(run: FinishedRun) -> dict[str, Any]:
     if not run.folder.flatness.is_file():
         raise NotHere(f"The flatness of {run.path.name} was not measured; `dist-dash flatness {run.path}` does it.")
@@ -102,8 +111,8 @@ def _of_groups(rows: Sequence[Mapping[str, Any]], name: str) -> dict[str, tuple[
     found = {}
     for group in dict.fromkeys(row["group"] for row in rows):
         own = [row for row in rows if row["group"] == group]
-        numbers = dict.fromkeys(row["number"] for row in own)
-        means = [np.mean([_number(row[name]) for row in own if row["number"] == number]) for number in numbers]
+        runs = dict.fromkeys(row["number"] for row in own)
+        means = [np.mean(numbers([row[name] for row in own if row["number"] == run])) for run in runs]
         found[group] = float(np.mean(means)), float(np.std(means, ddof=1)) if len(means) > 1 else None
     return found
 
@@ -119,7 +128,7 @@ def _findings(rows: Sequence[Mapping[str, Any]], single: bool) -> dict[str, str]
 
 def _figure(rows: Sequence[Mapping[str, Any]], single: bool) -> Figure:
     groups = list(dict.fromkeys(row["group"] for row in rows))
-    figure = new_figure(WIDTH, 3.2 if single else 1.4 + 0.4 * len(groups))
+    figure = new_figure(3.2 if single else 1.4 + 0.4 * len(groups))
     for axes, (name, title) in zip(figure.subplots(1, 3, sharey=not single), PANELS.items(), strict=True):
         if single:
             tidy(axes, title, "member", UNITS[name])
@@ -129,17 +138,17 @@ def _figure(rows: Sequence[Mapping[str, Any]], single: bool) -> Figure:
             _group_bars(axes, rows, name)
         axes.grid(visible=False, axis="x" if single else "y")
     if not single:
-        axes.set_yticks(range(len(groups)), [plain(group, 32) for group in groups])
+        axes.set_yticks(range(len(groups)), [drawable(group, 32) for group in groups])
         axes.invert_yaxis()
     return figure
 
 
 def _member_bars(axes: Axes, rows: Sequence[Mapping[str, Any]], name: str) -> None:
     places = range(len(rows))
-    errors = [_number(row["trace_error"]) for row in rows] if name == "trace" else None
-    axes.bar(places, [_number(row[name]) for row in rows], yerr=errors, capsize=4, color=colour(0), width=0.6)
+    errors = numbers([row["trace_error"] for row in rows]) if name == "trace" else None
+    axes.bar(places, numbers([row[name] for row in rows]), yerr=errors, capsize=4, color=colour(0), width=0.6)
     if name == "worst_rise":
-        steps = [_number(row["one_step_rise"]) for row in rows]
+        steps = numbers([row["one_step_rise"] for row in rows])
         axes.plot(places, steps, "D", color="white", markeredgecolor="black", label="after 1 step")
         axes.legend(loc="lower right", frameon=True)
     axes.set_xticks(list(places), [str(row["member"]) for row in rows])
@@ -148,10 +157,6 @@ def _member_bars(axes: Axes, rows: Sequence[Mapping[str, Any]], name: str) -> No
 def _group_bars(axes: Axes, rows: Sequence[Mapping[str, Any]], name: str) -> None:
     for place, (group, (mean, spread)) in enumerate(_of_groups(rows, name).items()):
         axes.barh(place, mean, xerr=spread, capsize=4, color=colour(place), alpha=0.6, height=0.6)
-        own = [_number(row[name]) for row in rows if row["group"] == group]
+        own = numbers([row[name] for row in rows if row["group"] == group])
         aside = np.linspace(-0.2, 0.2, len(own)) if len(own) > 1 else np.zeros(1)
         axes.plot(own, place + aside, "o", color="black", markersize=2.5)
-
-
-def _number(value: float | None) -> float:
-    return float("nan") if value is None else float(value)

@@ -2,92 +2,27 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from dist_dash.comparison.cells import Cell, CellTable, Heading, TableRow
+from dist_dash.comparison.compared_run import NEITHER_BETTER
 from dist_dash.comparison.cost import cost_of
-from dist_dash.comparison.metrics import DIVERSITY, NONE, QUALITY, finite, heading, number
+from dist_dash.comparison.grouping import Comparison
+from dist_dash.comparison.metric_names import DISAGREEMENT, DIVERSITY, NONE, QUALITY, deciding, finite, heading, number
+from dist_dash.comparison.paired import Difference
+from dist_dash.comparison.section import Group, Section
+from dist_dash.comparison.verdict import in_a_word
 from dist_dash.ensembles.finished import FinishedRun
-from dist_dash.report.members import kept_members
+from dist_dash.report.readings import kept_members
+from dist_dash.report.words import CALIBRATED, DIFFERENCES, MEANINGS
 
-MEANINGS = {
-    "accuracy": "share of samples whose most probable class is the label",
-    "top5": "share of samples whose label is among the five most probable classes",
-    "aac": "accuracy on the most confident samples, averaged over all coverages",
-    "nll": "negative log-likelihood of the labels, nats per sample; a probability of 0 counts as the smallest number",
-    "brier": "squared distance between probabilities and the label, 0 to 2",
-    "ece": "expected calibration error, 15 bins of equal width",
-    "ece_mass": "expected calibration error, 15 bins of equally many samples",
-    "temperature": "mean of the fitted temperatures; above 1: the predictions were overconfident",
-    "clipped": "samples whose label got a probability of exactly 0",
-}
-DIFFERENCES = {
-    "disagreement": "share of samples on which two members choose different classes",
-    "kl": "KL divergence between two members' predictions, nats",
-    "error_correlation": "correlation of two members' errors; 1: they err on the same samples",
-    "weight_cosine": "cosine between two members' weights; 1: the same direction",
-    "ambiguity": "mean NLL of the members − NLL of the ensemble: what averaging gains, nats",
-    "ambiguity_brier": "mean Brier score of the members − that of the ensemble",
-    "mutual_information": "what the members know about the class beyond their mean (epistemic uncertainty), nats",
-}
-TOLD = ("temperature", "clipped")
-"""Of scores: what has no better."""
+# -- of a run ----------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One entry.
-
-    Args:
-        text: what is read.
-        value: the number behind it, in full; None for words.
-        key: what the number is, as `evaluation.json` names it.
-        below: a second, smaller line.
-        bold: told apart as the best.
-        kind: `better`, `worse`, `more`, `less` or `marked`: a difference that is not 0; else empty.
-        words: whether it is a text that may be broken into lines.
-    """
-
-    text: str
-    value: Any = None
-    key: str = ""
-    below: str = ""
-    bold: bool = False
-    kind: str = ""
-    words: bool = False
-
-
-@dataclass(frozen=True)
-class Heading:
-    """Of a column: its text, what it means, and whether words stand below it."""
-
-    text: str
-    meaning: str = ""
-    words: bool = False
-
-
-@dataclass(frozen=True)
-class Row:
-    """A named row; `kind` is `main`, `last` or empty."""
-
-    name: str
-    cells: Sequence[Cell]
-    kind: str = ""
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table with a title, and sentences below it; `spans` are headings above those of so many columns each."""
-
-    title: str
-    headings: Sequence[Heading]
-    rows: Sequence[Row]
-    legend: Sequence[str] = ()
-    spans: Sequence[tuple[str, int]] = ()
-
-
-def answers(run: FinishedRun) -> Table:
+def answers(run: FinishedRun) -> CellTable:
     """Every score of the ensemble, of each member and of the members' mean, as `evaluation.json` has them."""
     evaluation = run.evaluation
     members = [(f"member {n}", scores) for n, scores in zip(kept_members(run), evaluation["members"], strict=True)]
@@ -95,12 +30,12 @@ def answers(run: FinishedRun) -> Table:
     rows += [(f"members.{index}", name, scores, "") for index, (name, scores) in enumerate(members)]
     rows += [("member_mean", "member mean", evaluation["member_mean"], "last")]
     found = dict.fromkeys(name for _, _, scores, _ in rows for name in scores)
-    known = (*QUALITY, *TOLD)
+    known = (*QUALITY, *NEITHER_BETTER)
     names = [name for name in known if name in found] + [name for name in found if name not in known]
-    return Table(
+    return CellTable(
         f"Scores on the {evaluation.get('split')} split, {evaluation.get('samples')} samples",
         [Heading(""), *(Heading(heading(f"ensemble.{name}"), _meaning(name)) for name in names)],
-        [Row(name, [_score(key, figure, scores) for figure in names], kind) for key, name, scores, kind in rows],
+        [TableRow(name, [_score(key, figure, scores) for figure in names], kind) for key, name, scores, kind in rows],
         _reading(evaluation, names),
     )
 
@@ -119,14 +54,10 @@ def _meaning(name: str) -> str:
 def _reading(evaluation: Mapping[str, Any], names: Sequence[str]) -> list[str]:
     """What a reader of the table has to know."""
     bare = dict.fromkeys(name.removeprefix("cal_") for name in names)
-    told = "; ".join(f"{name}: {MEANINGS[name]}" for name in bare if name in MEANINGS)
-    found = [f"↑ higher is better, ↓ lower is better. {told[:1].upper()}{told[1:]}."]
+    meanings = "; ".join(f"{name}: {MEANINGS[name]}" for name in bare if name in MEANINGS)
+    found = [f"↑ higher is better, ↓ lower is better. {meanings[:1].upper()}{meanings[1:]}."]
     if any(name.startswith("cal_") for name in names):
-        found.append(
-            "cal_…: the same after temperature scaling, the temperature fitted on one random half of the samples and "
-            "the score taken on the other, both ways, averaged over 5 random splits: no score is taken where its "
-            "temperature was fitted."
-        )
+        found.append(f"cal_…: {CALIBRATED}: no score is taken where its temperature was fitted.")
         if finite(evaluation["ensemble"].get("cal_nll")) is None:
             found.append("There are too few samples to fit a temperature.")
     if left_out := evaluation.get("left_out"):
@@ -134,7 +65,7 @@ def _reading(evaluation: Mapping[str, Any], names: Sequence[str]) -> list[str]:
     return found
 
 
-def diversity(run: FinishedRun) -> Table | None:
+def diversity(run: FinishedRun) -> CellTable | None:
     """How much the members differ, means over pairs; None of one member."""
     found = run.evaluation.get("diversity") or {}
     known = [name for name in DIVERSITY if finite(found.get(name)) is not None]
@@ -144,18 +75,18 @@ def diversity(run: FinishedRun) -> Table | None:
     for name in known:
         value = finite(found[name])
         cell = Cell(number(f"diversity.{name}", value), value, f"diversity.{name}")
-        rows.append(Row(name.replace("_", " "), [cell, Cell(DIFFERENCES[name], words=True)]))
-    return Table(
+        rows.append(TableRow(name.replace("_", " "), [cell, Cell(DIFFERENCES[name], words=True)]))
+    return CellTable(
         "How the members differ, mean over pairs",
         [Heading("measure"), Heading("value"), Heading("meaning", words=True)],
         rows,
     )
 
 
-def cost(run: FinishedRun) -> Table:
+def cost(run: FinishedRun) -> CellTable:
     """What the run took, from its record."""
     found = cost_of(run.lines("train"), run.environment)
-    told = (
+    lines = (
         ("time of an update", "step_seconds", 1000, "ms", "slowest member, median over the record"),
         ("of which waiting for members", "waiting", 100, "%", "median over the record, mean over members"),
         ("of which transfer between members", "transfer", 100, "%", "median over the record, mean over members"),
@@ -171,11 +102,13 @@ def cost(run: FinishedRun) -> Table:
         ("device-hours", "device_hours", 1, "", "devices × time of all updates"),
     )
     rows = []
-    for name, field, unit, mark, meaning in told:
+    for name, field, unit, mark, meaning in lines:
         value = getattr(found, field)
         text = NONE if value is None else f"{_short(unit * value)} {mark}".strip()
-        rows.append(Row(name, [Cell(text, value, f"cost.{field}"), Cell(meaning, words=True)]))
-    return Table("Cost of the run", [Heading(""), Heading("value"), Heading("how it was measured", words=True)], rows)
+        rows.append(TableRow(name, [Cell(text, value, f"cost.{field}"), Cell(meaning, words=True)]))
+    return CellTable(
+        "Cost of the run", [Heading(""), Heading("value"), Heading("how it was measured", words=True)], rows
+    )
 
 
 def _short(value: float) -> str:
@@ -184,3 +117,97 @@ def _short(value: float) -> str:
         return f"{value:.0f}"
     digits = next((digits for digits, limit in ((1, 10), (2, 1), (3, 0.1)) if abs(value) >= limit), 5)
     return f"{value:.{digits}f}"
+
+
+# -- of a comparison ---------------------------------------------------------------------------------------------------
+
+
+def _first_looks(section: Section) -> list[str]:
+    """The figures that a reader looks at first, those that are known, and the disagreement of members."""
+    return [*deciding(section.metrics), *(metric for metric in (DISAGREEMENT,) if metric in section.metrics)]
+
+
+def at_a_glance(section: Section) -> CellTable | None:
+    """Each group against each baseline, in a word and a number; None where there is nothing to compare."""
+    if len(section.groups) < 2:
+        return None
+    metrics = _first_looks(section)
+    rows = []
+    for group in section.groups:
+        cells = []
+        for baseline in section.baselines:
+            own = section.differences.get((group.name, baseline), {})
+            cells += [_compared(metric, own[metric], baseline) if own else Cell(NONE) for metric in metrics]
+        time = section.relative_step_time(group)
+        rows.append(TableRow(group.name, [*cells, Cell(NONE if time is None else f"{time:.2f}×", time)]))
+    headings = [Heading(""), *(Heading(heading(metric)) for _ in section.baselines for metric in metrics)]
+    legend = (
+        "Mean difference to the baseline, paired by seed; better, worse, more and less only where its 95 % interval "
+        "excludes 0, and ? where the difference is not significant. Accuracy in percentage points. Intervals: in the "
+        "tables below.",
+    )
+    spans = [*((f"against {baseline}", len(metrics)) for baseline in section.baselines), ("cost", 1)]
+    return CellTable("At a glance", [*headings, Heading("step time")], rows, legend, spans)
+
+
+def _compared(metric: str, difference: Difference, baseline: str) -> Cell:
+    key = f"{metric} − {baseline}"
+    if difference.mean is None:
+        return Cell(NONE)
+    amount = number(metric, difference.mean, "+")
+    word = in_a_word(metric, difference) if difference.excludes_zero else "?"
+    return Cell(word, difference.mean, key, beside=amount, kind=word.strip("?"))
+
+
+def overview(comparison: Comparison) -> CellTable | None:
+    """Each group under each condition: the figures that decide, and what they cost; None of one condition."""
+    if len(comparison.sections) < 2:
+        return None
+    names = dict.fromkeys(group.name for section in comparison.sections for group in section.groups)
+    headings, rows = [Heading("")], {name: list[Cell]() for name in names}
+    spans = []
+    for section in comparison.sections:
+        metrics = [metric for metric in _first_looks(section) if "ece" not in metric]
+        headings += [*(Heading(heading(metric)) for metric in metrics), Heading("step time")]
+        spans.append((section.name, len(metrics) + 1))
+        groups = {group.name: group for group in section.groups}
+        for name in names:
+            rows[name] += _figures(section, groups.get(name), metrics)
+    legend = (
+        "Mean ± standard deviation over seeds. Bold: the best of a column, only where the interval of its paired "
+        "difference to the second best excludes 0; disagreement has no better. Step time: time of an update, in "
+        "those of the first baseline.",
+    )
+    found = [TableRow(name, cells) for name, cells in rows.items()]
+    return CellTable("All groups under all conditions", headings, found, legend, spans)
+
+
+def _figures(section: Section, group: Group | None, metrics: Sequence[str]) -> list[Cell]:
+    if group is None:
+        return [Cell(NONE)] * (len(metrics) + 1)
+    cells = []
+    for metric in metrics:
+        summary, best = group.metrics.get(metric), section.best.get(metric)
+        bold = best is not None and best.bold and best.group == group.name
+        spread = number(metric, summary.sd) if summary is not None and summary.sd is not None else ""
+        mean = summary.mean if summary is not None else None
+        cells.append(Cell(number(metric, mean), mean, metric, spread, bold=bold))
+    time = section.relative_step_time(group)
+    return [*cells, Cell(NONE if time is None else f"{time:.2f}×", time)]
+
+
+def runs(comparison: Comparison, folder: Path) -> CellTable:
+    """Which runs were compared, by their places in the folder."""
+    rows = []
+    for section in comparison.sections:
+        for group in section.groups:
+            seeds = ", ".join(f"seed {run.seed}: {_inside(run.path, folder)}" for run in group.runs)
+            name = f"{section.name}: {group.name}" if section.name else group.name
+            settings = ", ".join(f"{field} {value}" for field, value in group.settings.items())
+            rows.append(TableRow(name, [Cell(settings or NONE, words=True), Cell(seeds, words=True)]))
+    headings = [Heading("group"), *(Heading(text, words=True) for text in ("settings that differ", "runs"))]
+    return CellTable("Runs", headings, rows)
+
+
+def _inside(run: Path, folder: Path) -> str:
+    return os.fsencode(os.path.relpath(run, folder)).decode("utf-8", "replace")

@@ -1,4 +1,4 @@
-"""A run on disk and in life: its folder and owner, checkpoints, signals, record, environment, states.
+"""A run on disk and while it runs: its folder and owner, checkpoints, signals, record, environment, states.
 
-May import `models`, `data`, `metrics` and `ranks`. Start with `folder.py`.
+May import `models`, `data`, `metrics` and `ranks`. Start with `folder.py`, then `owner.py`.
 """

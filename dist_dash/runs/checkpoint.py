@@ -1,4 +1,4 @@
-"""Complete, consistent checkpoint sets: every rank writes its part, one rename makes the set appear.
+"""Checkpoint sets, complete and consistent: every rank writes its part, and one rename makes the set appear.
 
 checkpoints/step_00000100/manifest.json
                           member_00/replica_00.pt …
@@ -22,93 +22,93 @@ import torch
 from dist_dash.errors import BadInput, everywhere
 from dist_dash.files import naming, sync_folder, write_atomically
 from dist_dash.ranks.exchange import Exchange
-from dist_dash.runs.folder import RunFolder
+from dist_dash.runs.choices import HARMLESS, differing, flat, under
+from dist_dash.runs.owner import OwnedFolder
 
 FORMAT = 2
-HARMLESS = ("record", "checks", "checkpoints", "loader.workers", "members")  # members: the layout is compared instead
 
 
-class Checkpoints:
+class CheckpointSets:
     """The checkpoint sets of one run.
 
     Args:
         folder: the run's.
         exchange: all ranks save and load together.
-        recipe: the resolved recipe, nested; what differs from a set's, beyond the harmless, refuses that set.
+        recipe: the resolved recipe, nested; a set of another recipe is refused, unless the difference is harmless.
         keep: how many of the newest sets stay.
         say: prints a line for the user, on rank 0.
     """
 
     def __init__(
-        self, folder: RunFolder, exchange: Exchange, recipe: dict[str, Any], keep: int, say: Callable[[str], None]
+        self, folder: OwnedFolder, exchange: Exchange, recipe: dict[str, Any], keep: int, say: Callable[[str], None]
     ) -> None:
         self._folder, self._exchange, self._keep, self._say = folder, exchange, keep, say
-        self._recipe = {k: v for k, v in _flat(recipe).items() if not k.startswith(HARMLESS)}
-        self._layout = exchange.layout
+        self._recipe = {k: v for k, v in flat(recipe).items() if not under(k, HARMLESS)}
+        self._layout = layout = exchange.layout
+        self._sizes = {"members": layout.members, "replicas": layout.replicas, "first_member": layout.first_member}
         self._newest: int | None = None
 
     def save(self, step: int, state: dict[str, Any], shared: dict[str, Any]) -> None:
-        """Write a set; all ranks call it, and all raise if one of them fails: the sets before stay intact.
+        """Write a set; all ranks call it, and all raise if one of them fails: earlier sets stay intact.
 
         Args:
             step: updates done.
             state: this rank's; tensors, numbers, strings and containers of them.
-            shared: small facts about the run as a whole, JSON; kept in the manifest.
+            shared: small facts about the whole run, JSON; kept in the manifest.
 
         Raises:
             RunFailed: the disk is full or broken, or another run owns the folder.
         """
         if step == self._newest:
-            return  # what this process has saved or loaded itself
-        # Named by the owner: what the ghost of a lost node still writes has no folder any more.
-        final, partial = self._path(step), self._folder.checkpoints / f".step_{step:08d}.{self._folder.token}.partial"
-        rank = self._layout.rank
-        with self._exchange.together(f"checkpoint of step {step}"):
-            if rank == 0:
-                self._folder.check_owner()
-                for leftover in self._folder.checkpoints.glob(".*.partial"):
-                    shutil.rmtree(leftover)
-                for member in range(self._layout.members):
-                    (partial / f"member_{member:02d}").mkdir(parents=True)
+            return  # this process has saved or loaded this set itself
+        exchange, is_first = self._exchange, self._layout.rank == 0
+        # The name holds the owner's token: a stale owner that still writes finds no such folder any more.
+        partial = self._folder.checkpoints / f".step_{step:08d}.{self._folder.token}.partial"
+        with exchange.together(f"checkpoint of step {step}"):
+            if is_first:
+                self._begin(partial)
         try:
-            with self._exchange.together(f"checkpoint of step {step}"):
+            with exchange.together(f"checkpoint of step {step}"):
                 name = self._part(self._layout.member, self._layout.replica)
                 digest, size = _write(partial / name, {**state, "rng": _rng_state()})
-            parts = self._exchange.collect((name, digest, size))
-            with self._exchange.together(f"checkpoint of step {step}"):
-                if rank == 0:
-                    manifest = {
-                        "format": FORMAT,
-                        "step": step,
-                        "members": self._layout.members,
-                        "replicas": self._layout.replicas,
-                        "first_member": self._layout.first_member,
-                        "recipe": self._recipe,
-                        "shared": shared,
-                        "parts": {name: {"blake2b": digest, "bytes": size} for name, digest, size in parts},
-                    }
-                    write_atomically(partial / "manifest.json", json.dumps(manifest, indent=1))
-                    for folder in [*partial.iterdir(), partial]:
-                        if folder.is_dir():
-                            sync_folder(folder)
-                    self._folder.check_owner()
-                    # A set of this step or a later one was torn, or this run would have gone on from it.
-                    for torn in [s for s in self._folder.checkpoint_steps() if s >= step]:
-                        shutil.rmtree(self._path(torn))
-                    partial.rename(final)
-                    sync_folder(final.parent)
-                    for old in self._folder.checkpoint_steps()[: -self._keep]:
-                        shutil.rmtree(self._path(old))
+            written = exchange.collect((name, {"blake2b": digest, "bytes": size}))
+            with exchange.together(f"checkpoint of step {step}"):
+                if is_first:
+                    facts = {"format": FORMAT, "step": step, **self._sizes, "recipe": self._recipe, "shared": shared}
+                    self._publish(partial, {**facts, "parts": dict(written)})
             self._newest = step
         except BaseException:
-            if rank == 0:
+            if is_first:
                 shutil.rmtree(partial, ignore_errors=True)
             raise
+
+    def _begin(self, partial: Path) -> None:
+        """Remove what earlier owners have left half written, and make room for the parts."""
+        self._folder.check_owner()
+        for leftover in self._folder.checkpoints.glob(".*.partial"):
+            shutil.rmtree(leftover)
+        for member in range(self._layout.members):
+            (partial / f"member_{member:02d}").mkdir(parents=True)
+
+    def _publish(self, partial: Path, manifest: dict[str, Any]) -> None:
+        """Complete a set, give it its name, and remove the sets that are superseded."""
+        write_atomically(partial / "manifest.json", json.dumps(manifest, indent=1))
+        for folder in [*(path for path in partial.iterdir() if path.is_dir()), partial]:
+            sync_folder(folder)
+        self._folder.check_owner()
+        step = manifest["step"]
+        # A set of this step or a later one is torn: else this run would have continued from it.
+        for torn in [s for s in self._folder.checkpoint_steps() if s >= step]:
+            shutil.rmtree(self._path(torn))
+        partial.rename(self._path(step))
+        sync_folder(self._folder.checkpoints)
+        for old in self._folder.checkpoint_steps()[: -self._keep]:
+            shutil.rmtree(self._path(old))
 
     def load(self) -> tuple[int, list[dict[str, Any]], dict[str, Any]] | None:
         """The newest complete set: its step, the state of each replica of this rank's member, the shared facts.
 
-        A torn set is named and passed over. Restores this rank's random number generators.
+        A torn set is reported and skipped. This rank's random number generators are restored.
 
         Raises:
             BadInput: the set belongs to another layout or recipe (what differs is listed), or no set can be read.
@@ -128,7 +128,7 @@ class Checkpoints:
             if any(kind == "input" for kind, _ in problems):
                 raise everywhere(BadInput(next(text for kind, text in problems if kind == "input")))
             if problems:
-                self._say(f"checkpoint {self._path(step)} is torn ({problems[0][1]}); it is passed over")
+                self._say(f"checkpoint {self._path(step)} is torn ({problems[0][1]}); it is skipped")
                 continue
             _set_rng_state(states[self._layout.replica]["rng"])
             assert manifest is not None
@@ -147,24 +147,21 @@ class Checkpoints:
         return f"member_{member:02d}/replica_{replica:02d}.pt"
 
     def _check_same_run(self, manifest: dict[str, Any]) -> None:
-        layout = self._layout
-        sizes = {"members": layout.members, "replicas": layout.replicas, "first_member": layout.first_member}
-        mine = {"format": FORMAT, **sizes, **self._recipe}
-        theirs = {**{k: manifest.get(k, 0) for k in ("format", *sizes)}, **manifest["recipe"]}
-        differences = [
-            f"{key} {theirs.get(key)!r} → {mine.get(key)!r}"
-            for key in sorted({*mine, *theirs})
-            if mine.get(key) != theirs.get(key)
-        ]
+        mine = {"format": FORMAT, **self._sizes, **self._recipe}
+        theirs = {**{k: manifest.get(k, 0) for k in ("format", *self._sizes)}, **flat(manifest["recipe"])}
+        found = sorted(differing([theirs, mine]).items())
+        differences = [f"{field} {before!r} → {now!r}" for field, (before, now) in found]
         if differences:
             what = "; ".join(differences[:8]) + ("; …" if len(differences) > 8 else "")
-            raise BadInput(f"run: {self._folder.path} was started otherwise ({what}); use another --run, or --fresh")
+            raise BadInput(
+                f"run: {self._folder.path} was started with other settings ({what}); use another --run, or --fresh"
+            )
 
     def _read(self, step: int, manifest: dict[str, Any], replica: int) -> dict[str, Any]:
         name = self._part(self._layout.member, replica)
         path = self._path(step) / name
         if _digest(path) != manifest["parts"][name]["blake2b"]:
-            raise ValueError(f"{name} is not what was written")
+            raise ValueError(f"{name} has changed since it was written")
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         return state
 
@@ -199,11 +196,3 @@ def _set_rng_state(state: dict[str, Any]) -> None:
     random.setstate(state["python"])
     kind, keys, *rest = state["numpy"]
     np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
-
-
-def _flat(nested: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(nested, dict) or not nested:
-        return {prefix: nested}
-    return {
-        k: v for key, value in nested.items() for k, v in _flat(value, f"{prefix}.{key}" if prefix else key).items()
-    }

@@ -1,4 +1,4 @@
-"""What a result was made with: versions, devices, layout, commit."""
+"""The environment that produced a result: versions, devices, layout, commit."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _version(package: str) -> str | None:
 
 
 def _commit() -> dict[str, Any] | None:
-    """The commit of the installed source and whether it was changed; None where it is no git checkout."""
+    """The commit of the installed source, and whether files have changed since; None outside a git checkout."""
     here = ["git", "-C", str(Path(__file__).parent)]
     try:
         head = subprocess.run([*here, "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=10)

@@ -1,14 +1,15 @@
-"""The end of a `metrics.jsonl` that may be large, torn, or still being written."""
+"""The end of a file that a run writes: `metrics.jsonl`, which may be large, torn or still growing; and its log."""
 
 from __future__ import annotations
 
 import functools
-import json
 import math
 import os
 import statistics
 from pathlib import Path
 from typing import Any
+
+from dist_dash.files import parse_object
 
 TAIL, MOST = 2**16, 2**20  # bytes at the end of the file: read at first, and at most
 
@@ -19,7 +20,7 @@ def last_lines(metrics: Path, version: tuple[int, ...]) -> dict[str, dict[str, A
 
     Args:
         metrics: the file.
-        version: what changes with it: inode, size, time.
+        version: inode, size and time of the file: a change of the file changes them.
 
     Raises:
         OSError: it cannot be read.
@@ -30,10 +31,10 @@ def last_lines(metrics: Path, version: tuple[int, ...]) -> dict[str, dict[str, A
         while True:
             start = max(0, size - window)
             file.seek(start)
-            # What stands before the first line break is the end of a line, what stands after the last one is torn.
+            # Before the first line break stands the end of a line; after the last one, a line that is not complete.
             whole = file.read(size - start).split(b"\n")[1 if start else 0 : -1]
             found: dict[str, dict[str, Any]] = {}
-            for line in map(parsed, reversed(whole)):
+            for line in map(parse_object, reversed(whole)):
                 if isinstance(line.get("kind"), str):
                     found.setdefault("newest", line)
                     found.setdefault(line["kind"], line)
@@ -45,7 +46,7 @@ def last_lines(metrics: Path, version: tuple[int, ...]) -> dict[str, dict[str, A
 
 
 def summarised(lines: dict[str, dict[str, Any]]) -> dict[str, float]:
-    """`loss` and `accuracy`, means over the members, `ensemble_accuracy` and `ensemble_nll`; those that there are."""
+    """`loss` and `accuracy`, means over the members, `ensemble_accuracy` and `ensemble_nll`; those that exist."""
     train, ensemble = lines.get("train", {}), lines.get("eval", {}).get("ensemble")
     found = {name: _mean(train[name]) for name in ("loss", "accuracy") if isinstance(train.get(name), list)}
     if isinstance(ensemble, dict):
@@ -53,21 +54,12 @@ def summarised(lines: dict[str, dict[str, Any]]) -> dict[str, float]:
     return found
 
 
-def last_words(log: Path) -> str:
+def last_line(log: Path) -> str:
     """The last line that a run printed, without the program's name."""
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()] if log.exists() else []
-    return lines[-1].removeprefix("dist-dash: ") if lines else "it said nothing"
-
-
-def parsed(text: str | bytes) -> dict[str, Any]:
-    """A JSON object; empty where the text is none."""
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}
+    return lines[-1].removeprefix("dist-dash: ") if lines else "it printed nothing"
 
 
 def _mean(values: list[Any]) -> float:
-    """NaN where one of them is none: what a member could not measure must not hide behind the others."""
+    """NaN where one of the values is not a number: a non-finite member must not hide behind the others."""
     return statistics.fmean(v if isinstance(v, int | float) else math.nan for v in values) if values else math.nan

@@ -1,4 +1,4 @@
-"""Signals become one flag; the ranks agree on it at every step and leave together."""
+"""Signals set one flag; the ranks compare it at every step and stop together."""
 
 from __future__ import annotations
 
@@ -7,14 +7,23 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-# In ascending order: where the ranks heard different ones, the last decides. SIGUSR2 asks to be started again (a time
-# limit, a preemption), the others do not.
+# In ascending order: where the ranks received different signals, the last one decides. SIGUSR2 (a time limit, a
+# preemption) asks that the run be started again, the others do not.
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 RESTART_SIGNAL = signal.SIGUSR2.name
 
 
+def stop_signals() -> list[signal.Signals]:
+    """Those that mean something to this process.
+
+    It may have been started to ignore Ctrl-C, as a shell script's background jobs are: then it keeps ignoring it.
+    """
+    ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    return [number for number in STOP_SIGNALS if not (ignored and number == signal.SIGINT)]
+
+
 class StopRequest:
-    """Whether this rank was asked to stop, and by what."""
+    """Whether this rank was asked to stop, and by which signal."""
 
     def __init__(self) -> None:
         self.signal: str | None = None
@@ -39,7 +48,7 @@ class StopRequest:
                     say(f"{signal.Signals(number).name}: stopping after this step")
                 self.signal = signal.Signals(number).name
 
-        before = {number: signal.signal(number, note) for number in STOP_SIGNALS}
+        before = {number: signal.signal(number, note) for number in stop_signals()}
         try:
             yield self
         finally:

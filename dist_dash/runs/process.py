@@ -16,7 +16,7 @@ FAILED, BAD_INPUT = 1, 2  # and of one that did not
 
 
 class OneLine(argparse.ArgumentParser):
-    """A parser that complains in one line, as everything here does."""
+    """A parser whose complaint is one line, as for any other bad input."""
 
     def error(self, message: str) -> NoReturn:
         """Raise `BadInput`."""
@@ -37,7 +37,7 @@ def leave(status: int) -> NoReturn:
     """End the process; after a failure at once: threads that wait for a lost peer would hold the interpreter back."""
     sys.stdout.flush()
     sys.stderr.flush()
-    if path := os.environ.get("DIST_DASH_STATUS"):  # torchrun makes 1 of every status but 0
+    if path := os.environ.get("DIST_DASH_STATUS"):  # torchrun turns every status but 0 into 1
         with open(path, "a") as file:  # noqa: PTH123  # in one write, for several ranks use it
             file.write(f"{status}\n")
     if status in (FINISHED, TO_BE_CONTINUED):
@@ -51,7 +51,7 @@ def say_at_once(text: str) -> None:
 
 
 def _complain(error: BaseException, status: int) -> int:
-    # Where every rank ends alike, and for bad input (which rank 0 hears of in any case), one of them says so.
+    # Errors that all ranks raise, and bad input, which always reaches rank 0, are printed by rank 0 alone.
     rank = Launcher().rank
     if rank == 0 or not (status == BAD_INPUT or getattr(error, "everywhere", False)):
         which = f"rank {rank}: " if rank else ""

@@ -1,4 +1,4 @@
-"""What is written down while training: `metrics.jsonl` always, progress on the terminal, TensorBoard on request."""
+"""The record of a run while it trains: `metrics.jsonl` always, progress on the terminal, TensorBoard on request."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ TIMING = ("seconds", "wait", "transfer", "data", "peak_memory_mib")
 
 
 class Window:
-    """The mean of what a method measured over the updates since the last line.
+    """Means of a method's measurements over the updates since the last line.
 
-    Values stay on the device until they are due: adding them costs nothing and never waits for it.
+    Values stay on the device until they are due: adding them costs little and never waits for the device.
     """
 
     def __init__(self, exchange: Exchange) -> None:
         self._exchange, self._names, self._steps = exchange, list[str](), 0
-        self._timed = 0  # updates of this process: a window that was begun before a resume has more
-        self._pending: list[list[Tensor]] = []  # not summed yet
+        self._timed = 0  # updates of this process; a window that began before a resume has more of them
+        self._pending: list[list[Tensor]] = []  # not yet in the sums
         self._sums: Tensor | None = None
         self._host_names, self._host_sums = list[str](), list[float]()
 
@@ -51,7 +51,7 @@ class Window:
             self._sum_up()
 
     def close(self) -> dict[str, list[float]]:
-        """Per measured name and per timing, one value a member (mean over its replicas); starts a new window."""
+        """One value per member (mean over its replicas) for each measured name and timing; starts a new window."""
         self._sum_up()
         assert self._sums is not None
         clock, layout = self._exchange.clock.read(), self._exchange.layout
@@ -64,13 +64,13 @@ class Window:
         return {name: rows[:, i].tolist() for i, name in enumerate(names)}
 
     def state(self) -> dict[str, Any]:
-        """What a resume needs to write the same next line."""
+        """The state with which a resumed run writes the same next line."""
         self._sum_up()
         host = {"host_names": self._host_names, "host_sums": self._host_sums}
         return {"names": self._names, "steps": self._steps, "sums": self._sums, **host}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Take back what `state` gave."""
+        """Restore what `state` returned."""
         self._names, self._steps = state["names"], state["steps"]
         self._sums = None if state["sums"] is None else state["sums"].to(self._exchange.layout.device)
         self._host_names, self._host_sums = state["host_names"], state["host_sums"]
@@ -84,13 +84,13 @@ class Window:
 
 
 class Recorder:
-    """Rank 0's record of a run; on the other ranks it writes nothing.
+    """Rank 0's record of a run; the other ranks write nothing.
 
     Args:
         active: whether this is rank 0.
         metrics: the `metrics.jsonl` to append to.
         total_steps: for the progress display.
-        progress: whether to show it.
+        progress: whether to show progress.
         tensorboard: folder for TensorBoard files; None for none.
     """
 
@@ -116,28 +116,28 @@ class Recorder:
             self._bar.start()
 
     def say(self, text: str) -> None:
-        """A line for the user, on stderr."""
+        """Print a line for the user, on stderr."""
         if self._active:
             say(text, self._console)
 
     def position(self) -> int:
-        """Bytes of `metrics.jsonl` so far, on disk: a checkpoint remembers them."""
+        """Flush `metrics.jsonl` to disk; returns its size in bytes, which a checkpoint stores."""
         if self._file is None:
             return self._metrics.stat().st_size if self._active and self._metrics.exists() else 0
         os.fsync(self._file.fileno())
         return os.fstat(self._file.fileno()).st_size
 
     def rewind(self, position: int) -> None:
-        """Drop the lines after `position`: a resumed run writes them again.
+        """Drop the lines after `position` (bytes): a resumed run writes them again.
 
-        The file is a new one: the ghost of a lost node may go on writing to the old one, which is nobody's then.
+        The file is replaced by a new one: a stale owner may still append to the old file, which nobody reads any more.
         """
         if self._active and self._metrics.exists():
             with self._metrics.open("rb") as old, replacing(self._metrics) as new:
                 new.write_bytes(old.read(position))
 
     def event(self, step: int, epoch: float, text: str) -> None:
-        """Say something that happened, and write it down."""
+        """Print and record that something has happened."""
         self.say(text)
         self.write("event", step, epoch, text=text)
 
@@ -147,7 +147,7 @@ class Recorder:
             return
         line = {"kind": kind, "step": step, "epoch": round(epoch, 6), **values}
         try:
-            # With the first line, not before: a run that starts over clears its folder in between.
+            # Opened with the first line, not before: a run that starts over clears its folder in between.
             self._file = self._file or self._metrics.open("ab", buffering=0)
             text = (json.dumps(_finite(line), allow_nan=False) + "\n").encode()
             if self._file.write(text) != len(text):
@@ -162,7 +162,7 @@ class Recorder:
     def write_training(
         self, step: int, epoch: float, window: dict[str, list[float]], rate: float, samples: int
     ) -> None:
-        """Append a `train` line and show it; timings are kept apart, because they alone differ between equal runs."""
+        """Append a `train` line and show it; timings have a key of their own: they alone differ between equal runs."""
         timing: dict[str, list[float]] = {name: window.pop(name) for name in TIMING}
         split = zip(*(timing[name] for name in TIMING[:4]), strict=True)
         timing["compute"] = [total - wait - transfer - data for total, wait, transfer, data in split]
@@ -176,7 +176,7 @@ class Recorder:
                 self.say(f"step {step}/{self._total}  {text}")
 
     def close(self) -> None:
-        """End the display and the files."""
+        """End the display and close the files."""
         if self._bar is not None:
             self._bar.stop()
         if self._board is not None:
@@ -187,7 +187,7 @@ class Recorder:
 
 
 def say(text: str, console: Console | None = None) -> None:
-    """A line for the user, on stderr, whatever is in it."""
+    """Print a line for the user on stderr; brackets in it are not markup."""
     (console or _console()).print(text, markup=False)
 
 
@@ -219,9 +219,7 @@ def _finite(value: Any) -> Any:
 def _peak_memory_mib() -> float:
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**20
-    with contextlib.suppress(
-        OSError
-    ):  # Linux; what getrusage says there includes the parent's before this process began
+    with contextlib.suppress(OSError):  # Linux, where getrusage includes the parent's peak from before the fork
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) / 1024
@@ -229,7 +227,7 @@ def _peak_memory_mib() -> float:
 
 
 def _tensorboard(folder: Path) -> Callable[[int], Any]:
-    """What opens the files; events from the given step on replace those of a run that is resumed."""
+    """A function that opens the files at a step; the events of a resumed run from that step on are replaced."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:

@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from dist_dash.errors import BadInput
-from dist_dash.study.plan import Plan, StudyRun
+from dist_dash.study.study_plan import PlannedRun, StudyPlan
 
 
 @dataclass(frozen=True)
@@ -21,23 +21,23 @@ class Trial:
 
     @property
     def mean(self) -> float:
-        """Over the seeds."""
+        """Mean score over the seeds."""
         return fmean(self.scores)
 
 
 class Choice:
-    """Collects the scores of trials and chooses.
+    """Collects the scores of trials and chooses each method's settings.
 
     Args:
         plan: the study.
         folder: of the study.
     """
 
-    def __init__(self, plan: Plan, folder: Path) -> None:
+    def __init__(self, plan: StudyPlan, folder: Path) -> None:
         self._plan, self._folder = plan, folder
         self._scores: dict[str, float] = {}
 
-    def score(self, run: StudyRun) -> None:
+    def score(self, run: PlannedRun) -> None:
         """Take the score of a finished trial: of its ensemble, on the validation split."""
         from dist_dash.analysis.evaluate import evaluate_run  # torch, which commands that only plan do without
 
@@ -48,7 +48,7 @@ class Choice:
         self._scores[run.name] = found
 
     def trials(self, condition: str, method: str) -> list[Trial]:
-        """All trials, scored."""
+        """All trials of a method under a condition, with their scores."""
         seeds, settings = self._plan.selection.seeds, self._plan.methods[method].trials
         names = [[self._plan.trial_name(condition, method, n, seed) for seed in seeds] for n in range(len(settings))]
         return [Trial(f, tuple(self._scores[one] for one in of)) for f, of in zip(settings, names, strict=True)]

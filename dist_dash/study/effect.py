@@ -1,4 +1,4 @@
-"""Whether a recipe says what was asked of it: parsers pass over a field that a class lacks, and the last word wins."""
+"""Whether a field took effect in a recipe: parsers skip fields that a class lacks, and a later value replaces it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def has_effect(name: str, given: Any, resolved: dict[str, Any]) -> bool:
     """Whether a recipe says what a field was given.
 
     Args:
-        name: of the field, nested by dots; the fields of a class need no `init_args` in between.
+        name: of the field, nested by dots, without `init_args` between a class and its fields.
         given: a number, text, list, group of fields, or class.
         resolved: `Command.resolved`, every default written out.
     """
@@ -32,7 +32,7 @@ def _looked_up(name: str, resolved: dict[str, Any]) -> Any:
 
 
 def _same(given: Any, found: Any) -> bool:
-    """Whether both are the same in a recipe's words: the path of a class, a default beside, 1.0 for 1."""
+    """Whether both mean the same in a recipe: a class by its path, defaults written out, 1.0 for 1."""
     if isinstance(found, dict) and "class_path" in found:
         named = given if isinstance(given, dict) else {"class_path": given}
         same = str(found["class_path"]).rpartition(".")[2] == str(named.get("class_path")).rpartition(".")[2]

@@ -16,11 +16,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from dist_dash.errors import BadInput, RunFailed
 from dist_dash.runs.folder import RunFolder
-from dist_dash.runs.last_lines import last_words
+from dist_dash.runs.last_lines import last_line
 from dist_dash.runs.preemption import StopRequest
 from dist_dash.runs.process import BAD_INPUT, FAILED, FINISHED, TO_BE_CONTINUED
 from dist_dash.runs.record import say
-from dist_dash.study.plan import StudyRun
+from dist_dash.study.study_plan import PlannedRun
 from dist_dash.study.warm import WarmRanks
 
 EVERY = 10.0  # seconds between lines where no terminal shows a bar
@@ -41,7 +41,7 @@ class Executor:
     def __init__(self, folder: Path, world: int, groups: int, threads: int, stop: StopRequest, total: int) -> None:
         self.folder, self._stop, self._total = folder, stop, total
         self._groups = [WarmRanks(world, threads) for _ in range(groups)]
-        self._progress = Shown(total)
+        self._progress = StudyProgress(total)
         self._problems: list[Exception] = []
         self._one_at_a_time = threading.Lock()
 
@@ -55,23 +55,23 @@ class Executor:
     def __exit__(self, *problem: Any) -> None:
         self._open.__exit__(*problem)
 
-    def run(self, runs: Sequence[StudyRun], then: Callable[[StudyRun], None]) -> bool:
-        """Run what is not finished; whether all of them are now.
+    def run(self, runs: Sequence[PlannedRun], then: Callable[[PlannedRun], None]) -> bool:
+        """Run what is not finished, and say whether all of them are finished now.
 
         Args:
             runs: in any number and state.
             then: called once for each finished run, whenever it was finished; by several threads, one at a time.
 
         Raises:
-            BadInput: a run refuses its input, in its words.
-            RunFailed: a run broke twice.
+            BadInput: a run refused its input; the message is that of the run.
+            RunFailed: a run failed twice.
         """
-        left: queue.SimpleQueue[StudyRun] = queue.SimpleQueue()
+        left: queue.SimpleQueue[PlannedRun] = queue.SimpleQueue()
         done = [run for run in runs if RunFolder(self.folder / run.name).done.exists()]
         for run in runs:
             if run not in done:
                 left.put(run)
-        finished: list[StudyRun] = []
+        finished: list[PlannedRun] = []
 
         def work(group: WarmRanks) -> None:
             with contextlib.suppress(queue.Empty), self._handing_on():
@@ -101,12 +101,12 @@ class Executor:
 
     @property
     def _ending(self) -> bool:
-        """Whether no run is to be begun any more, and those under way are to save and leave."""
+        """Whether no more runs are to start, and the current ones are to save and exit."""
         return self._stop.made or bool(self._problems)
 
     @contextlib.contextmanager
     def _handing_on(self) -> Iterator[None]:
-        """Keep what goes wrong for the thread that waits, which raises it."""
+        """Hand exceptions to the waiting thread, which raises them."""
         try:
             yield
         except queue.Empty:
@@ -115,17 +115,17 @@ class Executor:
             self._problems.append(error)
 
     def _wait(self, threads: Sequence[threading.Thread]) -> None:
-        told = False
+        asked = False
         while any(thread.is_alive() for thread in threads):
-            if self._ending and not told:
-                told = True
+            if self._ending and not asked:
+                asked = True
                 for group in self._groups:
                     group.stop()
             for thread in threads:
                 thread.join(0.05)
 
-    def _train(self, group: WarmRanks, run: StudyRun) -> bool:
-        """Whether the run is finished: not where a stop came in between. What breaks is tried once more."""
+    def _train(self, group: WarmRanks, run: PlannedRun) -> bool:
+        """Train a run, a second time if it fails; returns whether it is finished, which it is not after a stop."""
         folder = self.folder / run.name
         folder.parent.mkdir(parents=True, exist_ok=True)
         log = folder.with_name(f"{folder.name}.log")
@@ -135,18 +135,20 @@ class Executor:
             except RunFailed as error:
                 status, why = FAILED, str(error)
             else:
-                why = last_words(log)
+                why = last_line(log)
             if status == FINISHED or self._ending:
                 return status == FINISHED
             if status == BAD_INPUT:
                 raise BadInput(f"{why} (study, run {run.name})")
-            what = "was stopped" if status == TO_BE_CONTINUED else "broke"  # by a signal to its ranks alone
+            what = "was stopped" if status == TO_BE_CONTINUED else "failed"  # by a signal to its ranks alone
             say(f"study: {run.name} {what}{'; trying again' if attempt == 1 else ''}: {why}")
-        raise RunFailed(f"{run.name} broke twice ({why}); see {log}. The same command goes on with what is left")
+        raise RunFailed(
+            f"{run.name} failed twice ({why}); see {log}. The same command continues with the remaining runs"
+        )
 
 
-class Shown:
-    """How far a study is: a bar on a terminal, else a line now and then.
+class StudyProgress:
+    """Progress of a study: a bar on a terminal, otherwise a line every few seconds.
 
     Args:
         total: runs.
@@ -161,7 +163,7 @@ class Shown:
         self._show = sys.stderr.isatty()
         self._task = self._bar.add_task("", total=total)
 
-    def __enter__(self) -> Shown:
+    def __enter__(self) -> StudyProgress:
         if self._show:
             self._bar.start()
         return self

@@ -1,4 +1,4 @@
-"""Ranks that stay alive from one run to the next: short runs need not pay for starting processes."""
+"""Ranks that stay alive from one run to the next, because starting processes takes longer than a short run."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class WarmRanks:
         self._folder.cleanup()
 
     def train(self, arguments: Sequence[str], log: Path) -> int:
-        """Do what `dist-dash train` does with these arguments, which name the run; what it prints goes to `log`.
+        """Do what `dist-dash train` does with these arguments, which name the run; its output goes to `log`.
 
         Returns:
             The exit status: of the ranks that failed where not all agree.
@@ -86,7 +86,7 @@ class WarmRanks:
         return max(statuses, key=lambda status: (status == FAILED, status))
 
     def stop(self) -> None:
-        """Ask the run under way to save and leave, and those that come."""
+        """Ask the current run, and those that follow, to save and exit."""
         self._asked_to_stop = True
         self._terminate()
 
@@ -96,7 +96,7 @@ class WarmRanks:
                 os.kill(process.pid, signal.SIGTERM)
 
     def _answers(self) -> set[int]:
-        """Every rank's status; waits for all of them at once, for the others hang where one has died."""
+        """The status of every rank. All are waited for at once, because the others hang if one has died."""
         statuses: dict[int, int] = {}
         while left := [rank for rank in range(self.world) if rank not in statuses]:
             pipes, ends = [self._pipes[rank] for rank in left], [self._processes[rank].sentinel for rank in left]
@@ -109,17 +109,17 @@ class WarmRanks:
         return set(statuses.values())
 
     def _dead(self) -> str:
-        """Which rank has died, once its pipe or its process said so."""
+        """The message about the rank that died."""
         multiprocessing.connection.wait([process.sentinel for process in self._processes], timeout=5)
         dead = {rank: process.exitcode for rank, process in enumerate(self._processes) if process.exitcode is not None}
         if not dead:
             return "a rank does not answer any more"
-        rank = min(dead, key=lambda rank: dead[rank])  # killed ones first: others may have died of that
+        rank = min(dead, key=lambda rank: dead[rank])  # killed ones first: the others may have failed because of that
         return f"rank {rank} died (exit status {dead[rank]})"
 
     def _start(self) -> None:
         with STARTING, _environment(OMP_NUM_THREADS=str(self.threads), TORCH_CPP_LOG_LEVEL="ERROR"):
-            # Ctrl-C on the terminal reaches ranks that are still loading modules: they hear of it afterwards.
+            # Ctrl-C on the terminal reaches ranks that are still loading modules: it is delivered to them afterwards.
             resource_tracker.ensure_running()  # which comes with the first process, and would lift the block
             mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
             try:
@@ -166,7 +166,7 @@ def _environment(**variables: str) -> Iterator[None]:
 
 
 def _serve(pipe: Connection, rank: int, world: int, threads: int) -> None:
-    """A rank's life: train what it is told to until nobody tells it any more."""
+    """The process of a rank: train the runs that come through the pipe until it is closed."""
     os.setsid()  # Ctrl-C on the terminal reaches the study alone, which hands it on once
     place = {"RANK": rank, "WORLD_SIZE": world, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": world}
     os.environ.update({name: str(value) for name, value in place.items()})
@@ -198,7 +198,7 @@ def _serve(pipe: Connection, rank: int, world: int, threads: int) -> None:
 
 
 def _end_with_parent() -> None:
-    """A rank whose study was killed must not keep its run from the next study."""
+    """End this rank with the process of the study: it would hold the lock of its run."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     multiprocessing.connection.wait([parent.sentinel])
@@ -211,6 +211,6 @@ def _train(arguments: Sequence[str], stop: StopRequest) -> int:
 
 
 def _forget_peak_memory() -> None:
-    """Let the next run measure its own peak, where the system can (Linux)."""
+    """Reset the peak memory of the process (Linux only), so that the next run measures its own."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")

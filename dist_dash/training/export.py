@@ -12,11 +12,11 @@ from dist_dash.errors import RunFailed
 from dist_dash.files import replacing
 from dist_dash.ranks.exchange import Exchange
 from dist_dash.recipe.parsing import Command
-from dist_dash.runs.folder import RunFolder
+from dist_dash.runs.owner import OwnedFolder
 
 
 def export(
-    folder: RunFolder,
+    folder: OwnedFolder,
     command: Command,
     exchange: Exchange,
     data: DataSet,

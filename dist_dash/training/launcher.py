@@ -1,4 +1,4 @@
-"""Start local ranks where no launcher did: a laptop needs one command. torchrun's own agent watches over them."""
+"""Start local ranks where no launcher did, so that a laptop needs one command; torchrun's own agent watches them."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from dist_dash.recipe.parsing import Command
 from dist_dash.runs.folder import RunFolder
+from dist_dash.runs.preemption import stop_signals
 from dist_dash.runs.process import FINISHED, TO_BE_CONTINUED
+from dist_dash.training.grace import grace_for
 from dist_dash.training.train import finished_already
-
-GRACE = 300  # seconds that ranks have to finish their step and save after a signal
 
 
 def default_members() -> int:
@@ -55,8 +55,8 @@ def launch_local(arguments: Sequence[str], command: Command) -> int:
         rdzv_endpoint="127.0.0.1:0",
         local_addr="127.0.0.1",
         max_restarts=0,
-        signals_to_handle="SIGTERM,SIGINT,SIGUSR2",
-        shutdown_timeout=GRACE,
+        signals_to_handle=",".join(number.name for number in stop_signals()),
+        **grace_for(LaunchConfig),
     )
     try:
         elastic_launch(config, sys.executable)("-u", "-m", "dist_dash", "train", *arguments, f"--members={members}")

@@ -21,9 +21,10 @@ from dist_dash.member.sketch import Sketch
 from dist_dash.ranks.exchange import Exchange
 from dist_dash.ranks.layout import Layout, ask_for_determinism
 from dist_dash.recipe.parsing import Command
-from dist_dash.runs.checkpoint import Checkpoints
+from dist_dash.runs.checkpoint import CheckpointSets
 from dist_dash.runs.environment import describe_environment
 from dist_dash.runs.folder import RunFolder
+from dist_dash.runs.owner import OwnedFolder
 from dist_dash.runs.preemption import Stopped, StopRequest
 from dist_dash.runs.process import FINISHED, TO_BE_CONTINUED
 from dist_dash.runs.record import Recorder, Window, say
@@ -54,7 +55,7 @@ def train(command: Command, layout: Layout, stop: StopRequest) -> int:
         BadInput: what was asked for cannot be done; nothing was started.
         RunFailed: the run broke; the last complete checkpoint set is intact.
     """
-    recipe, folder = command.recipe, RunFolder(command.run)
+    recipe, folder = command.recipe, OwnedFolder(command.run)
     command.fresh = command.fresh and not layout.restarted  # a requeued job goes on
     if command.replicas not in (None, layout.replicas):
         what = f"{layout.world} ranks for {layout.members} members make {layout.replicas}"
@@ -103,7 +104,7 @@ class Run:
         stop: this rank's stop request.
     """
 
-    def __init__(self, command: Command, folder: RunFolder, exchange: Exchange, stop: StopRequest) -> None:
+    def __init__(self, command: Command, folder: OwnedFolder, exchange: Exchange, stop: StopRequest) -> None:
         self.command, self.recipe, self.folder, self.exchange = command, command.recipe, folder, exchange
         self.layout, recipe = exchange.layout, command.recipe
         if recipe.deterministic:
@@ -129,7 +130,9 @@ class Run:
         self.window = Window(exchange)
         with exchange.together("record"):
             self.recorder = self._open_record()
-        self.checkpoints = Checkpoints(folder, exchange, command.resolved, recipe.checkpoints.keep, self.recorder.say)
+        self.checkpoints = CheckpointSets(
+            folder, exchange, command.resolved, recipe.checkpoints.keep, self.recorder.say
+        )
         same_samples = recipe.loader.order == "shared"
         self.agreement = Agreement(exchange, stop, recipe.checks.max_skipped, same_samples)
 

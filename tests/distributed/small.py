@@ -77,7 +77,7 @@ def run_member(
     """
     layout = layout_from_environment(members)
     settings = optimizer or {"lr": 0.1, "momentum": 0.9, "weight_decay": 1e-3}
-    with Exchange(layout, mode, deadline=60) as exchange:  # type: ignore[arg-type]
+    with Exchange(layout, mode, deadline=300) as exchange:  # type: ignore[arg-type]
         owner = engine_named(engine, clip, dtype)
         net = build(layout.member, dtype) if build else network(layout.member, batch_norm, dtype)
         owner.attach(net, lambda p: torch.optim.SGD(p, **settings), exchange)

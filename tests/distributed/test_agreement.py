@@ -25,7 +25,7 @@ def settle_all(members: int, odd_rank: int, at: int, kind: str, same_samples: bo
     """Eight steps in which one rank is odd at one step; what each rank settles, with the step."""
     layout, stop = layout_from_environment(members), StopRequest()
     found: Found = []
-    with Exchange(layout, deadline=30) as exchange:
+    with Exchange(layout, deadline=300) as exchange:
         agreement = Agreement(exchange, stop, max_skipped=3, same_samples=same_samples)
         for step in range(STEPS):
             exchange.step = step
@@ -84,7 +84,7 @@ def test_a_member_sick_for_too_long_is_named_by_all() -> None:
 def test_a_run_whose_ranks_read_in_different_orders_ends(tmp_path: Path) -> None:
     other = ["--engine=Torch", "--data=tests.e2e.faults.OtherOrder"]
     ranks = start(tmp_path / "run", 3, 3, *other)
-    assert ranks.results(60) == [("value", 1)] * 3
+    assert ranks.results() == [("value", 1)] * 3
     output = [line for line in ranks.output(0).splitlines() if line.startswith("dist-dash: ")]
     assert len(output) == 1
     assert output[0].startswith("dist-dash: step 2: member 1 (rank 1) reads other samples than its peers")
@@ -95,7 +95,7 @@ def test_a_run_that_is_asked_to_stop_on_one_rank_stops_on_all(tmp_path: Path) ->
     (tmp_path / "orders").write_text(f"2 11 {signal.SIGUSR2}")
     struck = ["--engine=tests.e2e.faults.Struck", f"--engine.orders={tmp_path / 'orders'}"]
     ranks = start(tmp_path / "run", 3, 3, *struck)
-    assert ranks.results(60) == [("value", 75)] * 3
+    assert ranks.results() == [("value", 75)] * 3
     assert "stopped at step 13; " in ranks.output(0)
     assert [path.name for path in (tmp_path / "run/checkpoints").glob("step_00000013/member_*/*.pt")]
     assert (tmp_path / "run/CONTINUE").exists()

@@ -21,6 +21,7 @@ from dist_dash.member.vector import ParameterVector
 from dist_dash.methods import SAM, SGD, Measured
 from dist_dash.ranks.exchange import Exchange
 from dist_dash.ranks.layout import layout_from_environment
+from dist_dash.ranks.peers import PendingStack
 from tests.distributed.small import batches, network, run_member
 from tests.e2e.runs import assert_same_run, finish, lines_of, start
 from tests.support.ranks import on_ranks
@@ -71,7 +72,7 @@ class Counted(Torch):
         super().attach(module, make_optimizer, exchange)
         stack = exchange.stack
 
-        def counted(values: Tensor) -> Tensor:
+        def counted(values: Tensor) -> PendingStack:
             with Path(self.file).open("a") as file:
                 file.write(f"{exchange.step + 1} {len(values)}\n")
             return stack(values)
@@ -98,7 +99,7 @@ def ask(members: int, size: int, silent: list[int]) -> tuple[int, list[list[floa
     layout, sketch = layout_from_environment(members), Sketch()
     if layout.member not in silent:
         sketch.see(own_vector(layout.member, layout.replica, size))
-    with Exchange(layout, deadline=60) as exchange:
+    with Exchange(layout, deadline=300) as exchange:
         return layout.replica, sketch.cosines(exchange)
 
 
@@ -121,7 +122,7 @@ def test_all_ranks_of_a_group_find_the_same(world: int, members: int, size: int,
 def sketched_update(method: Any, members: int) -> tuple[list[list[float]] | None, Any]:
     """One update with a sketch, as a run does it; also the weights after it."""
     layout = layout_from_environment(members)
-    with Exchange(layout, deadline=60) as exchange:
+    with Exchange(layout, deadline=300) as exchange:
         engine = Torch("fp64")
         engine.attach(network(layout.member, False, torch.float64), lambda p: torch.optim.SGD(p, lr=0.1), exchange)
         member = Member(engine, layout.member, 1)
@@ -269,7 +270,7 @@ def test_a_resumed_run_writes_the_same_lines(step: int, undisturbed: Path, tmp_p
     (tmp_path / "orders").write_text(f"1 {step} {signal.SIGKILL if step % 2 else signal.SIGTERM}")
     struck = ["--engine=tests.e2e.faults.Struck", f"--engine.orders={tmp_path / 'orders'}"]
     ranks = start(run, 3, 3, *QUICK, *struck)
-    results = ranks.results(60)
+    results = ranks.results()
     assert results == [("value", 75)] * 3 or ("killed", 9) in results, ranks.output(0)
     finish(run, 3, 3, *QUICK, *struck)
     assert ascents(run) == ascents(undisturbed)

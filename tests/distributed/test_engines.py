@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from functools import partial
 from typing import Any
 
@@ -18,7 +20,7 @@ from dist_dash.ranks.exchange import Exchange
 from dist_dash.ranks.layout import layout_from_environment
 from dist_dash.training.identity import check_members
 from tests.distributed.small import batches, network, run_member
-from tests.support.ranks import Ranks, on_ranks
+from tests.support.ranks import LIMIT, Ranks, on_ranks
 
 METHODS: list[Method] = [SGD(), DASH(), DASH(gamma=0.5, ascent_sync="mean")]
 
@@ -78,7 +80,7 @@ class DriftingReplica(Torch):
 
 def attach_and_check(engine: Torch, members: int) -> str:
     layout = layout_from_environment(members)
-    with Exchange(layout, deadline=30) as exchange:
+    with Exchange(layout, deadline=300) as exchange:
         engine.attach(network(layout.member, False, torch.float32), lambda p: torch.optim.SGD(p, 0.1), exchange)
         try:
             check_members(exchange, engine.module, must_differ=True)
@@ -104,7 +106,7 @@ def deepspeed_without_mpu() -> str:
 
     deepspeed_engine.OneMember = OnTheWorld  # type: ignore[misc]
     layout = layout_from_environment(2)
-    with Exchange(layout, deadline=30) as exchange:
+    with Exchange(layout, deadline=300) as exchange:
         try:
             net = network(layout.member, False, torch.float32)
             deepspeed_engine.DeepSpeed().attach(net, lambda p: torch.optim.SGD(p, 0.1), exchange)
@@ -123,7 +125,7 @@ def sick_member(engine: str, zero_replicas: int) -> list[Any]:
     from tests.distributed.small import engine_named
 
     layout = layout_from_environment(2)
-    with Exchange(layout, deadline=30) as exchange:
+    with Exchange(layout, deadline=300) as exchange:
         owner = engine_named(engine, 1.0, torch.float32)
         net = network(layout.member, True, torch.float32)
         owner.attach(net, lambda p: torch.optim.SGD(p, 0.1, momentum=0.9), exchange)
@@ -153,22 +155,23 @@ def test_a_sick_member_skips_and_does_not_infect(engine: str) -> None:
     assert [row[2] for row in sick] == [0, 1, 0]
 
 
-def stands_still(seconds: float) -> None:
-    import time
-
+def stands_still() -> None:
     layout = layout_from_environment(3)
-    exchange = Exchange(layout, deadline=3)
+    exchange = Exchange(layout, deadline=10)
     exchange.__enter__()
     exchange.step = 17
     exchange.collect(1)
     if layout.rank == 1:
-        time.sleep(seconds)
+        os.kill(os.getpid(), signal.SIGSTOP)
     exchange.gather(torch.randn(4, 5)).wait()
 
 
 def test_a_hung_rank_is_named() -> None:
-    ranks = Ranks(3, stands_still, 12.0)
-    results = ranks.results(60)
+    ranks = Ranks(3, stands_still)
+    for rank in (0, 2):
+        ranks.processes[rank].join(LIMIT)
+    ranks.signal(signal.SIGKILL, [1])
+    results = ranks.results()
     for rank in (0, 2):
         kind, text = results[rank]
         assert kind == "error"

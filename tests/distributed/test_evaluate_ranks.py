@@ -44,7 +44,7 @@ def test_any_number_of_ranks_finds_the_same(run: Path, world: int) -> None:
     for file in ("evaluation.json", "predictions.npz"):
         (run / file).unlink()
     ranks = Ranks(world, main, ["evaluate", str(run), "--json"])
-    assert ranks.results(120) == [("value", 0)] * world, ranks.output(0)
+    assert ranks.results() == [("value", 0)] * world, ranks.output(0)
     assert json.loads((run / "evaluation.json").read_text()) == expected  # to the bit, hence to 1e-12
     for name, array in predictions(run / "predictions.npz").items():
         np.testing.assert_array_equal(array, kept[name], err_msg=name)
@@ -107,7 +107,7 @@ def test_a_sample_that_one_rank_cannot_read_is_left_out_of_all(run: Path) -> Non
 
 def refused(world: int, *arguments: object) -> Iterator[str]:
     ranks = Ranks(world, main, ["evaluate", *map(str, arguments)])
-    assert ranks.results(120) == [("value", 2)] * world
+    assert ranks.results() == [("value", 2)] * world
     for rank in range(world):
         yield ranks.output(rank)
 
@@ -135,6 +135,6 @@ def test_bad_input_is_said_once(run: Path, tmp_path: Path) -> None:
 def test_given_predictions_are_scored_once(tmp_path: Path) -> None:
     np.savez(tmp_path / "p.npz", log_probs=np.log(np.full((2, 3, 4), 0.25)), labels=np.zeros(3, int))
     ranks = Ranks(2, main, ["evaluate", "--predictions", str(tmp_path / "p.npz"), "--json"])
-    assert ranks.results(120) == [("value", 0)] * 2
+    assert ranks.results() == [("value", 0)] * 2
     assert json.loads(ranks.output(0))["samples"] == 3
     assert ranks.output(1) == ""

@@ -32,9 +32,9 @@ def test_looksam_goes_on_to_the_same_bits(tmp_path: Path) -> None:
     finish(undisturbed, 2, 2, "--engine=Torch", *LOOK)
     # It goes on at steps 8 and 10, both between two SAM steps: with the direction that was kept.
     ranks = start(run, 2, 2, *LOOK, *struck(run, f"0 6 {signal.SIGTERM}"))
-    assert ranks.results(60) == [("value", 75)] * 2, ranks.output(0)
+    assert ranks.results() == [("value", 75)] * 2, ranks.output(0)
     ranks = start(run, 2, 2, *LOOK, *struck(run, f"1 12 {signal.SIGKILL}"))
-    assert ("killed", 9) in ranks.results(60)
+    assert ("killed", 9) in ranks.results()
     assert sorted(path.name for path in (run / "checkpoints").glob("step_*")) == ["step_00000008", "step_00000010"]
     finish(run, 2, 2, *LOOK, *struck(run, "9 0 0"))
     assert_same_run(run, undisturbed)
@@ -45,7 +45,7 @@ def test_a_method_that_forgets_is_found_out(tmp_path: Path) -> None:
     forgetful = ["--method=tests.distributed.looksam.Forgetful", "--method.k=3"]
     finish(undisturbed, 2, 2, "--engine=Torch", *forgetful)
     ranks = start(run, 2, 2, *forgetful, *struck(run, f"0 6 {signal.SIGTERM}"))
-    assert ranks.results(60) == [("value", 75)] * 2, ranks.output(0)
+    assert ranks.results() == [("value", 75)] * 2, ranks.output(0)
     finish(run, 2, 2, *forgetful, *struck(run, "9 0 0"))
     with pytest.raises(AssertionError):
         assert_same_run(run, undisturbed)
@@ -72,7 +72,7 @@ def test_a_field_of_its_own_is_checked_and_named(tmp_path: Path) -> None:
         (["--method.kk=3"], "method.kk: no such field; "),
     ):
         ranks = start(tmp_path / "run", 2, 2, "--engine=Torch", LOOK[0], *arguments)
-        assert ranks.results(60) == [("value", 2)] * 2
+        assert ranks.results() == [("value", 2)] * 2
         assert ranks.output(0).startswith(f"dist-dash: {expected}")
 
 

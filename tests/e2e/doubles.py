@@ -47,7 +47,7 @@ class SlowEvaluation(Digits):
 
 
 class SlowSave(Torch):
-    """An engine whose second rank takes two seconds to hand its state to a checkpoint, from the third one on.
+    """An engine whose second rank takes long to hand its state to a checkpoint, from the third one on.
 
     Args:
         sign: file that appears when that has begun.
@@ -61,7 +61,7 @@ class SlowSave(Torch):
         self.saves += 1
         if os.environ["RANK"] == "1" and self.saves >= 3 and not Path(self.sign).exists():
             Path(self.sign).touch()
-            time.sleep(2)
+            time.sleep(60)
         return super().state()
 
 

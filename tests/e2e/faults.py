@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from torch import Tensor
 from dist_dash.data import Digits
 from dist_dash.data.dataset import DataSet
 from dist_dash.data.source import Splits
+from dist_dash.member.deepspeed_engine import DeepSpeed
 from dist_dash.member.engine import Torch
 
 
@@ -54,7 +55,8 @@ class Held(Torch):
     """An engine that takes its time while it is asked to.
 
     Args:
-        sign: file; while it is there, an update takes 50 ms more, or as many seconds as it says.
+        sign: file; while it is there, an update takes 50 ms more. `SECONDS STEP` in it: so many seconds, from that many
+            steps on, so that a test can strike at a step however busy the machine is.
     """
 
     def __init__(self, sign: str) -> None:
@@ -63,8 +65,31 @@ class Held(Torch):
 
     def step(self) -> None:
         super().step()
-        with contextlib.suppress(FileNotFoundError):
-            time.sleep(float(Path(self.sign).read_text() or 0.05))
+        hold(self.sign, self.exchange.step)
+
+
+class HeldDeepSpeed(DeepSpeed):
+    """The same with DeepSpeed.
+
+    Args:
+        sign: see `Held`.
+        zero: ZeRO stage.
+    """
+
+    def __init__(self, sign: str, zero: Literal[0, 1, 2] = 0) -> None:
+        super().__init__(zero=zero)
+        self.sign = sign
+
+    def step(self) -> None:
+        super().step()
+        hold(self.sign, self.exchange.step)
+
+
+def hold(sign: str, step: int) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        seconds, _, first = Path(sign).read_text().partition(" ")
+        if step >= int(first or 0):
+            time.sleep(float(seconds or 0.05))
 
 
 class Sick(Torch):

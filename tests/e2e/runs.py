@@ -12,7 +12,7 @@ import numpy as np
 import safetensors.numpy
 
 from dist_dash.commands.cli import main
-from tests.support.ranks import Ranks
+from tests.support.ranks import LIMIT, Ranks
 
 SMALL = [
     "--data=Digits",
@@ -41,11 +41,11 @@ def start(run: Path, world: int, members: int, *arguments: str) -> Ranks:
 def finish(run: Path, world: int, members: int, *arguments: str) -> None:
     """Run to the end."""
     ranks = start(run, world, members, *arguments)
-    results = ranks.results(120)
+    results = ranks.results()
     assert results == [("value", 0)] * world, (results, ranks.output(0))
 
 
-def until(condition: Callable[[], Any], ranks: Ranks, deadline: float = 60) -> None:
+def until(condition: Callable[[], Any], ranks: Ranks, deadline: float = LIMIT) -> None:
     """Wait for a moment in a run that goes on."""
     end = time.monotonic() + deadline
     while not condition():

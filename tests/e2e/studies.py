@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from dist_dash.study import warm
-from tests.support.ranks import CONTEXT, on_ranks
+from tests.support.ranks import CONTEXT, LIMIT, on_ranks
 
 
 @contextlib.contextmanager
@@ -24,6 +24,7 @@ def quick_ranks(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Iterator[None]
     """Ranks that are forked where torch is imported already; none of them, and none of their folders, is left."""
     on_ranks(1, int)  # the fork server stays
     before = set(alive())
+    threads = threading.active_count()
     monkeypatch.setattr(warm, "CONTEXT", CONTEXT)
     monkeypatch.setattr(os, "cpu_count", lambda: 2)  # as many threads a rank as the ranks that they are compared with
     (folder / "temporary").mkdir()
@@ -35,7 +36,7 @@ def quick_ranks(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Iterator[None]
     wait_until(lambda: set(alive()) <= before)
     left = {path.name for path in (folder / "temporary").iterdir()}
     assert {name for name in left if not name.startswith("torchinductor")} == set()  # a cache of torch's
-    assert threading.active_count() == 1
+    assert threading.active_count() == threads
 
 
 def alive() -> list[int]:
@@ -44,7 +45,7 @@ def alive() -> list[int]:
     return [process.pid for process in below if process.status() != psutil.STATUS_ZOMBIE]
 
 
-def wait_until(condition: Callable[[], Any], deadline: float = 60) -> None:
+def wait_until(condition: Callable[[], Any], deadline: float = LIMIT) -> None:
     end = time.monotonic() + deadline
     while not condition():
         assert time.monotonic() < end, "the moment did not come"

@@ -30,7 +30,7 @@ def refusal(run: Path, world: int, members: int, *arguments: str) -> str:
     """The one line with which the ranks refuse to start, or to go on."""
     before = files(run)
     ranks = start(run, world, members, *QUICK, *arguments)
-    assert ranks.results(60) == [("value", 2)] * world, said(ranks)
+    assert ranks.results() == [("value", 2)] * world, said(ranks)
     lines = said(ranks)
     assert len(lines) == 1, lines
     assert lines[0].startswith("dist-dash: ")
@@ -115,13 +115,13 @@ def test_a_corrupt_picture_is_named_or_passed_over(workers: int, tmp_path: Path)
     bad = tmp_path / "pictures/train/bee/03.png"
     bad.write_bytes(bad.read_bytes()[:60])
     ranks = start(tmp_path / "run", 2, 2, *QUICK, *data)
-    assert ranks.results(60) == [("value", 2)] * 2
+    assert ranks.results() == [("value", 2)] * 2
     (line,) = said(ranks)
     assert line.startswith(f"dist-dash: data: '{bad}' cannot be read (")
     assert line.endswith("repair or remove it, or let loader.on_bad_sample: skip pass over it")
     # Passed over, it is so by all members alike: their samples are compared at every step.
     ranks = start(tmp_path / "skip", 2, 2, *QUICK, *data, "--loader.on_bad_sample=skip")
-    assert ranks.results(60) == [("value", 0)] * 2
+    assert ranks.results() == [("value", 0)] * 2
     assert said(ranks).count(f"unreadable sample passed over: {bad}") == 1
 
 
@@ -130,12 +130,12 @@ def test_a_corrupt_picture_that_only_some_ranks_read(tmp_path: Path) -> None:
     data = picture_folder(tmp_path / "pictures")
     bad = tmp_path / "pictures/val/ant/07.png"  # in the second batch: the second replica's
     bad.write_bytes(b"no picture")
-    ranks = start(tmp_path / "run", 4, 2, *QUICK, *data, "--checks.deadline=30")
-    assert ranks.results(25) == [("value", 2)] * 4
+    ranks = start(tmp_path / "run", 4, 2, *QUICK, *data, "--checks.deadline=3600")
+    assert ranks.results() == [("value", 2)] * 4
     (line,) = said(ranks)
     assert line.startswith(f"dist-dash: data: '{bad}' cannot be read (")
     ranks = start(tmp_path / "skip", 4, 2, *QUICK, *data, "--loader.on_bad_sample=skip")
-    assert ranks.results(60) == [("value", 0)] * 4
+    assert ranks.results() == [("value", 0)] * 4
     text = f"unreadable sample left out of the test split: {bad}"
     assert text in said(ranks)
     assert text in [line["text"] for line in lines_of(tmp_path / "skip") if line["kind"] == "event"]
@@ -151,7 +151,7 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("stopped")
     (folder / "orders").write_text(f"1 1 {signal.SIGTERM}")
     ranks = start(folder / "run", 2, 2, *QUICK, *struck(folder / "run"))
-    assert ranks.results(60) == [("value", 75)] * 2, ranks.output(0)
+    assert ranks.results() == [("value", 75)] * 2, ranks.output(0)
     return folder / "run"
 
 
@@ -160,8 +160,8 @@ def struck(run: Path) -> list[str]:
 
 
 OTHERWISE = {
-    "method.init_args.rho_div 0.05 → 0.2": (2, 2, ["--method.rho_div=0.2"]),
-    "optimizer.init_args.lr 0.05 → 0.1; seed 0 → 4": (2, 2, ["--seed=4", "--optimizer.lr=0.1"]),
+    "method.rho_div 0.05 → 0.2": (2, 2, ["--method.rho_div=0.2"]),
+    "optimizer.lr 0.05 → 0.1; seed 0 → 4": (2, 2, ["--seed=4", "--optimizer.lr=0.1"]),
     "members 2 → 3": (3, 3, []),
     "replicas 1 → 2": (4, 2, []),
     "max_steps 6 → 7": (2, 2, ["--max_steps=7"]),
@@ -172,15 +172,15 @@ OTHERWISE = {
 def test_a_run_that_was_started_otherwise_is_not_continued(difference: str, stopped: Path) -> None:
     world, members, arguments = OTHERWISE[difference]
     found = refusal(stopped, world, members, *struck(stopped), *arguments)
-    assert found == f"run: {stopped} was started otherwise ({difference}); use another --run, or --fresh"
+    assert found == f"run: {stopped} was started with other settings ({difference}); use another --run, or --fresh"
     assert (stopped / "CONTINUE").exists()
 
 
 def test_harmless_differences_are_allowed(stopped: Path, tmp_path: Path) -> None:
     run = shutil.copytree(stopped, tmp_path / "run")
-    changed = ["--record.every=3", "--checkpoints.keep=1", "--loader.workers=1", "--checks.deadline=60"]
+    changed = ["--record.every=3", "--checkpoints.keep=1", "--loader.workers=1", "--checks.deadline=500"]
     ranks = start(run, 2, 2, *QUICK, *struck(stopped), *changed)
-    assert ranks.results(60) == [("value", 0)] * 2
+    assert ranks.results() == [("value", 0)] * 2
     assert f"continuing {run} at step 3 of 6" in said(ranks)
     assert [line["step"] for line in lines_of(run) if line["kind"] == "train"] == [1, 2, 3, 6]
     assert len(list((run / "checkpoints").glob("step_*"))) == 1
@@ -192,13 +192,13 @@ def test_a_folder_in_use(tmp_path: Path) -> None:
     try:
         until(lambda: step_of(run) >= 1, first)
         second = start(run, 2, 2, *QUICK)
-        assert second.results(60) == [("value", 2)] * 2
+        assert second.results() == [("value", 2)] * 2
         (line,) = said(second)
         owner = f"process {first.processes[0].pid} on "
         assert line.startswith(f"dist-dash: run: {run} is in use by {owner}")
         assert line.endswith("; stop that run or use another --run")
         first.signal(signal.SIGTERM, [1])
-        assert first.results(60) == [("value", 75)] * 2
+        assert first.results() == [("value", 75)] * 2
     finally:
         first.signal(signal.SIGKILL)
     assert (run / "CONTINUE").exists()
@@ -231,7 +231,7 @@ def alone(*arguments: str) -> subprocess.CompletedProcess[str]:
     launcher = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
     environment = {name: value for name, value in os.environ.items() if name not in launcher}
     command = [sys.executable, "-m", "dist_dash", "train", *SMALL, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
 
 
 def test_the_command_that_starts_the_ranks_refuses_before_it_does(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ def stopped_run(run: Path, at: int, *arguments: str) -> list[Path]:
     ranks = start(run, 2, 2, *arguments)
     until(lambda: step_of(run) >= at, ranks)
     ranks.signal(signal.SIGTERM)
-    assert ranks.results(60) == [("value", 75)] * 2, ranks.output(0)
+    assert ranks.results() == [("value", 75)] * 2, ranks.output(0)
     return sorted((run / "checkpoints").glob("step_*"))
 
 
@@ -30,9 +30,9 @@ def test_a_torn_newest_set_does_not_crowd_out_the_next_ones(tmp_path: Path) -> N
     ranks = start(run, 2, 2, "--checkpoints.keep=1", "--checkpoints.every_steps=1")
     until(lambda: len(list((run / "checkpoints").glob("step_*"))) == 1, ranks)
     ranks.signal(signal.SIGKILL)  # what is left must be a whole set, not the torn one
-    ranks.results(60)
+    ranks.results()
     again = start(run, 2, 2)
-    assert again.results(60) == [("value", 0)] * 2
+    assert again.results() == [("value", 0)] * 2
     assert "is torn" not in again.output(0)
     assert "continuing" in again.output(0)
     assert_same_run(run, undisturbed)
@@ -44,7 +44,7 @@ def test_a_run_without_a_readable_set_is_not_started_over_unasked(tmp_path: Path
         tear(folder)
     before = sorted(path.name for path in run.rglob("*"))
     ranks = start(run, 2, 2)
-    assert ranks.results(60) == [("value", 2)] * 2
+    assert ranks.results() == [("value", 2)] * 2
     assert "no checkpoint set in" in ranks.output(0)
     assert "can be read; --fresh starts over" in ranks.output(0).replace("\n", " ")
     assert sorted(path.name for path in run.rglob("*")) == before
@@ -62,7 +62,7 @@ def test_a_member_that_cannot_be_built_ends_all_ranks_at_once(tmp_path: Path) ->
     ranks = start(
         tmp_path / "run", 2, 2, "--data=Arrays", f"--data.path={npz}", "--augment.pad_crop=0", f"--models={models}"
     )
-    assert ranks.results(20) == [("value", 2)] * 2, ranks.output(0)
+    assert ranks.results() == [("value", 2)] * 2, ranks.output(0)
     assert "needs images" in ranks.output(0)
     assert "(rank 1, member 1)" in ranks.output(0).replace("\n", " ")
     assert not (tmp_path / "run").exists()

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dist_dash.runs.process import guarded
 
 from dist_dash.commands.compare import compare_command
+from dist_dash.runs.process import guarded
 from tests.e2e.runs import finish, lines_of
 
 QUICK = ["--engine=Torch", "--max_steps=12", "--record.every=3", "--checkpoints.every_steps=0"]

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.runs import assert_same_run, finish, lines_of, start, until
-from tests.support.ranks import Ranks
+from tests.support.ranks import LIMIT, Ranks
 
 QUICK = "--engine=Torch"
 
@@ -38,7 +38,7 @@ def test_a_full_disk_on_one_rank(limit: int, reason: str, tmp_path: Path, undist
     engine = ["--engine=tests.e2e.faults.FullDisk", f"--engine.sign={sign}", f"--engine.limit={limit}"]
     sign.touch()
     ranks = start(disturbed, 3, 3, *engine)
-    assert ranks.results(60) == [("value", 1)] * 3
+    assert ranks.results() == [("value", 1)] * 3
     (line,) = complaints(ranks, 0)
     part = rf"{re.escape(str(disturbed))}/checkpoints/\.step_00000015\.\w+\.partial/member_01/replica_00\.pt"
     assert line.startswith("dist-dash: checkpoint of step 15: ")
@@ -71,7 +71,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_killed_rank(victim: int, tmp_path: Path, undisturbed: Path) -> None:
     run = tmp_path / "run"
     ranks = struck(run, f"{victim} 12 {signal.SIGKILL}")
-    results = ranks.results(40)
+    results = ranks.results()
     assert results == [("killed", 9) if rank == victim else ("value", 1) for rank in range(3)]
     for rank in {0, 1, 2} - {victim}:
         (line,) = complaints(ranks, rank)
@@ -86,11 +86,9 @@ def test_a_killed_rank(victim: int, tmp_path: Path, undisturbed: Path) -> None:
 
 def test_a_hung_rank(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    started = time.monotonic()
-    ranks = struck(run, f"0 12 {signal.SIGSTOP}", "--checks.deadline=3")
+    ranks = struck(run, f"0 12 {signal.SIGSTOP}", "--checks.deadline=10")
     try:
-        until_ended(ranks, [1, 2], 30)
-        assert time.monotonic() - started < 25
+        until_ended(ranks, [1, 2])  # the default deadline is twice as long as this takes at most
         for rank in (1, 2):
             (line,) = complaints(ranks, rank)
             assert "step 12: an exchange did not complete; missing: member 0 (rank 0, " in line
@@ -98,11 +96,11 @@ def test_a_hung_rank(tmp_path: Path) -> None:
             assert line.count("member") == 1
     finally:
         ranks.signal(signal.SIGKILL, [0])
-    assert ranks.results(20) == [("killed", 9), ("value", 1), ("value", 1)]
+    assert ranks.results() == [("killed", 9), ("value", 1), ("value", 1)]
     assert sets(run) == [5, 10]
 
 
-def until_ended(ranks: Ranks, which: list[int], deadline: float) -> None:
+def until_ended(ranks: Ranks, which: list[int], deadline: float = LIMIT) -> None:
     end = time.monotonic() + deadline
     for rank in which:
         ranks.processes[rank].join(max(0, end - time.monotonic()))
@@ -117,7 +115,7 @@ def test_a_member_that_is_sick_for_too_long_ends_the_run(tmp_path: Path) -> None
     run = tmp_path / "run"
     sick = ["--engine=tests.e2e.faults.Sick", "--engine.first=7", "--engine.steps=4", "--checks.max_skipped=4"]
     ranks = start(run, 3, 3, *sick)
-    assert ranks.results(60) == [("value", 1)] * 3
+    assert ranks.results() == [("value", 1)] * 3
     (line,) = complaints(ranks, 0)
     assert line.startswith("dist-dash: member 1: no finite gradient for 4 updates in a row")
     assert [complaints(ranks, rank) for rank in (1, 2)] == [[], []]
@@ -139,7 +137,7 @@ def test_a_member_that_recovers_does_not(tmp_path: Path) -> None:
 
 def test_a_learning_rate_that_explodes_ends_the_run_by_name(tmp_path: Path) -> None:
     ranks = start(tmp_path / "run", 2, 2, QUICK, "--optimizer.lr=1e30", "--checks.max_skipped=3")
-    assert ranks.results(60) == [("value", 1)] * 2
+    assert ranks.results() == [("value", 1)] * 2
     (line,) = complaints(ranks, 0)
     assert "no finite gradient for 3 updates in a row; lower its learning rate" in line
 
@@ -151,7 +149,7 @@ def test_a_folder_that_another_run_has_taken_over_is_left_alone(tmp_path: Path) 
     owner = {"token": "another", "host": "node7", "pid": 12, "job": "9.1"}
     (run / "owner.json").write_text(json.dumps(owner))
     before = files(run / "checkpoints")
-    results = ranks.results(60)
+    results = ranks.results()
     assert results == [("value", 1)] * 2, ranks.output(0)
     (line,) = complaints(ranks, 0)
     assert f"{run} was taken over by process 12 on node7, job 9.1; this run leaves it alone" in line
@@ -169,6 +167,6 @@ def test_ranks_that_never_come_are_waited_for_until_the_deadline(tmp_path: Path)
 
     alone = ["train", *SMALL, QUICK, f"--run={tmp_path / 'run'}", "--checks.deadline=2"]
     ranks = Ranks(1, main, alone, environment={"WORLD_SIZE": "2"})
-    assert ranks.results(30) == [("value", 1)]
+    assert ranks.results() == [("value", 1)]
     (line,) = complaints(ranks, 0)
     assert "the 2 ranks did not find each other within 2 s" in line

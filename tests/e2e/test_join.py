@@ -18,6 +18,7 @@ from dist_dash.ensembles.ensemble import load_ensemble
 from dist_dash.ensembles.join import join, join_if_complete, merged_lines
 from dist_dash.errors import BadInput
 from dist_dash.runs.folder import RunFolder
+from dist_dash.runs.owner import OwnedFolder
 from tests.e2e.joined import QUICK, assert_joined, files
 from tests.e2e.runs import finish
 from tests.support.ranks import Ranks
@@ -75,7 +76,7 @@ def test_a_joined_run_is_joined_again_only_where_a_member_finished_anew(
     assert main(["join", str(run)]) == 0
     assert "is finished already" in capsys.readouterr().err
     assert files(run) == before
-    member = RunFolder(run).member(1)
+    member = OwnedFolder(RunFolder(run).member(1).path)
     shutil.copy(run / "member_02/predictions.npz", member.predictions)
     member.mark(member.done)
     assert join(run)
@@ -90,7 +91,7 @@ def test_a_joined_run_is_joined_again_only_where_a_member_finished_anew(
 def finish_and_join(run: str) -> bool:
     """The end of one member's job; all of them reach it at once."""
     rank = int(os.environ["RANK"])
-    member = RunFolder(run).member(rank)
+    member = OwnedFolder(RunFolder(run).member(rank).path)
     Path(run).with_name(f"at_{rank}").touch()
     while not all(Path(run).with_name(f"at_{other}").exists() for other in range(3)):
         time.sleep(0.001)
@@ -100,10 +101,10 @@ def finish_and_join(run: str) -> bool:
 
 @pytest.mark.parametrize("attempt", range(5))
 def test_members_that_finish_at_once(attempt: int, run: Path, together: Path) -> None:
-    for member in map(RunFolder(run).member, range(3)):
+    for member in (OwnedFolder(RunFolder(run).member(i).path) for i in range(3)):
         member.mark(None)
     ranks = Ranks(3, finish_and_join, str(run))
-    results = ranks.results(60)
+    results = ranks.results()
     assert {kind for kind, _ in results} == {"value"}, [ranks.output(rank) for rank in range(3)]
     assert any(joined for _, joined in results)
     assert "".join(ranks.output(rank) for rank in range(3)).count("joined; everything is in") == 1
@@ -127,7 +128,7 @@ def join_until(run: str, renames: int) -> bool:
 def test_killed_anywhere_it_is_simply_joined_again(alone: Path, together: Path, tmp_path: Path) -> None:
     for renames in range(20):
         run = shutil.copytree(alone, tmp_path / f"{renames}/run")
-        ((kind, value),) = Ranks(1, join_until, str(run), renames).results(60)
+        ((kind, value),) = Ranks(1, join_until, str(run), renames).results()
         if kind == "value":
             break
         assert (kind, value) == ("killed", signal.SIGKILL)
@@ -168,7 +169,7 @@ def test_lines_that_not_every_member_has_are_left_out() -> None:
 
 
 def test_a_folder_that_another_process_owns(run: Path, together: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    owner = RunFolder(run)
+    owner = OwnedFolder(run)
     owner.acquire()
     waiting = Ranks(1, join_if_complete, str(run))
     with monkeypatch.context() as patched:
@@ -179,5 +180,5 @@ def test_a_folder_that_another_process_owns(run: Path, together: Path, monkeypat
     assert waiting.processes[0].is_alive()
     assert not (run / "DONE").exists()
     owner.release()
-    assert waiting.results(60) == [("value", True)]
+    assert waiting.results() == [("value", True)]
     assert_joined(run, together)

@@ -16,6 +16,7 @@ from dist_dash.commands.cli import main
 from dist_dash.ensembles.join import join, join_if_complete
 from dist_dash.errors import BadInput
 from dist_dash.runs.folder import RunFolder
+from dist_dash.runs.owner import OwnedFolder
 from tests.e2e.joined import assert_joined, files
 
 
@@ -47,7 +48,7 @@ def test_members_that_miss_are_named_with_what_became_of_them(run: Path) -> None
     assert not join_if_complete(run)
     text = refusal(lambda: join(run), run)
     assert text == f"run: {run} cannot be joined: member_00 is not finished, member_01 was stopped (SIGUSR2)"
-    RunFolder(run).member(1).mark(run / "member_01/FAILED", "rank 0: out of memory")
+    OwnedFolder(RunFolder(run).member(1).path).mark(run / "member_01/FAILED", "rank 0: out of memory")
     shutil.rmtree(run / "member_02")
     assert not join_if_complete(run)
     text = refusal(lambda: join(run), run)
@@ -103,7 +104,7 @@ UNFIT = {
     ),
     "two choices, nested": (
         recipe(lambda r: (r["optimizer"]["init_args"].update(lr=0.1), r["loader"].update(order="own"))),
-        "differently: optimizer.init_args.lr 0.05 (members 0 2), 0.1 (member 1); loader.order 'shared' (members 0 2), ",
+        "differently: optimizer.lr 0.05 (members 0 2), 0.1 (member 1); loader.order 'shared' (members 0 2), ",
     ),
     "another number of members": (
         recipe(lambda r: r.update(members=2)),

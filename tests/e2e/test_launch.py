@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from tests.e2e.runs import SMALL, assert_same_run, finish, step_of
-from tests.support.ranks import free_port
+from tests.support.ranks import LIMIT, free_port
 
 ROOT = Path(__file__).parents[2]
 LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -55,7 +55,7 @@ class Launched:
         for process in [self._process, *self._family]:
             if process.is_running():
                 process.kill()
-        self._process.wait(10)
+        self._process.wait(LIMIT)
         self._output.close()
 
     def look(self) -> None:
@@ -63,7 +63,9 @@ class Launched:
         if self._process.is_running():
             self._family = [*{*self._family, *self._process.children(recursive=True)}]
 
-    def until_step(self, run: Path, step: int, deadline: float = 60) -> None:
+    def until_step(self, run: Path, step: int, deadline: float = LIMIT) -> None:
+        """Until a run has come that far; it goes on slowly."""
+        run.with_name("hold").write_text(f"1 {step}")
         end = time.monotonic() + deadline
         while step_of(run) < step:
             assert self._process.poll() is None, self.output
@@ -71,13 +73,20 @@ class Launched:
             time.sleep(0.02)
         self.look()
 
+    def until_torch(self) -> None:
+        """Until the import of torch has begun, which takes long."""
+        end = time.monotonic() + LIMIT
+        while not any("/torch/" in region.path for region in self._process.memory_maps()):
+            assert time.monotonic() < end, self.output
+            time.sleep(0.005)
+
     def signal(self, number: int) -> None:
         self._process.send_signal(number)
 
-    def wait(self, deadline: float = 90) -> int:
+    def wait(self, deadline: float = LIMIT) -> int:
         """The exit status; by then, every process that was there must be gone."""
         status = self._process.wait(deadline)
-        left = psutil.wait_procs(self._family, 10)[1]
+        left = psutil.wait_procs(self._family, LIMIT)[1]
         assert not left, (left, self.output)
         return status
 
@@ -171,7 +180,7 @@ def test_a_stop_before_anything_has_started(run: Path) -> None:
     """Ctrl-C while the imports still take their seconds: no traceback, and the same command starts the run."""
     command = [sys.executable, "-m", "dist_dash", "train", *recipe(run), "--members=2"]
     with Launched(*command) as launched:
-        time.sleep(0.5)
+        launched.until_torch()
         launched.signal(signal.SIGINT)
         status = launched.wait()
         assert "Traceback" not in launched.output

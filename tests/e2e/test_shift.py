@@ -17,7 +17,7 @@ from dist_dash.commands.shift import shift_command
 from dist_dash.data import Digits
 from dist_dash.ensembles.ensemble import load_ensemble
 from dist_dash.ensembles.finished import FinishedRun
-from dist_dash.report import shift
+from dist_dash.report import shift_pictures as shift
 from tests.e2e.runs import finish
 
 pytestmark = pytest.mark.slow

@@ -2,16 +2,11 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from hypothesis import settings
 from torch import nn
 
 from dist_dash.member.engine import Precision, Torch
 from dist_dash.member.member import Member
 from dist_dash.ranks.layout import Layout
-
-# The same examples in every run: a failure is a change in the code, not a draw of the dice.
-settings.register_profile("dist_dash", deadline=None, derandomize=True, database=None, max_examples=60)
-settings.load_profile("dist_dash")
 
 
 class NoPeers:

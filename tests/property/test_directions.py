@@ -14,6 +14,7 @@ from torch import Tensor
 
 from dist_dash.member.sketch import SIZE, Sketch
 from dist_dash.member.vector import ParameterVector
+from dist_dash.ranks.peers import Stacked
 
 SHAPES = [(3,), (2, 4), (), (1, 1, 5)]
 
@@ -26,9 +27,14 @@ class Members:
         for sketch in sketches:
             sketch.cosines(self)  # type: ignore[arg-type]
 
-    def stack(self, values: Tensor) -> Tensor:
+    def stack(self, values: Tensor) -> SimpleNamespace:
         self.given.append(values.clone())
-        return torch.stack(self.given)
+        return arrived(self.given)
+
+
+def arrived(given: Sequence[Tensor]) -> SimpleNamespace:
+    """What is awaited."""
+    return SimpleNamespace(wait=lambda: Stacked(torch.stack(list(given)), torch.ones(len(given), dtype=torch.bool)))
 
 
 class Everyone:
@@ -37,10 +43,10 @@ class Everyone:
     def __init__(self, members: Members) -> None:
         self.layout, self.given, self.asked = members.layout, members.given, 0
 
-    def stack(self, values: Tensor) -> Tensor:
+    def stack(self, values: Tensor) -> SimpleNamespace:
         self.asked += 1
         assert any(torch.equal(values.nan_to_num(), one.nan_to_num()) for one in self.given)
-        return torch.stack(self.given)
+        return arrived(self.given)
 
 
 def seen(vector: ParameterVector | None) -> Sketch:

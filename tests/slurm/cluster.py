@@ -45,6 +45,9 @@ from unittest import mock
 
 Value = TypeVar("Value")
 
+LIMIT = 300
+"""Seconds in which anything that is to happen has happened, on the busiest machine."""
+
 PROGRAMS = {"slurmctld": "slurm-wlm", "slurmd": "slurm-wlm", "sbatch": "slurm-wlm", "munged": "munge"}
 ACCOUNTING = {"slurmdbd": "slurmdbd", "mariadbd": "mariadb-server-core"}
 ISOLATION = ("ip", "unshare", "nsenter")
@@ -80,7 +83,7 @@ def can_isolate() -> bool:
     return tried.returncode == 0
 
 
-def until(what: str, test: Callable[[], Value], seconds: float = 60) -> Value:
+def until(what: str, test: Callable[[], Value], seconds: float = LIMIT) -> Value:
     """Wait for a moment; what the test said then."""
     limit = time.monotonic() + seconds
     while not (value := test()):
@@ -112,7 +115,7 @@ class SlurmCluster:
         gpus: int = 0,
         accounting: bool = True,
         isolated: bool | None = None,
-        grace: int = 10,
+        grace: int = 60,
         max_array_size: int | None = None,
         user_signal: bool = True,
         logs: Path | str | None = None,
@@ -178,7 +181,7 @@ class SlurmCluster:
         """`with cluster.activated():` os.environ is cluster.env; submitit calls sbatch with os.environ."""
         return mock.patch.dict(os.environ, self.env, clear=True)
 
-    def run(self, *command: str, timeout: float = 60) -> str:
+    def run(self, *command: str, timeout: float = LIMIT) -> str:
         """Run a command in the cluster's environment; what it printed."""
         done = self._run(command, timeout)
         if done.returncode:
@@ -222,7 +225,7 @@ class SlurmCluster:
         how = ["-J", "preempt", "-D", "/", "-o", "/dev/null", "--wrap", f"sleep {seconds}"]
         return self.run("sbatch", "--parsable", *where, *how)
 
-    def reset(self, seconds: float = 60) -> None:
+    def reset(self, seconds: float = LIMIT) -> None:
         """Repair all nodes, cancel all jobs, and wait until none of them is left, zombies included."""
         for name in sorted(self._frozen):
             self.drop_node(name)  # faster back than a thawed one
@@ -241,7 +244,7 @@ class SlurmCluster:
 
         until("the end of all jobs", nothing_left, seconds)
 
-    def _run(self, command: Iterable[str], timeout: float = 60) -> subprocess.CompletedProcess[str]:
+    def _run(self, command: Iterable[str], timeout: float = LIMIT) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             list(command),
             env=self.env,
@@ -278,7 +281,7 @@ def main() -> int:
     parser.add_argument("--gpus", type=int, default=0, help="per node; not real ones")
     parser.add_argument("--no-accounting", dest="accounting", action="store_false")
     parser.add_argument("--plain", dest="isolated", action="store_false", default=None, help="no name spaces")
-    parser.add_argument("--grace", type=int, default=10, help="seconds between a preemption's signal and its kill")
+    parser.add_argument("--grace", type=int, default=60, help="seconds between a preemption's signal and its kill")
     parser.add_argument("--max-array-size", type=int)
     parser.add_argument("--no-user-signal", dest="user_signal", action="store_false")
     parser.add_argument("--logs", help="folder to copy logs and configuration to at the end")

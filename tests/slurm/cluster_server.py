@@ -24,7 +24,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))  # -I leaves it out
 
-from cluster_config import configure, user
+from cluster_config import IMPATIENCE, PATIENCE, configure, set_patience, user
 from cluster_node import adopt_orphans, command_of, descendants, die_with_parent, kill_descendants
 
 PREFIX = "slurm-cluster-"
@@ -65,6 +65,7 @@ class Server:
     def __init__(self, options: dict[str, Any]) -> None:
         self.options, self.isolated = options, options["isolated"]
         self.running: dict[str, subprocess.Popen[str]] = {}
+        self.frozen: set[str] = set()
         self.ports: dict[str, int] = {}
         self.dir = self.make_folder()
         # slurmdbd cannot be told of the database's socket elsewhere.
@@ -127,7 +128,7 @@ class Server:
             raise ServerError(f"{command}: {done.stdout}")
         return done.stdout
 
-    def wait(self, what: str, test: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 30) -> None:
+    def wait(self, what: str, test: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 300) -> None:
         limit = time.monotonic() + seconds
         while not test():
             if time.monotonic() > limit or process.poll() is not None:
@@ -239,7 +240,23 @@ class Server:
 
         self.wait(f"slurmd-{name}", usable, self.running[name])
 
+    def expect_a_loss(self) -> None:
+        """Slurm is to notice soon that a node is lost."""
+        if not self.frozen and len(self.running) == len(self.nodes):
+            self.set_patience(IMPATIENCE)
+
+    def expect_no_loss(self) -> None:
+        """Where all nodes are well again, Slurm is to wait for an answer however busy the machine is."""
+        if not self.frozen and len(self.running) == len(self.nodes):
+            self.set_patience(PATIENCE)
+
+    def set_patience(self, seconds: int) -> None:
+        set_patience(self.dir, seconds)
+        self.sh("scontrol reconfigure")
+
     def drop_node(self, name: str) -> None:
+        self.expect_a_loss()
+        self.frozen.discard(name)
         node = self.running.pop(name)
         if self.isolated:
             self.sh(f"ip link delete {name}", hub=True)  # first, so that no connection is closed: silence
@@ -252,13 +269,18 @@ class Server:
             raise ServerError("it runs")
         self.start_node(name)
         self.wait_for_node(name)
+        self.expect_no_loss()
 
     def freeze_node(self, name: str) -> None:
+        self.expect_a_loss()
+        self.frozen.add(name)
         os.kill(self.slurmd(name), signal.SIGSTOP)
 
     def thaw_node(self, name: str) -> None:
         os.kill(self.slurmd(name), signal.SIGCONT)
         self.wait_for_node(name)
+        self.frozen.discard(name)
+        self.expect_no_loss()
 
     def slurmd(self, name: str) -> int:
         found = [pid for pid in descendants(self.running[name].pid) if command_of(pid) == "slurmd"]

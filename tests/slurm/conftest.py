@@ -27,7 +27,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmCluster]:
-    with SlurmCluster(nodes=2, cpus=4, gpus=2, grace=10, logs=tmp_path_factory.mktemp("slurm")) as cluster:
+    with SlurmCluster(nodes=2, cpus=4, gpus=2, logs=tmp_path_factory.mktemp("slurm")) as cluster:
         yield cluster
 
 

@@ -17,7 +17,7 @@ from dist_dash.files import write_atomically
 from dist_dash.runs.folder import RunFolder
 from tests.e2e.runs import SMALL, assert_same_run, lines_of, step_of
 from tests.e2e.test_launch import LIGHT
-from tests.slurm.cluster import SlurmCluster, until
+from tests.slurm.cluster import LIMIT, SlurmCluster, until
 
 ROOT = Path(__file__).parents[2]
 STEPS = 60
@@ -57,7 +57,7 @@ class SlurmRun:
 
     def slow(self, seconds: float) -> None:
         """Make each update take so much longer."""
-        write_atomically(self.hold, str(seconds))
+        write_atomically(self.hold, f"{seconds} 0")
 
     def submit(self, *options: str) -> SlurmRun:
         with self.cluster.activated():
@@ -85,24 +85,27 @@ class SlurmRun:
     def step(self) -> int:
         return step_of(self.path)
 
-    def until_step(self, step: int, seconds: float = 60) -> SlurmRun:
+    def until_step(self, step: int, seconds: float = LIMIT) -> SlurmRun:
+        """Until it has come that far; if it was to be disturbed, it then takes a second per update."""
+        if self.hold.exists():
+            write_atomically(self.hold, f"1 {step}")
         self.until(f"step {step}", lambda: self.step >= step, seconds)
         return self
 
-    def until(self, what: str, test: Callable[[], Any], seconds: float = 60) -> float:
+    def until(self, what: str, test: Callable[[], Any], seconds: float = LIMIT) -> float:
         """Wait; the seconds that it took."""
         started = time.monotonic()
         until(what, test, seconds)
         return time.monotonic() - started
 
-    def until_state(self, state: str, seconds: float = 60) -> float:
+    def until_state(self, state: str, seconds: float = LIMIT) -> float:
         return self.until(f"{state} of job {self.job}", lambda: state in self.state, seconds)
 
-    def until_done(self, seconds: float = 120) -> SlurmRun:
+    def until_done(self, seconds: float = LIMIT) -> SlurmRun:
         """Full speed to the end of the job."""
         self.hold.unlink(missing_ok=True)
         self.until("DONE", self.folder.done.exists, seconds)
-        self.until("the end of the job", lambda: not self.cluster.run("squeue", "-h"), 30)
+        self.until("the end of the job", lambda: not self.cluster.run("squeue", "-h"))
         return self
 
     def events(self) -> list[str]:

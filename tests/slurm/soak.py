@@ -53,7 +53,7 @@ def killed_rank(run: SlurmRun) -> None:
 def power_cut(run: SlurmRun) -> None:
     node = random.choice(run.cluster.nodes)
     run.cluster.drop_node(node)
-    until("Slurm to notice", lambda: "down" in run.cluster.state(node) or "PENDING" in run.state, 60)
+    until("Slurm to notice", lambda: "down" in run.cluster.state(node) or "PENDING" in run.state)
     run.cluster.restore_node(node)
 
 
@@ -63,7 +63,7 @@ STRIKES: tuple[Callable[[SlurmRun], None], ...] = (user_signal, requeue, preempt
 def strike(run: SlurmRun, draw: random.Random) -> str:
     """One interruption at a random moment of a life of the job; how it went."""
     kind = draw.choice(STRIKES)
-    run.until_state("RUNNING", 120)
+    run.until_state("RUNNING")
     pause = draw.uniform(0, 8)
     time.sleep(pause)
     step = run.step
@@ -74,7 +74,7 @@ def strike(run: SlurmRun, draw: random.Random) -> str:
         return f"{kind.__name__} after {pause:.1f} s at step {step}: no effect ({str(error).splitlines()[-1]})"
     said = f"{kind.__name__} after {pause:.1f} s at step {step}"
     # A signal to a job that has no step yet reaches nobody: the run gets on.
-    took = run.until("an end of this life", lambda: "RUNNING" not in run.state or run.step > step + 40, 120)
+    took = run.until("an end of this life", lambda: "RUNNING" not in run.state or run.step > step + 40)
     return f"{said}; {took:.1f} s later {run.state.lower()}" if "RUNNING" not in run.state else f"{said}: no effect"
 
 
@@ -82,7 +82,7 @@ def soak(strikes: int, seed: int, folder: Path) -> None:
     """Strike, then let the run end, then compare."""
     draw = random.Random(seed)
     random.seed(seed)
-    with SlurmCluster(nodes=2, cpus=4, gpus=2, grace=10) as cluster:
+    with SlurmCluster(nodes=2, cpus=4, gpus=2) as cluster:
         run = Soaked(cluster, folder / "run")
         run.slow(0.2)
         run.submit()

@@ -40,12 +40,12 @@ def test_a_sweep_throttled_watched_and_completed(cluster: SlurmCluster, tmp_path
     first = array(cluster, folder, *arguments, "--sweep=method=SGD,SAM", "--sweep=seed=0")
     assert first.status == 0, first.err
     assert re.search(r"submitted 2 jobs by 1 calls? of sbatch: \d+\n", first.out), first.out
-    until("the first points", lambda: all((p / "DONE").exists() for p in points(folder)) and points(folder), 90)
-    until("the end of all jobs", lambda: not cluster.run("squeue", "-h"), 30)
+    until("the first points", lambda: all((p / "DONE").exists() for p in points(folder)) and points(folder))
+    until("the end of all jobs", lambda: not cluster.run("squeue", "-h"))
     kept = {path: path.stat().st_mtime_ns for path in folder.rglob("DONE")}
     assert len(kept) == 2
 
-    hold.touch()
+    hold.write_text("1 2")
     second = array(cluster, folder, *arguments, "--sweep=method=SGD,SAM", "--sweep=seed=0..2")
     assert "6 points, 6 jobs; 2 finished or under way are left out" in second.out, second.out + second.err
     most = 0
@@ -55,7 +55,7 @@ def test_a_sweep_throttled_watched_and_completed(cluster: SlurmCluster, tmp_path
         most = max(most, running(cluster))
         return len([p for p in points(folder) if (p / "metrics.jsonl").exists()]) >= 4
 
-    until("two more points", started, 60)
+    until("two more points", started)
     again = array(cluster, folder, *arguments, "--sweep=method=SGD,SAM", "--sweep=seed=0..2")
     assert "6 points, 6 jobs; 6 finished or under way are left out" in again.out, again.out + again.err
     with cluster.activated():
@@ -79,16 +79,16 @@ def test_the_last_task_restarts_alone(cluster: SlurmCluster, tmp_path: Path, evi
     """Its own id is that of the array: taken for its name, it would requeue all tasks."""
     evidence.append(tmp_path)
     hold, folder = tmp_path / "hold", tmp_path / "sweep"
-    hold.touch()
+    hold.write_text("1 3")
     said = array(cluster, folder, *ONE_CORE, "--members=1", *recipe(hold), "--sweep=seed=0,1")
     assert said.status == 0, said.err
     first, last = (RunFolder(folder / f"seed-{seed}") for seed in (0, 1))
-    until("both tasks' training", lambda: min(step_of(first.path), step_of(last.path)) >= 3, 60)
+    until("both tasks' training", lambda: min(step_of(first.path), step_of(last.path)) >= 3)
     cluster.run("scancel", "--signal=USR2", last.submitted()["job"])
-    until("the save", last.to_continue.exists, 20)
-    until("the restart", lambda: last.owner()["job"].endswith(".1"), 60)
+    until("the save", last.to_continue.exists)
+    until("the restart", lambda: last.owner()["job"].endswith(".1"))
     hold.unlink()
-    until("both points", lambda: first.done.exists() and last.done.exists(), 60)
+    until("both points", lambda: first.done.exists() and last.done.exists())
     assert (first.owner()["continued"], last.owner()["continued"]) == (0, 1)
     assert first.owner()["job"].endswith(".0")
 
@@ -105,8 +105,8 @@ def test_scattered_members_meet_again(cluster: SlurmCluster, tmp_path: Path, evi
     said = array(cluster, folder, *resources, *recipe(hold), "--scatter", "--sweep=method=SGD,DASH")
     assert said.status == 0, said.err
     assert "2 points, 3 jobs" in said.out
-    until("both ensembles", lambda: len(list(folder.glob("method-*/DONE"))) == 2, 120)
-    until("the end of all jobs", lambda: not cluster.run("squeue", "-h"), 30)
+    until("both ensembles", lambda: len(list(folder.glob("method-*/DONE"))) == 2)
+    until("the end of all jobs", lambda: not cluster.run("squeue", "-h"))
     for method in ("SGD", "DASH"):
         finish(tmp_path / method, 2, 2, *recipe(hold), f"--method={method}")
         ours, theirs = folder / f"method-{method}", tmp_path / method
@@ -174,4 +174,4 @@ def test_slurm_refuses_the_second_part(cluster: SlurmCluster, tmp_path: Path, mo
     said = array(cluster, tmp_path / "sweep", *options, *recipe(tmp_path / "hold"))
     assert said.status == 2
     assert said.err == "dist-dash: Slurm: QOSMaxSubmitJobPerUserLimit\n"
-    until("nothing in the queue", lambda: not cluster.run("squeue", "-h"), 30)
+    until("nothing in the queue", lambda: not cluster.run("squeue", "-h"))

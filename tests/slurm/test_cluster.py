@@ -34,7 +34,7 @@ def grows(file: Path) -> bool:
 def test_a_step_on_two_nodes(cluster: SlurmCluster) -> None:
     said = cluster.run("srun", "-N2", "--gpus-per-node=2", "sh", "-c", "echo $SLURMD_NODENAME $CUDA_VISIBLE_DEVICES")
     assert sorted(said.splitlines()) == [f"{name} 0,1" for name in cluster.nodes]
-    until("accounting of the job", lambda: "COMPLETED" in cluster.run("sacct", "-X", "-n", "-o", "State"), 20)
+    until("accounting of the job", lambda: "COMPLETED" in cluster.run("sacct", "-X", "-n", "-o", "State"))
 
 
 @pytest.mark.isolated
@@ -80,7 +80,7 @@ def test_preemption(cluster: SlurmCluster, tmp_path: Path, evidence: list[Path])
     cluster.run("sbatch", "--signal=USR2@30", "-w", node, "-o", str(tmp_path / "job.out"), "--wrap", step)
     until("the job's start", file.exists)
     high = cluster.preempt([node], seconds=30)
-    until("preemption", lambda: cluster.run("squeue", "-h", "-j", high, "-o", "%T") == "RUNNING", 30)
+    until("preemption", lambda: cluster.run("squeue", "-h", "-j", high, "-o", "%T") == "RUNNING")
     assert file.read_text().split() == ["up", "told"]
 
 
@@ -147,9 +147,9 @@ def test_nothing_is_left(kind: str, ending: str) -> None:
     caller.stdin.close()  # ends the command
     assert caller.wait(30) == (-signal.SIGKILL if ending == "kill" else 0)
     caller.stdout.close()
-    until("the end of all processes", lambda: not any(map(lives, family)), 30)
+    until("the end of all processes", lambda: not any(map(lives, family)))
     assert not config.parent.exists()
-    until("the kernel's removal of the network", lambda: not interface.exists(), 10)
+    until("the kernel's removal of the network", lambda: not interface.exists())
 
 
 def lives(process: psutil.Process) -> bool:

@@ -22,7 +22,7 @@ def test_given_up_after_attempts_without_progress(cluster: SlurmCluster, tmp_pat
     run = Doomed(cluster, tmp_path / "run")
     run.hold.write_text("25 1 100")
     run.submit("--attempts=2")
-    until("giving up", lambda: not cluster.run("squeue", "-h"), 120)
+    until("giving up", lambda: not cluster.run("squeue", "-h"))
     why = run.folder.failed.read_text()
     assert "given up after 2 attempts in a row that got no further than step 20" in why, why
     assert why.count("\n") == 1
@@ -41,11 +41,11 @@ def test_failures_with_progress_are_not_counted_together(
     run = Doomed(cluster, tmp_path / "run")
     run.hold.write_text("5 1 1")
     run.submit("--attempts=2")
-    run.until("the first failure", lambda: "attempt 1 of 2 since step 0 failed" in run.log(), 60)
+    run.until("the first failure", lambda: "attempt 1 of 2 since step 0 failed" in run.log())
     run.hold.write_text("25 1 1")
-    run.until("the second failure", lambda: "attempt 1 of 2 since step 20 failed" in run.log(), 60)
+    run.until("the second failure", lambda: "attempt 1 of 2 since step 20 failed" in run.log())
     run.hold.unlink()
-    run.until("DONE", run.folder.done.exists, 60)
+    run.until("DONE", run.folder.done.exists)
 
 
 def test_bad_input_in_the_job_is_no_reason_to_try_again(
@@ -55,7 +55,7 @@ def test_bad_input_in_the_job_is_no_reason_to_try_again(
     evidence.append(tmp_path)
     run = SlurmRun(cluster, tmp_path / "run")
     run.submit("--data=Arrays", f"--data.path={tmp_path / 'gone.npz'}")
-    until("the end", lambda: not cluster.run("squeue", "-h"), 60)
+    until("the end", lambda: not cluster.run("squeue", "-h"))
     assert run.log().count("dist-dash: data.path: ") == 1
     assert "Traceback" not in run.log()
     assert "bad input" in run.log()

@@ -24,7 +24,7 @@ def test_starting_over(cluster: SlurmCluster, tmp_path: Path, evidence: list[Pat
     run.slow(0.05)
     run.submit("--fresh").until_step(5)
     cluster.run("scancel", "--signal=USR2", run.job)
-    run.until("the save", run.folder.to_continue.exists, 20)
+    run.until("the save", run.folder.to_continue.exists)
     seen = run.step
     run.until_done()
     assert run.continued_at() == [seen]

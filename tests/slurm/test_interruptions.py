@@ -46,7 +46,7 @@ def test_told_to_make_room_it_loses_nothing(
 ) -> None:
     run.submit().until_step(7)
     strike(run)
-    saved = run.until("the save", run.folder.to_continue.exists, 10)
+    saved = run.until("the save", run.folder.to_continue.exists)
     seen = run.step
     print(f"signal to complete checkpoint: {saved:.2f} s")
     run.until_state("PENDING")
@@ -64,9 +64,9 @@ def test_told_to_make_room_it_loses_nothing(
 def test_the_time_limit_is_no_end(run: SlurmRun, undisturbed: Path) -> None:
     run.slow(1)
     run.submit("--time=1", "--warning=45")  # Slurm looks at the clock twice a minute: it comes when it comes
-    run.until("the save", run.folder.to_continue.exists, 90)
+    run.until("the save", run.folder.to_continue.exists)
     seen = run.step
-    run.until_state("PENDING", 20)
+    run.until_state("PENDING")
     run.until_done()
     assert run.continued_at()[0] == seen < STEPS
     run.same_as(undisturbed)
@@ -107,7 +107,7 @@ def first_rank(run: SlurmRun) -> int:
 def test_a_node_loses_its_power(which: int, run: SlurmRun, undisturbed: Path) -> None:
     run.submit().until_step(EVERY + 3)
     run.cluster.drop_node(run.cluster.nodes[which])
-    run.until_state("PENDING", 60)
+    run.until_state("PENDING")
     run.cluster.restore_node(run.cluster.nodes[which])
     run.until_done()
     assert run.continued_at() == [EVERY]
@@ -118,7 +118,7 @@ def test_cancelled_for_good_and_continued_by_hand(run: SlurmRun, undisturbed: Pa
     run.submit().until_step(7)
     first = run.job
     run.cluster.run("scancel", first)
-    run.until("the end of the job", lambda: not run.cluster.run("squeue", "-h"), 30)
+    run.until("the end of the job", lambda: not run.cluster.run("squeue", "-h"))
     seen = run.step
     assert run.folder.to_continue.read_text().strip() == "SIGTERM"
     run.submit()

@@ -14,10 +14,10 @@ def test_preempted_by_sigterm_it_goes_on_all_the_same(tmp_path: Path, evidence: 
     with SlurmCluster(nodes=1, accounting=False, user_signal=False) as cluster:
         run = SlurmRun(cluster, tmp_path / "run", members=2, nodes=1).submit().until_step(5)
         cluster.preempt(seconds=2)
-        run.until("the save", run.folder.to_continue.exists, 20)
+        run.until("the save", run.folder.to_continue.exists)
         seen = run.step
         assert run.folder.to_continue.read_text() == "SIGTERM\n"
-        run.until_state("PENDING", 20)
+        run.until_state("PENDING")
         run.until_done()
         assert run.continued_at() == [seen]
     finish(tmp_path / "undisturbed", 2, 2, *run.recipe)

@@ -83,10 +83,10 @@ def test_an_executor_of_ones_own(cluster: SlurmCluster, tmp_path: Path, evidence
         job = executor.submit(TrainJob(str(run.path), tuple(run.recipe)))
         run.until_step(5)
         cluster.run("scancel", "--signal=USR2", job.job_id)
-        run.until("the save", run.folder.to_continue.exists, 20)
+        run.until("the save", run.folder.to_continue.exists)
         seen = run.step
         run.until_done()
-        until("the result", job.paths.result_pickle.exists, 20)
+        until("the result", job.paths.result_pickle.exists)
         assert job.results() == [0, 0]
     assert run.continued_at() == [seen]
 
@@ -142,7 +142,7 @@ def refused(cluster: SlurmCluster, run: Path, *options: str) -> str:
         (["--tasks-per-node=4", "--members=2", "--replicas=1"], r"replicas: 1 is not allowed; 4 ranks for 2 .* make 2"),
         (["--time=soon"], r"time: 'soon' is not allowed; it must be minutes, H:MM:SS or D-HH:MM:SS"),
         (["--time=1"], r"time: '1' is not allowed; it must be longer than the warning \(120 s\)"),
-        (["--nodes=0"], r"nodes: 0 is not allowed; it must be a whole number ≥ 1"),
+        (["--nodes=0"], r"nodes: '0' is not allowed; it must be a whole number ≥ 1"),
         (["--node=2"], r"node: no such field; .*"),
         (["--site=/nowhere.yaml"], r"site: .*nowhere.yaml.*"),
     ],
@@ -175,7 +175,7 @@ def test_a_folder_that_the_nodes_do_not_see(cluster: SlurmCluster) -> None:
     run = Path("/dev/shm") / f"unseen-{os.getpid()}" / "run"
     try:
         job = SlurmRun(cluster, run).submit()
-        until("the end of the job", lambda: not cluster.run("squeue", "-h"), 60)
+        until("the end of the job", lambda: not cluster.run("squeue", "-h"))
         with cluster.activated():
             said = Said("runs", str(run), "--json")
         (listed,) = json.loads(said.out)

@@ -34,14 +34,14 @@ def test_signal_requeue_and_cancel(cluster: SlurmCluster, tmp_path: Path, eviden
     evidence.append(tmp_path)
     run = TorchrunRun(cluster, tmp_path / "run").submit().until_step(7)
     cluster.run("scancel", "--signal=USR2", run.job)
-    run.until("the save", run.folder.to_continue.exists, 20)
+    run.until("the save", run.folder.to_continue.exists)
     first = run.step
     assert run.folder.to_continue.read_text() == "SIGUSR2\n"
-    run.until_state("PENDING", 30)
+    run.until_state("PENDING")
     run.until_step(first + 3)
     assert run.folder.owner()["job"] == f"{run.job}.1"
     cluster.run("scancel", run.job)  # for good
-    run.until("the end of the job", lambda: not cluster.run("squeue", "-h"), 30)
+    run.until("the end of the job", lambda: not cluster.run("squeue", "-h"))
     assert not run.folder.done.exists()
     run.submit().until_done()
     assert run.continued_at()[0] == first
@@ -53,7 +53,7 @@ def test_bad_input_is_no_reason_to_try_again(cluster: SlurmCluster, tmp_path: Pa
     evidence.append(tmp_path)
     run = TorchrunRun(cluster, tmp_path / "run")
     run.more = ["--data=Arrays", f"--data.path={tmp_path / 'gone.npz'}"]
-    run.submit().until("the end of the job", lambda: not cluster.run("squeue", "-h"), 60)
+    run.submit().until("the end of the job", lambda: not cluster.run("squeue", "-h"))
     log = (tmp_path / "torchrun.log").read_text()
     assert "dist-dash: bad input: see above" in log
     assert "attempt" not in log

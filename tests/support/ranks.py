@@ -14,6 +14,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+LIMIT = 300
+"""Seconds in which anything that is to happen has happened, on the busiest machine; half of a run's own deadline."""
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["tests.support.preload"])
 
@@ -92,7 +94,7 @@ class Ranks:
             if pid is not None and self.processes[rank].is_alive():
                 os.kill(pid, number)
 
-    def results(self, deadline: float = 120) -> list[tuple[str, Any]]:
+    def results(self, deadline: float = LIMIT) -> list[tuple[str, Any]]:
         end = time.monotonic() + deadline
         found: list[tuple[str, Any]] = []
         try:
@@ -102,7 +104,7 @@ class Ranks:
                 try:
                     found.append(answer.recv())
                 except EOFError:
-                    process.join(10)
+                    process.join(LIMIT)
                     found.append(("killed", -(process.exitcode or 0)))
             return found
         finally:
@@ -110,15 +112,15 @@ class Ranks:
 
     def close(self) -> None:
         for process, answer in zip(self.processes, self._answers, strict=True):
-            process.join(5)
+            process.join(30)
             if process.is_alive() and process.pid is not None:
                 os.killpg(process.pid, signal.SIGKILL)
-                process.join(10)
+                process.join(LIMIT)
             answer.close()
 
 
 def on_ranks(
-    world: int, function: Callable[..., Any], *arguments: Any, deadline: float = 120, **options: Any
+    world: int, function: Callable[..., Any], *arguments: Any, deadline: float = LIMIT, **options: Any
 ) -> list[Any]:
     """What `function(*arguments)` returns on each of `world` ranks; fails with the ranks' own errors."""
     ranks = Ranks(world, function, *arguments, **options)

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from dist_dash.comparison import Comparison, load_comparison
+from dist_dash.comparison.grouping import Comparison, load_comparison
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "SGD": {},

@@ -9,13 +9,13 @@ import sys
 import time
 from pathlib import Path
 
-from dist_dash.runs.folder import RunFolder
+from dist_dash.runs.owner import OwnedFolder
 from dist_dash.runs.states import RunState, states
 
 HOLD = """
 import sys
-from dist_dash.runs.folder import RunFolder
-folder = RunFolder(sys.argv[1])
+from dist_dash.runs.owner import OwnedFolder
+folder = OwnedFolder(sys.argv[1])
 folder.acquire()
 print("held", flush=True)
 sys.stdin.read()
@@ -32,9 +32,9 @@ def dead() -> int:
     return process.pid
 
 
-def made(path: Path, **owner: object) -> RunFolder:
+def made(path: Path, **owner: object) -> OwnedFolder:
     """A run that was begun by an owner, of this host and process where nothing else is said."""
-    folder = RunFolder(path)
+    folder = OwnedFolder(path)
     folder.checkpoints.mkdir(parents=True)
     folder.recipe.write_text("epochs: 1\n")
     (path / "owner.lock").touch()
@@ -44,7 +44,7 @@ def made(path: Path, **owner: object) -> RunFolder:
     return folder
 
 
-def quiet(folder: RunFolder, seconds: float = 4000) -> None:
+def quiet(folder: OwnedFolder, seconds: float = 4000) -> None:
     """Make the last sign of a run that old."""
     for path in (folder.path, folder.checkpoints, *([folder.metrics] if folder.metrics.exists() else [])):
         os.utime(path, (time.time() - seconds, time.time() - seconds))
@@ -55,7 +55,7 @@ def state_of(path: Path) -> RunState:
     return found
 
 
-def said(folder: RunFolder) -> tuple[str, str]:
+def said(folder: OwnedFolder) -> tuple[str, str]:
     found = state_of(folder.path)
     return found.state, found.why
 
@@ -64,7 +64,7 @@ def lines(*values: dict) -> str:
     return "".join(json.dumps(value) + "\n" for value in values)
 
 
-def submitted(path: Path, noted: str, **owner: object) -> RunFolder:
-    folder = made(path, **owner) if owner else RunFolder(path)
+def submitted(path: Path, noted: str, **owner: object) -> OwnedFolder:
+    folder = made(path, **owner) if owner else OwnedFolder(path)
     folder.note_job(noted, path / "slurm")
     return folder

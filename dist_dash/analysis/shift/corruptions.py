@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dist_dash.analysis.shift import blur, digital, noise, scene
+from dist_dash.analysis.shift.corruption_texts import TEXTS
 from dist_dash.analysis.shift.image import Image
 from dist_dash.analysis.shift.values import Values
 from dist_dash.data.rng import sample_rng
@@ -30,12 +31,10 @@ class Corruption:
 
     Args:
         function: image, severity 1 … 5, generator → image of the same shape, whose values may leave 0 … 1.
-        text: what it does, in one line.
         vectors: whether it makes sense for samples that are no images.
     """
 
     function: Callable[[Image, int, np.random.Generator], Image]
-    text: str
     vectors: bool = False
 
     @property
@@ -43,22 +42,27 @@ class Corruption:
         """As on the command line."""
         return self.function.__name__
 
+    @property
+    def text(self) -> str:
+        """What it does, in one line."""
+        return TEXTS[self.name]
+
 
 _ALL = (
-    Corruption(noise.gaussian_noise, "adds normal noise of 4 to 26 % of the range to every value", vectors=True),
-    Corruption(noise.shot_noise, "counts few events, 200 to 7 of them for the largest value", vectors=True),
-    Corruption(noise.impulse_noise, "sets 2 to 27 % of the values to the smallest or the largest", vectors=True),
-    Corruption(noise.speckle_noise, "multiplies every value by 1 + normal noise of 10 to 60 %", vectors=True),
-    Corruption(blur.defocus_blur, "spreads every pixel over a disc, as a lens out of focus does"),
-    Corruption(blur.gaussian_blur, "spreads every pixel by a Gaussian"),
-    Corruption(blur.motion_blur, "spreads every pixel along a line of random direction, as a moving camera does"),
-    Corruption(blur.zoom_blur, "averages it with itself magnified, by up to 10 % (severity 1) … 50 % (5)"),
-    Corruption(scene.fog, "lays white fog of uneven thickness over it, 20 to 80 % where it is thickest"),
-    Corruption(scene.brightness, "adds 10 to 50 % of the range to every value"),
-    Corruption(scene.contrast, "keeps 70 to 12 % of every difference from the mean of the channel"),
-    Corruption(scene.elastic_transform, "bends it by a smooth random field, by 2.5 to 10 % of the side"),
-    Corruption(digital.pixelate, "shows it by fewer, larger pixels, 80 to 30 % of the side"),
-    Corruption(digital.jpeg, "stores it as JPEG of quality 60 to 7 of 100"),
+    Corruption(noise.gaussian_noise, vectors=True),
+    Corruption(noise.shot_noise, vectors=True),
+    Corruption(noise.impulse_noise, vectors=True),
+    Corruption(noise.speckle_noise, vectors=True),
+    Corruption(blur.defocus_blur),
+    Corruption(blur.gaussian_blur),
+    Corruption(blur.motion_blur),
+    Corruption(blur.zoom_blur),
+    Corruption(scene.fog),
+    Corruption(scene.brightness),
+    Corruption(scene.contrast),
+    Corruption(scene.elastic_transform),
+    Corruption(digital.pixelate),
+    Corruption(digital.jpeg),
 )
 CORRUPTIONS = {corruption.name: corruption for corruption in _ALL}
 """All of them, in the order of tables and pictures."""

@@ -96,7 +96,7 @@ class Measurement:
         return [uncertainties(log_probs, self.weights), *(uncertainties(member[None]) for member in log_probs)]
 
 
-def measure_shift(
+def as_shift_json(
     measurement: Measurement,
     corruptions: Sequence[Corruption],
     severities: Sequence[int],

@@ -1,4 +1,4 @@
-"""What came of a scaling study: its finished runs, read, summarised, written, shown; the others, named."""
+"""The results of a scaling study: finished runs are read, summarised, written and shown; the others are named."""
 
 from __future__ import annotations
 
@@ -13,29 +13,28 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from dist_dash.cluster.scaling.here import Task
-from dist_dash.cluster.scaling.points import Floats, Point, read_updates, rows
-from dist_dash.cluster.scaling.report import table, write
-from dist_dash.cluster.scaling.study import Study
+from dist_dash.cluster.scaling.grid import Floats, ScalingPoint, read_updates, rows
+from dist_dash.cluster.scaling.request import ScalingRun, ScalingStudy
+from dist_dash.cluster.scaling.scaling_report import table, write
 from dist_dash.files import read_json
 from dist_dash.runs.record import say
 
 
-def collect(study: Study) -> bool:
-    """Read what the finished runs have recorded, write the files, show it; whether all runs are finished.
+def collect(study: ScalingStudy) -> bool:
+    """Read the records of the finished runs, write the files, show the table; whether all runs are finished.
 
     Raises:
         BadInput: a finished run's files cannot be read.
     """
-    options, measured, unfinished = study.options, dict[Point, list[dict[str, Floats]]](), list[Task]()
+    options, measured, unfinished = study.options, dict[ScalingPoint, list[dict[str, Floats]]](), list[ScalingRun]()
     environments = []
-    for task in study.tasks:
-        found = None if task.left else read_updates(task.folder.metrics, options.warm_up)
+    for run in study.runs:
+        found = None if run.left else read_updates(run.folder.metrics, options.warm_up)
         if found is None or not len(found["step_seconds"]):
-            unfinished.append(task)
+            unfinished.append(run)
             continue
-        measured.setdefault(task.run.point, []).append(found)
-        environments.append(read_json(task.folder.environment, task.run.name))
+        measured.setdefault(run.point, []).append(found)
+        environments.append(read_json(run.folder.environment, run.name))
     states = _states(unfinished)
     if not measured:
         say(f"scaling: nothing to show yet; not finished: {states}")
@@ -54,8 +53,8 @@ def collect(study: Study) -> bool:
     return not unfinished
 
 
-def _facts(study: Study, environments: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """What `scaling.json` says beside the rows."""
+def _facts(study: ScalingStudy, environments: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The content of `scaling.json` beside the rows."""
     options, first = study.options, study.commands[study.grid.points()[0]]
     names = ("steps", "warm_up", "repeats", "executor")
     environment = {name: value for name, value in environments[0].items() if name not in ("layout", "total_steps")}
@@ -69,8 +68,8 @@ def _facts(study: Study, environments: Sequence[dict[str, Any]]) -> dict[str, An
     }
 
 
-def _notes(study: Study, environments: Sequence[dict[str, Any]]) -> list[str]:
-    """What a reader of the table has to know."""
+def _notes(study: ScalingStudy, environments: Sequence[dict[str, Any]]) -> list[str]:
+    """Notes that a reader of the table needs."""
     options, grid = study.options, study.grid
     recipe = study.commands[grid.points()[0]].recipe
     method = type(recipe.method).__name__
@@ -97,17 +96,16 @@ def _notes(study: Study, environments: Sequence[dict[str, Any]]) -> list[str]:
     return notes
 
 
-def _states(tasks: Sequence[Task]) -> str:
-    """Each run's name, what it is doing, and why."""
+def _states(runs: Sequence[ScalingRun]) -> str:
+    """Each run's name, its state, and the reason."""
     from dist_dash.runs.states import states
 
-    there = [task.folder.path for task in tasks if task.folder.path.exists()]
-    known = {state.path: state for state in states(there)}
-    told = []
-    for task in tasks:
-        found = known.get(task.folder.path)
+    known = {state.path: state for state in states([run.folder.path for run in runs if run.folder.path.exists()])}
+    texts = []
+    for run in runs:
+        found = known.get(run.folder.path)
         state, why = (found.state, found.why) if found else ("not started", "")
-        if not task.left:
-            why = "went on after a stop, and then had no update beyond the warm-up; remove it"
-        told.append(f"{task.run.name} ({state}{': ' if why else ''}{why})")
-    return ", ".join(told)
+        if not run.left:
+            why = "continued after a stop, and then had no update beyond the warm-up; remove it"
+        texts.append(f"{run.name} ({state}{': ' if why else ''}{why})")
+    return ", ".join(texts)

@@ -9,7 +9,7 @@ from shifted import SYNTHETIC, finished
 
 from dist_dash.analysis.shift import scoring
 from dist_dash.analysis.shift.corruptions import chosen, corrupted
-from dist_dash.analysis.shift.measurement import Measurement, measure_shift
+from dist_dash.analysis.shift.measurement import Measurement, as_shift_json
 from dist_dash.analysis.shift.ood_sets import built_in
 from dist_dash.analysis.shift.scoring import Temperatures, averaged, scored
 from dist_dash.analysis.shift.values import values_of
@@ -28,7 +28,7 @@ def measurement_of(run, samples=None, seed=0, loader=None, data=None, ensemble=N
 
 
 def all_of(measurement, corruptions="gaussian_noise,contrast", severities=(1, 4), sets=()):
-    return measure_shift(measurement, chosen(corruptions), severities, sets, lambda text: None)
+    return as_shift_json(measurement, chosen(corruptions), severities, sets, lambda text: None)
 
 
 @pytest.fixture(scope="module")

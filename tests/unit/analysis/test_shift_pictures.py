@@ -11,7 +11,7 @@ from shifted import SYNTHETIC, finished, vectors
 
 from dist_dash.commands.shift import shift_command
 from dist_dash.ensembles.finished import FinishedRun
-from dist_dash.report import shift
+from dist_dash.report import shift_pictures as shift
 from dist_dash.report.picture import NotHere
 
 ALL = (shift.severity, shift.corruptions, shift.detection)

@@ -17,11 +17,13 @@ from pathlib import Path
 import pytest
 from submitit.core.utils import DelayedSubmission
 
+from dist_dash.cluster.job import TrainJob
+from dist_dash.cluster.sbatch import JobBatch
 from dist_dash.cluster.site import Site
-from dist_dash.cluster.submission import Batch, TrainJob
 from dist_dash.commands.cli import main
 from dist_dash.errors import BadInput
 from dist_dash.runs.folder import RunFolder
+from dist_dash.runs.owner import OwnedFolder
 
 GOLDEN = Path(__file__).with_name("golden")
 SAMPLE = Path(__file__).parents[1] / "sample.yaml"
@@ -125,7 +127,7 @@ def test_the_folder_that_one_is_in_has_a_name(capsys):
 
 def test_a_path_that_slurm_would_rewrite():
     with pytest.raises(BadInput, match=r"^run: '/shared/5%j' is not allowed; it must be a path without %, .*$"):
-        Batch("a", (), Site(), Path("/shared/5%j/slurm"))
+        JobBatch("a", (), Site(), Path("/shared/5%j/slurm"))
     assert main(["submit", "--dry-run", RECIPE, "--run=5%"]) == 2
 
 
@@ -160,9 +162,9 @@ class Node:
     def run(self, script: str, step: int = 0, verdict: int = 0, requeue: int = 0, lacks: str = "none") -> int:
         """The exit status of the script, where srun, the verdict and the requeue have these, and a module is not."""
         self.calls.unlink(missing_ok=True)
-        told = {"STEP": str(step), "VERDICT": str(verdict), "CALLS": str(self.calls), "HOME": "/root"}
-        told |= {"REQUEUE": str(requeue), "LACKS": lacks}
-        environment = {"PATH": f"{self._tools}:{SYSTEM}", "SLURM_JOB_ID": "5", **self._array, **told}
+        variables = {"STEP": str(step), "VERDICT": str(verdict), "CALLS": str(self.calls), "HOME": "/root"}
+        variables |= {"REQUEUE": str(requeue), "LACKS": lacks}
+        environment = {"PATH": f"{self._tools}:{SYSTEM}", "SLURM_JOB_ID": "5", **self._array, **variables}
         done = subprocess.run([BASH, "-c", script], text=True, env=environment, capture_output=True, check=False)
         assert (done.stdout, done.stderr) == ("", "")
         return done.returncode
@@ -361,7 +363,7 @@ def test_a_folder_that_was_there_before_is_left_when_slurm_refuses(case, refuses
 @pytest.fixture
 def finished():
     """A run that is to start over."""
-    folder = RunFolder("cpu")
+    folder = OwnedFolder("cpu")
     folder.acquire()
     folder.metrics.touch()
     folder.mark(folder.done)
@@ -394,7 +396,7 @@ def test_a_run_that_cannot_be_cleared_is_not_begun(finished, shell, tmp_path):
         raise OSError(28, "No space left on device")
 
     controller = Controller(tmp_path / "slurm", shell)
-    shell.setattr(RunFolder, "clear", full)
+    shell.setattr(OwnedFolder, "clear", full)
     assert main([*CASES["cpu"], "--fresh"]) == 1
     assert controller.heard("scontrol", "scancel") == [("scancel", "70", "cpu/DONE")]
     assert finished.metrics.exists()

@@ -16,7 +16,7 @@ from dist_dash.cluster.job import FOLLOWED, TrainJob
 from dist_dash.cluster.submission import frozen_arguments
 from dist_dash.errors import RunFailed
 from dist_dash.recipe.parsing import parse_command
-from dist_dash.runs.folder import RunFolder
+from dist_dash.runs.owner import OwnedFolder
 from dist_dash.runs.preemption import StopRequest
 
 ROOT = Path(__file__).parents[3]
@@ -216,7 +216,7 @@ def test_the_script_has_a_job_join(monkeypatch):
     assert joined == [Path("/shared")]
 
 
-def test_bad_input_is_told_by_one_rank(monkeypatch, capsys, tmp_path):
+def test_bad_input_is_reported_by_one_rank(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(job_module, "leave", sys.exit)
     for rank, lines in ((0, 1), (1, 0)):
         monkeypatch.setenv("SLURM_PROCID", str(rank))
@@ -232,12 +232,12 @@ STOPPED = """
 import os, sys
 from pathlib import Path
 from dist_dash.cluster.job import TrainJob
-from dist_dash.runs.folder import RunFolder
+from dist_dash.runs.owner import OwnedFolder
 from submitit.core.submission import process_job
 run, logs, why, status = sys.argv[1:]
 
 def stopped(self, environment):
-    folder = RunFolder(run)
+    folder = OwnedFolder(run)
     folder.mark(folder.to_continue, why)
     return int(status)
 
@@ -296,7 +296,7 @@ def test_nobody_requeues(why, status, variables, tmp_path):
 def test_submitit_s_handler_is_back_when_the_ranks_have_saved(monkeypatch, tmp_path):
     """It is asked by the signal that it has a handler for, once training listens no more."""
     heard = []
-    run = RunFolder(tmp_path / "run")
+    run = OwnedFolder(tmp_path / "run")
     run.path.mkdir()
 
     def saves(command, layout, stop):

@@ -13,6 +13,7 @@ from dist_dash.cluster.memory import Memory, describe, estimate, facts_of_data
 from dist_dash.data import CIFAR10, CIFAR100, IDX, Arrays, Digits, ImageFolder, Synthetic
 from dist_dash.errors import BadInput
 from dist_dash.methods import DASH, SAM, SGD
+from dist_dash.methods.method import Method
 from dist_dash.models import MLP, Architecture, ResNet, SmallCNN
 from dist_dash.models.network import build_network
 from dist_dash.recipe.parsing import parse_command
@@ -120,8 +121,9 @@ def test_what_is_not_trained_has_no_gradient():
 # -- the method --------------------------------------------------------------------------------------------------------
 
 
-class Elsewhere(SAM):
-    pass
+class Elsewhere(Method):
+    def update(self, member, batch, exchange):
+        raise AssertionError("an estimate runs nothing")
 
 
 @pytest.mark.parametrize(

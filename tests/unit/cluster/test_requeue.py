@@ -17,16 +17,16 @@ from dist_dash.cluster.job import TrainJob
 from dist_dash.cluster.requeue import AGAIN, FRUITLESS, Verdict, clear_results, decide
 from dist_dash.errors import BadInput
 from dist_dash.recipe.parsing import parse_command
-from dist_dash.runs.folder import RunFolder
-from dist_dash.runs.slurm import Job
+from dist_dash.runs.owner import OwnedFolder
+from dist_dash.runs.slurm import SlurmJob
 
 ROOT = Path(__file__).parents[3]
 SAMPLE = Path(__file__).parents[1] / "sample.yaml"
 MINE = "5.1"
-RUNNING = Job("RUNNING", 1)
+RUNNING = SlurmJob("RUNNING", 1)
 MARKERS = ["", "DONE", "FAILED", "CONTINUE SIGUSR2", "CONTINUE SIGTERM", "CONTINUE SIGINT", "CONTINUE"]
 STATES = ["RUNNING", "COMPLETING", "CANCELLED", "PENDING", "NODE_FAIL", "UNKNOWN"]
-JOBS = [None, *(Job(*facts) for facts in itertools.product(STATES, (0, 1, 2), (False, True)))]
+JOBS = [None, *(SlurmJob(*facts) for facts in itertools.product(STATES, (0, 1, 2), (False, True)))]
 STOPPED = 128 + signal.SIGUSR2  # before it could listen
 STATUSES = [0, 1, 2, 75, AGAIN, 137, STOPPED]
 FULL = "CUDA out of memory on rank 3"
@@ -34,26 +34,26 @@ FULL = "CUDA out of memory on rank 3"
 
 @pytest.fixture
 def folder(tmp_path):
-    return RunFolder(tmp_path / "run")
+    return OwnedFolder(tmp_path / "run")
 
 
-def own(folder: RunFolder, job: str) -> None:
+def own(folder: OwnedFolder, job: str) -> None:
     """A life of a job has begun to write here."""
     folder.acquire(job)
     folder.recipe.touch()  # or the folder would go again
     folder.release()
 
 
-def leave(folder: RunFolder, marker: str) -> None:
+def leave(folder: OwnedFolder, marker: str) -> None:
     name, _, why = marker.partition(" ")
     folder.mark({"DONE": folder.done, "FAILED": folder.failed, "CONTINUE": folder.to_continue}.get(name), why)
 
 
-def saved(folder: RunFolder, step: int) -> None:
+def saved(folder: OwnedFolder, step: int) -> None:
     (folder.checkpoints / f"step_{step:08d}").mkdir(parents=True)
 
 
-def judge(folder: RunFolder, status: int = 1, job: Job | None = RUNNING, attempts: int = 3) -> Verdict:
+def judge(folder: OwnedFolder, status: int = 1, job: SlurmJob | None = RUNNING, attempts: int = 3) -> Verdict:
     return decide(folder, status, job, MINE, attempts)
 
 
@@ -65,35 +65,35 @@ def test_the_whole_table(marker, folder):
     own(folder, MINE)
     leave(folder, marker)
     for status, job in itertools.product(STATUSES, JOBS):
-        verdict, told = judge(folder, status, job), (marker, status, job)
+        verdict, case = judge(folder, status, job), (marker, status, job)
         counted = (folder.jobs / "attempts.json").exists()
         (folder.jobs / "attempts.json").unlink(missing_ok=True)
-        assert verdict.status in (0, 1, 2, 75, AGAIN), told
-        assert verdict.why, told
-        assert "\n" not in verdict.why, told
+        assert verdict.status in (0, 1, 2, 75, AGAIN), case
+        assert verdict.why, case
+        assert "\n" not in verdict.why, case
         preempted, expected = job is not None and job.preempted, False
         if marker == "DONE":
-            assert verdict == Verdict(0, "finished"), told
+            assert verdict == Verdict(0, "finished"), case
         elif job is not None and (job.state != "RUNNING" or job.restarts != 1):
-            assert verdict.status == (status if status in (2, 75) else 1), told
-            assert f"the job is {job.state} (restarts: {job.restarts})" in verdict.why, told
+            assert verdict.status == (status if status in (2, 75) else 1), case
+            assert f"the job is {job.state} (restarts: {job.restarts})" in verdict.why, case
         elif marker.startswith("CONTINUE"):
             again = "SIGUSR2" in marker or preempted
             expected = "SIGUSR2" in marker and not preempted
-            assert verdict.status == (AGAIN if again else 75), told
-            assert marker.partition(" ")[2] in verdict.why, told
+            assert verdict.status == (AGAIN if again else 75), case
+            assert marker.partition(" ")[2] in verdict.why, case
         elif status == 2:
-            assert verdict == Verdict(2, "bad input: see above"), told
+            assert verdict == Verdict(2, "bad input: see above"), case
         elif preempted:
-            assert verdict == Verdict(AGAIN, "preempted before it had begun to listen"), told
+            assert verdict == Verdict(AGAIN, "preempted while it was starting"), case
         elif status == STOPPED:
             expected = True
-            assert verdict == Verdict(AGAIN, "told to stop before it had begun to listen"), told
+            assert verdict == Verdict(AGAIN, "asked to stop while it was starting"), case
         else:
             expected = True
-            assert verdict.status == AGAIN, told
-            assert verdict.why.startswith("attempt 1 of 3 since step 0 failed: "), told
-        assert counted == expected, told
+            assert verdict.status == AGAIN, case
+            assert verdict.why.startswith("attempt 1 of 3 since step 0 failed: "), case
+        assert counted == expected, case
     assert [m for m in (folder.done, folder.failed, folder.to_continue) if m.exists()] == (
         [folder.path / marker.partition(" ")[0]] if marker else []
     )
@@ -108,17 +108,17 @@ def test_what_is_said_of_a_failure(folder):
 
 
 def test_only_the_one_verdict_asks_for_a_requeue(folder):
-    """A step may end with the very status by which the script is told to requeue."""
-    assert judge(folder, AGAIN, Job("CANCELLED", 1)).status == 1
+    """A step may end with the very status that asks the script to requeue."""
+    assert judge(folder, AGAIN, SlurmJob("CANCELLED", 1)).status == 1
     assert judge(folder, AGAIN, attempts=1).status == 1
     assert judge(folder, 0, attempts=1).status == 1  # no DONE: it did not finish
     assert judge(folder, 137, attempts=1).status == 1
 
 
-def test_to_be_told_to_stop_too_early_is_no_failure(folder):
+def test_a_stop_while_starting_is_no_failure(folder):
     own(folder, MINE)
     assert judge(folder, 1, attempts=2).status == AGAIN
-    for status, job in [(STOPPED, RUNNING), (STOPPED, None), (137, Job("RUNNING", 1, True))] * 4:
+    for status, job in [(STOPPED, RUNNING), (STOPPED, None), (137, SlurmJob("RUNNING", 1, True))] * 4:
         assert judge(folder, status, job, attempts=2).status == AGAIN
     assert "given up after 2 attempts" in judge(folder, 1, attempts=2).why
 
@@ -139,9 +139,9 @@ def test_an_end_of_an_earlier_life_is_this_one_s_if_the_step_went_well(again, fo
     if again:
         own(folder, MINE)
     assert judge(folder, 0) == Verdict(0, "finished")
-    assert judge(folder, 0, Job("COMPLETING", 1)) == Verdict(0, "finished")
+    assert judge(folder, 0, SlurmJob("COMPLETING", 1)) == Verdict(0, "finished")
     assert judge(folder, 2) == Verdict(2, "bad input: see above")
-    assert judge(folder, 1, Job("CANCELLED", 1)).status == 1
+    assert judge(folder, 1, SlurmJob("CANCELLED", 1)).status == 1
     assert judge(folder, STOPPED).status == AGAIN
     assert [judge(folder, 1, attempts=2).status for _ in range(2)] == [AGAIN, 1]
     assert (folder.done.exists(), folder.failed.exists()) == (not again, again)  # another job's run is its own affair
@@ -169,7 +169,7 @@ def test_a_stop_of_an_earlier_life_is_not_taken_for_one_of_this(marker, owner, f
     assert "given up after 2 attempts" in whys[1].why
 
 
-def test_a_failure_of_an_earlier_life_is_not_told_again(folder):
+def test_a_failure_of_an_earlier_life_is_not_repeated(folder):
     own(folder, "5.0")
     leave(folder, f"FAILED {FULL}")
     of_an_earlier_life(folder.failed)
@@ -227,7 +227,7 @@ def test_progress_starts_the_count_anew(folder):
     assert judge(folder, 1, attempts=2).status == 1
 
 
-def counts(folder: RunFolder) -> dict[str, int] | None:
+def counts(folder: OwnedFolder) -> dict[str, int] | None:
     file = folder.jobs / "attempts.json"
     return json.loads(file.read_text()) if file.exists() else None
 
@@ -274,7 +274,7 @@ def test_who_makes_room_may_do_so_for_ever(why, folder):
     own(folder, MINE)
     leave(folder, f"CONTINUE {why}")
     for _ in range(2 * FRUITLESS):
-        assert judge(folder, 75, Job("RUNNING", 1, True)) == Verdict(AGAIN, f"preempted ({why}), saved")
+        assert judge(folder, 75, SlurmJob("RUNNING", 1, True)) == Verdict(AGAIN, f"preempted ({why}), saved")
     assert counts(folder) is None
 
 
@@ -404,7 +404,7 @@ def test_a_task_of_an_array_is_judged_by_its_own_job(life, tmp_path, capsys):
     done, failing, logs = tmp_path / "done", tmp_path / "failing", tmp_path / "slurm"
     submitted(logs, "100_40", done)
     submitted(logs, "100_4", failing)
-    leave_done = RunFolder(done)
+    leave_done = OwnedFolder(done)
     leave_done.path.mkdir()
     leave_done.mark(leave_done.done)
     for name in ("100_4_0_result.pkl", "100_40_0_result.pkl"):
@@ -423,7 +423,7 @@ def test_a_task_of_an_array_is_judged_by_its_own_job(life, tmp_path, capsys):
 @pytest.fixture
 def member(life, tmp_path):
     """One of two that are trained alone, by the job."""
-    found = RunFolder(tmp_path / "both").member(0)
+    found = OwnedFolder(tmp_path / "both/member_00")
     submitted(tmp_path / "logs", "5", found.path, joins=tmp_path / "both")
     own(found, MINE)
     return found
@@ -437,7 +437,7 @@ def joined(monkeypatch):
     return found
 
 
-def ends(member: RunFolder, status: int, **said: object) -> int:
+def ends(member: OwnedFolder, status: int, **said: object) -> int:
     logs = member.path.parents[1] / "logs"
     return requeue.main([f"--logs={logs}", f"--status={status}", f"--facts={facts(**said)}"])
 
@@ -486,7 +486,7 @@ def test_a_member_waits_for_the_others(member, capsys):
     assert sorted(member.path.parent.rglob("*")) == before
 
 
-def test_a_join_that_fails_is_told_and_can_be_tried_again(member, joined, monkeypatch):
+def test_a_join_that_fails_is_reported_and_can_be_tried_again(member, joined, monkeypatch):
     def refuse(path: Path) -> None:
         raise BadInput("run: they do not belong together")
 

@@ -16,29 +16,21 @@ from complaints import cli_complaint
 from PIL import Image
 from rich.console import Console
 
-from dist_dash.cluster.scaling import arrays as scaling_arrays
-from dist_dash.cluster.scaling import here as scaling_runs
-from dist_dash.cluster.scaling import points as scaling
-from dist_dash.cluster.scaling import report as scaling_report
-from dist_dash.cluster.scaling.arrays import arrays, resources, submit_all
-from dist_dash.cluster.scaling.here import Task
-from dist_dash.cluster.scaling.points import (
-    Grid,
-    Point,
-    kinds_of,
-    read_updates,
-    round_robin,
-    rows,
-    spread,
-    whole_numbers,
-)
+from dist_dash.cluster import submission
+from dist_dash.cluster.sbatch import JobBatch
+from dist_dash.cluster.scaling import executors, scaling_report
+from dist_dash.cluster.scaling import grid as scaling
+from dist_dash.cluster.scaling import run as scaling_command
+from dist_dash.cluster.scaling.executors import arrays, resources
+from dist_dash.cluster.scaling.grid import Grid, kinds_of, read_updates, round_robin, rows, spread, whole_numbers
+from dist_dash.cluster.scaling.grid import ScalingPoint as Point
+from dist_dash.cluster.scaling.request import ScalingRun
 from dist_dash.cluster.site import Site
-from dist_dash.commands import scaling as scaling_command
 from dist_dash.commands.cli import main
 from dist_dash.errors import BadInput
 from dist_dash.recipe.parsing import parse_command
 from dist_dash.runs import slurm
-from dist_dash.runs.folder import RunFolder
+from dist_dash.runs.owner import OwnedFolder
 
 pytestmark = pytest.mark.usefixtures("not_a_rank")
 ROOT = Path(__file__).parents[3]
@@ -69,7 +61,8 @@ def test_weak_keeps_the_batch_of_a_rank_and_strong_that_of_a_member() -> None:
 
 def test_every_point_comes_once_before_any_comes_again() -> None:
     runs = round_robin(Grid((1, 2), (1,), 12, ("weak",)).points(), 3)
-    assert [run.name for run in runs] == [f"m{m}_r1_b12_{repeat}" for repeat in (1, 2, 3) for m in (1, 2)]
+    names = [f"{point.name}_{repeat}" for point, repeat in runs]
+    assert names == [f"m{m}_r1_b12_{repeat}" for repeat in (1, 2, 3) for m in (1, 2)]
 
 
 def test_lists_are_sorted() -> None:
@@ -80,9 +73,8 @@ def test_lists_are_sorted() -> None:
 
 
 def test_the_pure_part_does_not_wait_for_torch() -> None:
-    code = (
-        "import sys, dist_dash.cluster.scaling.points, dist_dash.cluster.scaling.report; print('torch' in sys.modules)"
-    )
+    modules = ", ".join(f"dist_dash.cluster.scaling.{name}" for name in ("grid", "scaling_report"))
+    code = f"import sys, {modules}; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
 
@@ -208,8 +200,8 @@ def constant(seconds: float, repeats: tuple[float, ...] = (1.0,)) -> list[dict[s
 def test_efficiencies_by_hand() -> None:
     grid = Grid((1, 2), (1, 2), 12, ("weak", "strong"))
     found = rows(grid, {Point(*point): constant(seconds) for point, seconds in SECONDS.items()})
-    told = [(r.kind, r.point.members, r.point.replicas, r.efficiency and round(r.efficiency[0], 9)) for r in found]
-    assert told == [
+    listed = [(r.kind, r.point.members, r.point.replicas, r.efficiency and round(r.efficiency[0], 9)) for r in found]
+    assert listed == [
         ("weak", 1, 1, 1.0),
         ("weak", 1, 2, 0.625),
         ("weak", 2, 1, 0.8),
@@ -229,7 +221,10 @@ def test_strong_efficiency_starts_from_the_smallest_replicas() -> None:
 
 def test_the_repeats_bound_the_efficiency() -> None:
     grid = Grid((1, 2), (1,), 12, ("weak",))
-    measured = {Point(1, 1, 12): constant(1.0, (0.8, 1.0, 1.2)), Point(2, 1, 12): constant(2.0, (0.5, 1.0, 1.5))}
+    measured = {
+        Point(1, 1, 12): constant(1.0, (0.8, 1.0, 1.2)),
+        Point(2, 1, 12): constant(2.0, (0.5, 1.0, 1.5)),
+    }
     first, second = rows(grid, measured)
     assert first.efficiency == (1.0, 1.0, 1.0)
     assert second.efficiency == pytest.approx((0.5, 0.8 / 3.0, 1.2 / 1.0))
@@ -249,7 +244,7 @@ def test_without_the_point_to_compare_with_there_is_no_efficiency() -> None:
 # -- table and files ---------------------------------------------------------------------------------------------------
 
 
-def shown(found: list[scaling.Row], repeats: int = 1) -> str:
+def shown(found: list[scaling.ScalingRow], repeats: int = 1) -> str:
     text = io.StringIO()
     Console(width=120, file=text).print(scaling_report.table(found, repeats, ["a note"]))
     return text.getvalue()
@@ -302,9 +297,9 @@ def study(*options: object) -> list[str]:
     return ["scaling", "--executor=here", "--folder=study", *map(str, options), *RECIPE]
 
 
-def finished(name: str, members: int, replicas: int, batch: int, seconds: float, *further: str) -> RunFolder:
+def finished(name: str, members: int, replicas: int, batch: int, seconds: float, *further: str) -> OwnedFolder:
     """A finished run of 6 updates, as training leaves it."""
-    folder = RunFolder(Path("study") / name)
+    folder = OwnedFolder(Path("study") / name)
     folder.path.mkdir(parents=True)
     Path("study/scaling.lock").touch()
     layout = [f"--members={members}", f"--replicas={replicas}", f"--loader.batch_size={batch}", "--max_steps=6"]
@@ -324,7 +319,7 @@ def test_collecting_shows_what_there_is_and_names_the_rest(capsys: pytest.Captur
     finished("m1_r1_b12_1", 1, 1, 12, 0.1)
     finished("m1_r1_b12_2", 1, 1, 12, 0.1)
     finished("m2_r1_b12_1", 2, 1, 12, 0.125)
-    broken = RunFolder("study/m2_r1_b12_2")
+    broken = OwnedFolder("study/m2_r1_b12_2")
     broken.path.mkdir()
     (broken.path / "owner.lock").touch()
     broken.mark(broken.failed, "member 1: out of memory")
@@ -356,7 +351,7 @@ def test_a_finished_study_runs_nothing_again(capsys: pytest.CaptureFixture[str])
     assert "1 points, 1 runs, 0 to do" in capsys.readouterr().err
 
 
-def test_machines_that_differ_are_told_of(capsys: pytest.CaptureFixture[str]) -> None:
+def test_machines_that_differ_are_reported(capsys: pytest.CaptureFixture[str]) -> None:
     finished("m1_r1_b12_1", 1, 1, 12, 0.1)
     other = finished("m1_r1_b12_2", 1, 1, 12, 0.1)
     other.environment.write_text(json.dumps({"device": "H100", "threads": 1}))
@@ -370,7 +365,7 @@ def test_a_finished_run_with_other_settings_is_refused_by_name(capsys: pytest.Ca
     finished("m1_r1_b12_1", 1, 1, 12, 0.1, "--optimizer.lr=0.5")
     text = cli_complaint(capsys, *study("--members=1", "--steps=6", "--warm-up=2"))
     assert text == (
-        "dist-dash: m1_r1_b12_1: optimizer.init_args.lr is 0.05 now, but the finished run has 0.5; "
+        "dist-dash: m1_r1_b12_1: optimizer.lr is 0.05 now, but the finished run has 0.5; "
         "use another --folder, or remove that run\n"
     )
 
@@ -382,7 +377,7 @@ def test_a_run_that_finished_without_an_update_to_measure_is_named(capsys: pytes
     assert main(study("--members=1", "--steps=6", "--warm-up=4", "--repeats=1", "--collect")) == 75
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert "m1_r1_b12_1 (done: went on after a stop, and then had no update beyond the warm-up" in captured.err
+    assert "m1_r1_b12_1 (done: continued after a stop, and then had no update beyond the warm-up" in captured.err
 
 
 # -- Slurm, without a cluster ------------------------------------------------------------------------------------------
@@ -402,17 +397,17 @@ def test_nodes_follow_from_the_ranks() -> None:
 
 def test_an_array_per_number_of_ranks_in_the_order_of_the_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
-    runs = round_robin(Grid((1, 2), (1, 2), 12, ("weak",)).points(), 2)
-    tasks = [Task(run, RunFolder(run.name), ("--seed=1",)) for run in runs]
+    rounds = round_robin(Grid((1, 2), (1, 2), 12, ("weak",)).points(), 2)
+    runs = [ScalingRun(point, repeat, Path(), ("--seed=1",)) for point, repeat in rounds]
     sites = {ranks: resources(Site(tasks_per_node=4), ranks, False) for ranks in (1, 2, 4)}
-    groups = arrays("study", tasks, sites, Path("logs"), 1)
-    told = [[job.run for batch in group for job in batch.jobs] for group in groups]
-    assert told == [
+    batches = arrays("study", runs, sites, Path("logs"), 1)
+    listed = [[job.run for job in batch.jobs] for batch in batches]
+    assert listed == [
         ["m1_r1_b12_1", "m1_r1_b12_2"],
         ["m1_r2_b12_1", "m2_r1_b12_1", "m1_r2_b12_2", "m2_r1_b12_2"],
         ["m2_r2_b12_1", "m2_r2_b12_2"],
     ]
-    assert [(g[0].site.ranks, g[0].parallel, g[0].name) for g in groups] == [
+    assert [(b.site.ranks, b.parallel, b.name) for b in batches] == [
         (1, 1, "study-1"),
         (2, 1, "study-2"),
         (4, 1, "study-4"),
@@ -423,16 +418,17 @@ def test_all_is_submitted_or_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[str, ...]] = []
     answers = [["7_0", "7_1"], ["8"], BadInput("Slurm: full")]
 
-    def answer(group: object) -> list[str]:
+    def answer(batch: JobBatch, further: dict[str, str]) -> list[str]:
+        assert further == {}, "arrays of different sizes do not wait for each other"
         given = answers.pop(0)
         if isinstance(given, BadInput):
             raise given
         return given
 
-    monkeypatch.setattr(scaling_arrays, "submit", answer)
-    monkeypatch.setattr(scaling_arrays.slurm, "ask", lambda *words: asked.append(words))
+    monkeypatch.setattr(submission, "_submit", answer)
+    monkeypatch.setattr(slurm, "ask", lambda *words: asked.append(words))
     with pytest.raises(BadInput, match="Slurm: full"):
-        submit_all([[], [], []])
+        submission.submit([JobBatch(f"study-{ranks}", (), Site(), Path("logs"), 1) for ranks in (1, 2, 4)])
     assert asked == [("scancel", "7"), ("scancel", "8")]
 
 
@@ -440,27 +436,29 @@ def under_slurm(monkeypatch: pytest.MonkeyPatch, queue: list[Any]) -> list[list[
     """Slurm that takes whatever is submitted as jobs 7_0, 7_1, … and gives these answers; the runs per submission."""
     submitted: list[list[str]] = []
 
-    def submit(group: list[Any]) -> list[str]:
-        jobs = [job for batch in group for job in batch.jobs]
-        submitted.append([Path(job.run).name for job in jobs])
-        for index, job in enumerate(jobs):
-            RunFolder(job.run).note_job(f"{len(submitted)}_{index}", Path("logs"))
-        return [f"{len(submitted)}_{index}" for index in range(len(jobs))]
+    def submit(batches: list[JobBatch]) -> list[str]:
+        names = []
+        for batch in batches:
+            submitted.append([Path(job.run).name for job in batch.jobs])
+            for index, job in enumerate(batch.jobs):
+                names.append(f"{len(submitted)}_{index}")
+                OwnedFolder(job.run).note_job(names[-1], Path("logs"))
+        return names
 
-    def answer(names: dict[str, Any]) -> dict[str, slurm.Job]:
+    def answer(names: dict[str, Any]) -> dict[str, slurm.SlurmJob]:
         given = (queue.pop(0) if queue else {}) if names else {}
         if isinstance(given, BadInput):
             raise given
-        return {name: slurm.Job(state) for name, state in given.items()}
+        return {name: slurm.SlurmJob(state) for name, state in given.items()}
 
     monkeypatch.setattr(slurm, "available", lambda: True)
     monkeypatch.setattr(slurm, "limit", lambda name: None)
     monkeypatch.setattr(slurm, "queue", answer)
     monkeypatch.setattr(slurm, "ended", lambda names: {})
     monkeypatch.setattr(scaling_command, "check", lambda batches: None)
-    monkeypatch.setattr(scaling_arrays, "submit", submit)
-    monkeypatch.setattr(scaling_arrays.time, "sleep", lambda seconds: None)
-    monkeypatch.setattr(scaling_arrays, "FIRST_PAUSE", 0.0)
+    monkeypatch.setattr(scaling_command, "submit", submit)
+    monkeypatch.setattr(executors.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(executors, "FIRST_PAUSE", 0.0)
     return submitted
 
 
@@ -468,8 +466,8 @@ def test_only_what_is_neither_finished_nor_under_way_is_submitted(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     finished("m1_r1_b12_1", 1, 1, 12, 0.1)
-    RunFolder("study/m2_r1_b12_1").note_job("99", Path("logs"))
-    stopped = RunFolder("study/m1_r1_b12_2")
+    OwnedFolder("study/m2_r1_b12_1").note_job("99", Path("logs"))
+    stopped = OwnedFolder("study/m1_r1_b12_2")
     stopped.acquire()
     stopped.mark(stopped.to_continue, "SIGTERM")
     stopped.release()
@@ -490,25 +488,25 @@ def test_waiting_bears_with_a_busy_controller(
     under_slurm(monkeypatch, [{"1_0": "PENDING"}, busy, {"1_0": "RUNNING", "5": "PENDING"}, {"1_0": "RUNNING"}, {}])
     options = [*study("--members=1", "--steps=6", "--warm-up=2", "--repeats=1"), "--executor=slurm"]
     assert main(options) == 1
-    told = capsys.readouterr().err.splitlines()
-    assert [line.removeprefix("scaling: ") for line in told[2:6]] == [
+    listed = capsys.readouterr().err.splitlines()
+    assert [line.removeprefix("scaling: ") for line in listed[2:6]] == [
         "0 of 1 runs finished, 1 pending",
         "Slurm: squeue did not answer within 60 s; asking again",
         "0 of 1 runs finished, 1 running",
         "0 of 1 runs finished",
     ]
-    under_slurm(monkeypatch, [busy] * (scaling_arrays.UNANSWERED + 1))
-    RunFolder("study/m1_r1_b12_1").job.unlink()
+    under_slurm(monkeypatch, [busy] * (executors.UNANSWERED + 1))
+    OwnedFolder("study/m1_r1_b12_1").job.unlink()
     assert main(options) == 2
     assert "did not answer" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("finishes", [False, True])
 def test_starting_over_waits_for_a_run_that_a_killed_study_left(tmp_path: Path, finishes: bool) -> None:
-    left = RunFolder(tmp_path / "run")
+    left = OwnedFolder(tmp_path / "run")
     left.acquire()
     left.metrics.touch()
-    waiting = threading.Thread(target=scaling_runs.start_over, args=[RunFolder(left.path)])
+    waiting = threading.Thread(target=executors.start_over, args=[OwnedFolder(left.path)])
     waiting.start()
     waiting.join(1.5)
     assert waiting.is_alive()

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dist_dash.cluster.site import Site, add_options, sbatch_options, site_from
-from dist_dash.commands.array import share_of
+from dist_dash.cluster.array import share_of
+from dist_dash.cluster.sbatch import sbatch_options
+from dist_dash.cluster.site import Site, add_options, site_from
 from dist_dash.errors import BadInput
 
 ROOT = Path(__file__).parents[3]
@@ -88,7 +89,7 @@ def test_texts_are_taken_as_they_are_written(name):
     for text in ("", "null", "~"):
         assert getattr(held(f"{name}: {text}"), name) is None
     assert getattr(held(f"{name}: text", f"--{name}=null"), name) is None
-    assert complaint(held, f"{name}: [a, b]").startswith(f"{name}: ['a', 'b'] is not allowed; it must be text")
+    assert complaint(held, f"{name}: [a, b]").startswith(f"{name}: ['a', 'b'] is not allowed; it must be a text")
 
 
 def test_gpus_may_be_asked_for_in_two_ways():
@@ -105,9 +106,9 @@ def test_lists(name):
     assert getattr(held(f"{name}:\n- a\n- ulimit -n 65536\n- 1.10"), name) == ["a", "ulimit -n 65536", "1.10"]
     for nothing in ("", "[]", "null"):
         assert getattr(held(f"{name}: {nothing}"), name) == []
-    for value in ("a", "a,b", "{a: b}", "[[a]]", "[a"):
+    for value, shown in [(text, text) for text in ("a", "a,b", "{a: b}", "[a")] + [("[[a]]", [["a"]])]:
         words = complaint(site, f"--{name}={value}")
-        assert words == f"{name}: {value!r} is not allowed; it must be a list of texts, such as [A, B]"
+        assert words == f"{name}: {shown!r} is not allowed; it must be a list of texts, such as [A, B]"
 
 
 @pytest.mark.parametrize("name", ["environment", "sbatch"])
@@ -116,9 +117,9 @@ def test_dictionaries(name):
     assert getattr(site(f'--{name}={{"A": "x=y"}}'), name) == {"A": "x=y"}
     assert getattr(held(f"{name}:\n  A: 12:30\n  B: no\n  C:"), name) == {"A": "12:30", "B": "no", "C": ""}
     assert getattr(held(f"{name}:"), name) == {}
-    for value in ("A=b", "[a]", "{A: [b]}", "{A: b"):
+    for value, shown in [(text, text) for text in ("A=b", "[a]", "{A: b")] + [("{A: [b]}", {"A": ["b"]})]:
         words = complaint(site, f"--{name}={value}")
-        assert words == f"{name}: {value!r} is not allowed; it must be names and texts, such as {{A: B}}"
+        assert words == f"{name}: {shown!r} is not allowed; it must be names and texts, such as {{A: B}}"
 
 
 @pytest.mark.parametrize("name", ["A-B", "1A", "A B", "", "Ä", "$A", "A=B"])
@@ -227,15 +228,16 @@ def test_the_command_line_wins_over_the_file():
 
 
 def test_a_problem_names_the_file_it_comes_from():
-    assert complaint(held, "nodes: 0") == "nodes: 0 is not allowed; it must be a whole number ≥ 1 (in site.yaml)"
-    assert complaint(held, "nodes: 2", "--nodes=0") == "nodes: 0 is not allowed; it must be a whole number ≥ 1"
+    assert complaint(held, "nodes: 0") == "nodes: '0' is not allowed; it must be a whole number ≥ 1 (in site.yaml)"
+    assert complaint(held, "nodes: 2", "--nodes=0") == "nodes: '0' is not allowed; it must be a whole number ≥ 1"
 
 
 def test_a_field_that_is_not_there():
-    assert complaint(held, "gpus_per_nod: 3").startswith("gpus_per_nod: no such field; did you mean gpus_per_node")
-    assert complaint(held, "gpus-per-node: 3").startswith("gpus-per-node: no such field; did you mean gpus_per_node")
+    for name in ("gpus_per_nod", "gpus-per-node"):
+        expected = f"site: {name!r} is no field of it; did you mean gpus_per_node? (in site.yaml)"
+        assert complaint(held, f"{name}: 3") == expected
     words = complaint(held, "nodes: 1\nwalltime: 3\nxyz: 4")
-    assert words.startswith("walltime: no such field; did you mean time? ")
+    assert words.startswith("site: 'walltime' is no field of it; did you mean time? ")
     assert words.endswith(" (in site.yaml)")
     assert "known: partition, account," in complaint(held, "xyz: 4")
 
@@ -286,7 +288,7 @@ def test_help_tells_of_every_field(capsys):
     text = " ".join(parser.format_help().split())
     for field in dataclasses.fields(Site):
         assert f"--{field.name.replace('_', '-')}" in text
-    assert "seconds before the limit at which the run is told to save" in text
+    assert "seconds before the limit at which the run is asked to save" in text
 
 
 # -- what Slurm is asked -----------------------------------------------------------------------------------------------

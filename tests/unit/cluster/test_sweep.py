@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dist_dash.cluster import sweep
-from dist_dash.cluster.sweep import LARGEST, LONGEST, Point, check, points
+from dist_dash.cluster.sweep import LARGEST, LONGEST, SweepPoint, check, points
 from dist_dash.errors import BadInput
 from dist_dash.recipe.parsing import parse_command
 
@@ -32,7 +32,7 @@ def swept(axes: dict[str, list[str]]) -> list[str]:
     return [f"{field}={','.join(values)}" for field, values in axes.items()]
 
 
-def values(field: str, found: list[Point]) -> list[str]:
+def values(field: str, found: list[SweepPoint]) -> list[str]:
     return [a.partition("=")[2] for p in found for a in p.arguments if a.partition("=")[0] == f"--{field}"]
 
 
@@ -93,7 +93,7 @@ def test_the_names_say_the_values():
     assert points(BASE, ["optimizer.lr=1e-3"])[0].name == "optimizer.lr-1e-3"
 
 
-def test_values_that_only_look_alike_as_names_are_told_apart():
+def test_values_that_only_look_alike_as_names_are_distinguished():
     names = [p.name for p in points(BASE, ["data.root=/a/b,/a-b,/a b,-a-b"])]
     assert len(set(names)) == 4
     assert names[3] == "data.root--a-b"

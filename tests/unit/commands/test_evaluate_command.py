@@ -17,7 +17,7 @@ from dist_dash.ensembles.weight_cosines import weight_cosines
 from dist_dash.metrics.predictions import save_predictions
 from dist_dash.metrics.summary import evaluate
 from dist_dash.models import MLP, SmallCNN
-from dist_dash.runs.folder import RunFolder
+from dist_dash.runs.owner import OwnedFolder
 
 pytestmark = pytest.mark.usefixtures("not_a_rank")
 NOISY = ["--labels.noise=0.4", "--labels.validation=0.2", "--seed=3"]
@@ -98,7 +98,7 @@ def test_the_function_says_what_the_command_says(run, capsys):
 def test_a_run_that_starts_over_clears_its_scores(run):
     for split in ("test", "validation", "train"):
         evaluate_run(run.path, split)
-    RunFolder(run.path).clear()
+    OwnedFolder(run.path).clear()
     assert not [*run.path.glob("evaluation*"), *run.path.glob("predictions*")]
 
 

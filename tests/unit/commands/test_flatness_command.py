@@ -12,12 +12,14 @@ from rich.console import Console
 from torch import nn
 
 from dist_dash.analysis.flatness.measure import FlatnessOptions, flatness_of
+from dist_dash.analysis.flatness.run import AVERAGED, summary
 from dist_dash.analysis.flatness.subset import subset
+from dist_dash.analysis.flatness.table import table
 from dist_dash.commands.cli import main
-from dist_dash.commands.flatness import AVERAGED, flatness_command, summary, table
+from dist_dash.commands.flatness import flatness_command
 from dist_dash.ensembles.ensemble import save_member
 from dist_dash.errors import BadInput
-from dist_dash.runs.folder import RunFolder
+from dist_dash.runs.owner import OwnedFolder
 
 pytestmark = pytest.mark.usefixtures("not_a_rank")
 
@@ -224,7 +226,7 @@ def test_a_run_that_starts_over_forgets_its_flatness(made):
     run, _ = made
     assert flatness_command([str(run.path), "--probes=2"]) == 0
     (run.path / "owner.lock").touch()
-    folder = RunFolder(run.path)
+    folder = OwnedFolder(run.path)
     folder.acquire()
     folder.clear()
     folder.release()

@@ -16,11 +16,11 @@ from complaints import cli_complaint
 from rich.console import Console
 from runs_by_hand import EVAL, HOLD, TRAIN, dead, lines, made, submitted
 
-from dist_dash.commands import runs as module
 from dist_dash.commands.cli import main
-from dist_dash.commands.runs import as_json, runs_command, summary, table, watch
-from dist_dash.runs.folder import RunFolder
+from dist_dash.runs import view as module
+from dist_dash.runs.owner import OwnedFolder
 from dist_dash.runs.states import RunState, find_runs, states
+from dist_dash.runs.view import as_json, show_runs, summary, table, watch
 
 pytestmark = pytest.mark.usefixtures("no_slurm")
 
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.usefixtures("no_slurm")
 def test_runs_are_found_at_any_depth_in_natural_order(tmp_path):
     for name in ("s10", "s2", "deep/er/s1", "s2/member_01", "s2/member_00"):
         made(tmp_path / "runs" / name)
-    RunFolder(tmp_path / "runs/submitted").note_job("1", tmp_path)
+    OwnedFolder(tmp_path / "runs/submitted").note_job("1", tmp_path)
     (tmp_path / "runs/locked").mkdir()
     (tmp_path / "runs/locked/owner.lock").touch()
     names = [str(path.relative_to(tmp_path / "runs")) for path in find_runs(tmp_path / "runs")]
@@ -160,7 +160,7 @@ def test_the_command_prints_a_table_or_json(capsys, tmp_path, monkeypatch):
     (entry,) = json.loads(capsys.readouterr().out)
     assert (entry["path"], entry["state"], entry["step"]) == ("runs/a", "done", 10)
     assert entry["metrics"]["ensemble_accuracy"] == 0.875
-    assert runs_command("runs", False, True) == 0
+    assert show_runs("runs", False, True) == 0
 
 
 def test_it_starts_without_torch(tmp_path):
@@ -211,7 +211,7 @@ def test_watching_asks_slurm_again_when_it_is_due(capsys, tmp_path, fake, pauses
 
 def test_watching_sees_new_runs(capsys, tmp_path, fake, pauses):
     fake.say("squeue", "1|1|PENDING|Priority", "2|2|PENDING|Priority")
-    first, second = submitted(tmp_path / "first", "1"), RunFolder(tmp_path / "second")
+    first, second = submitted(tmp_path / "first", "1"), OwnedFolder(tmp_path / "second")
     pauses += [lambda: second.note_job("2", tmp_path), lambda: first.mark(first.done), lambda: second.mark(second.done)]
     assert watch(tmp_path) == 0
     assert [line[:30] for line in capsys.readouterr().out.splitlines()] == [
@@ -233,14 +233,14 @@ def test_ctrl_c_ends_the_view_and_nothing_else(tmp_path):
             assert watcher.stdout.readline() == "0 done, 1 running, 0 queued, 0 failed\n"
             time.sleep(0.2)
             watcher.send_signal(signal.SIGINT)
-            out, error = watcher.communicate(timeout=20)
+            out, error = watcher.communicate(timeout=300)
         assert (watcher.returncode, out, error) == (0, "", "")
         assert run.poll() is None
         run.stdin.close()
 
 
 def test_on_a_terminal_the_table_lives(tmp_path):
-    folder = RunFolder(tmp_path / "run")
+    folder = OwnedFolder(tmp_path / "run")
     folder.acquire()
     folder.recipe.touch()
     ours, theirs = pty.openpty()
@@ -255,5 +255,5 @@ def test_on_a_terminal_the_table_lives(tmp_path):
         folder.release()
         while b"1 done, 0 running" not in shown:
             shown += os.read(ours, 4096)
-        assert watcher.wait(20) == 0
+        assert watcher.wait(300) == 0
     os.close(ours)

@@ -5,7 +5,6 @@ import shutil
 
 import numpy as np
 import pytest
-from dist_dash.runs.process import guarded
 from PIL import Image
 from shifted import SYNTHETIC, finished, vectors
 
@@ -13,7 +12,8 @@ from dist_dash.analysis.shift.corruptions import CORRUPTIONS
 from dist_dash.analysis.shift.values import values_of
 from dist_dash.commands.shift import shift_command
 from dist_dash.ensembles.finished import FinishedRun
-from dist_dash.runs.folder import RunFolder
+from dist_dash.runs.owner import OwnedFolder
+from dist_dash.runs.process import guarded
 
 pytestmark = pytest.mark.usefixtures("not_a_rank")
 QUICK = ["--corruptions=contrast,impulse_noise", "--severities=2,5"]
@@ -220,7 +220,7 @@ def test_runs_that_cannot_be_shifted(run, capsys, tmp_path):
     assert "finish the run first" in refused(capsys, unfinished)
     assert "the following arguments are required: run" in called(capsys)[2]
     torn = shutil.copytree(run, tmp_path / "torn")
-    (torn / "ensemble" / RunFolder.weights(1)).write_bytes(b"no weights")
+    (torn / "ensemble" / OwnedFolder.weights(1)).write_bytes(b"no weights")
     assert "does not hold the member's weights" in refused(capsys, torn)
 
 
@@ -243,7 +243,7 @@ def test_a_result_is_replaced_whole_and_cleared_with_the_run(run, capsys):
     assert (run / "shift.json").read_text() == "old"
     assert called(capsys, run, *QUICK)[0] == 0
     assert json.loads((run / "shift.json").read_text())["samples"] == 15
-    RunFolder(run).clear()
+    OwnedFolder(run).clear()
     assert not (run / "shift.json").exists()
 
 

@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 from compared import loaded, run_at, study
 
-from dist_dash.comparison import Section, as_csv, as_json, as_markdown, load_comparison
 from dist_dash.comparison import equivalent as module
+from dist_dash.comparison.grouping import load_comparison
+from dist_dash.comparison.machine_readable import as_csv, as_json
+from dist_dash.comparison.markup import as_markdown
+from dist_dash.comparison.section import Section
 from dist_dash.errors import BadInput
 
 N, CLASSES, MEMBERS = 60, 4, 3

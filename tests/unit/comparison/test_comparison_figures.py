@@ -13,9 +13,11 @@ import pytest
 from compared import DIVERSITY, ENVIRONMENT, OLD, SCORES, loaded, noisy, run_at, study, train_lines
 from scipy import stats
 
-from dist_dash.comparison import Comparison, Section, load_comparison, verdict
 from dist_dash.comparison.cost import Cost, cost_of, median_cost, relative
-from dist_dash.comparison.metrics import better, heading, number, percent
+from dist_dash.comparison.grouping import Comparison, load_comparison
+from dist_dash.comparison.metric_names import better, heading, number, percent
+from dist_dash.comparison.section import Section
+from dist_dash.comparison.verdict import verdict
 
 HIGHER = {"accuracy", "top5", "aac", "cal_aac"}
 
@@ -357,7 +359,7 @@ def test_a_difference_that_cannot_be_told_is_not_claimed(section: Section) -> No
     (sentence,) = [s for s in verdict(section) if s.startswith("cal_nll: ")]
     assert not best.bold
     assert f"{best.group} has the best mean" in sentence
-    assert f"no difference to the second best, {best.runner_up}, can be told from 5 seeds: " in sentence
+    assert f"the difference to the second best, {best.runner_up}, is not significant with 5 seeds: " in sentence
 
 
 def test_nor_is_one_to_a_baseline(folder: Path) -> None:
@@ -366,7 +368,7 @@ def test_nor_is_one_to_a_baseline(folder: Path) -> None:
     (sentence,) = [s for s in verdict(section) if s.startswith("cal_nll against SAM: ")]
     told = f"DASH ({found.mean:+.4f}, 95 % interval [{found.low:+.4f}, {found.high:+.4f}], n = 5)"
     assert not found.excludes_zero
-    assert f"against SAM: no difference can be told from 5 seeds: {told}; worse: SGD (+0.0" in sentence
+    assert f"against SAM: no significant difference with 5 seeds: {told}; worse: SGD (+0.0" in sentence
 
 
 def test_the_best_that_is_told_apart_is_called_the_best(tmp_path: Path) -> None:
@@ -390,8 +392,8 @@ def test_worse_and_less_are_said_too(tmp_path: Path) -> None:
 def test_from_one_seed_nothing_is_told(tmp_path: Path) -> None:
     study(tmp_path, {"SGD": 0.0, "DASH": 0.3}, seeds=1)
     sentences = verdict(only(loaded(tmp_path)))
-    assert sentences[0].endswith("; SGD follows, but nothing can be told from 1 seed in common.")
-    assert "accuracy against SGD: nothing can be told from 1 seed: DASH (+" in sentences[3]
+    assert sentences[0].endswith("; SGD follows, not decided: 1 seed in common.")
+    assert "accuracy against SGD: not decided, 1 seed only: DASH (+" in sentences[3]
     assert not any(word in " ".join(sentences) for word in ("interval", "is best", "better", "more:"))
 
 

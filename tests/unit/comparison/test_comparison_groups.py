@@ -10,10 +10,12 @@ from compared import loaded, run_at, study
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dist_dash.comparison import Comparison, Section, load_comparison
+from dist_dash.comparison.grouping import Comparison, load_comparison
+from dist_dash.comparison.section import Section
 from dist_dash.comparison.selection import runs_below
-from dist_dash.comparison.settings import differing, flat, names, section_names, settings_of, text
+from dist_dash.comparison.settings import names, section_names, settings_of, text, texts
 from dist_dash.errors import BadInput
+from dist_dash.runs.choices import differing
 
 
 def refusal(paths: list[Path], **options: Any) -> str:
@@ -37,7 +39,7 @@ def group_names(section: Section) -> list[str]:
 
 def test_choices_become_texts_by_field() -> None:
     recipe = {"method": {"class_path": "a.DASH", "init_args": {"rho": 0.1, "on": True}}, "models": None, "epochs": 4}
-    assert flat(recipe) == {
+    assert texts(recipe) == {
         "method.class_path": "a.DASH",
         "method.rho": "0.1",
         "method.on": "true",
@@ -82,7 +84,7 @@ def test_lists_are_one_choice() -> None:
 choices = st.dictionaries(st.sampled_from(["method.a", "method.b", "epochs", "model.x"]), st.sampled_from("12"))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.lists(st.tuples(st.sampled_from(["m.A", "m.B", "n.A"]), st.sampled_from(["p.M", "p.N"]), choices), max_size=6)
 )
@@ -120,7 +122,7 @@ def test_methods_that_differ_in_nothing_else_are_named_by_their_class(tmp_path: 
 def test_classes_of_the_same_name_are_named_in_full(tmp_path: Path) -> None:
     run_at(tmp_path / "a", "SGD")
     run_at(tmp_path / "b", "SGD", method__class_path="mine.SGD")
-    assert group_names(only(loaded(tmp_path))) == ["dist_dash.methods.SGD", "mine.SGD"]
+    assert group_names(only(loaded(tmp_path))) == ["SGD", "mine.SGD"]
 
 
 @pytest.mark.parametrize(
@@ -171,7 +173,7 @@ def test_other_conditions_are_named_beside_the_noise() -> None:
 
 
 def test_a_choice_that_one_lacks_differs() -> None:
-    assert differing([{"a": "1", "b": "2"}, {"a": "1"}]) == ["b"]
+    assert differing([{"a": "1", "b": "2"}, {"a": "1"}]) == {"b": ["2", None]}
 
 
 def test_an_old_recipe_without_a_choice_is_a_group_of_its_own(tmp_path: Path) -> None:

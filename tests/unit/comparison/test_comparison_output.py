@@ -10,14 +10,17 @@ from typing import Any
 
 import pytest
 from compared import SCORES, loaded, run_at, study
-from dist_dash.runs.process import guarded
 from rich.cells import cell_len
 from rich.console import Console
 
-from dist_dash.commands.compare import FORMATS, compare_command
-from dist_dash.comparison import Comparison, as_csv, as_json, as_latex, as_markdown, verdict
+from dist_dash.commands.compare import compare_command
+from dist_dash.comparison.grouping import Comparison
+from dist_dash.comparison.machine_readable import as_csv, as_json
+from dist_dash.comparison.markup import as_latex, as_markdown, in_latex, in_markdown
+from dist_dash.comparison.show import FORMATS
 from dist_dash.comparison.terminal import as_renderable
-from dist_dash.comparison.text import in_latex, in_markdown
+from dist_dash.comparison.verdict import verdict
+from dist_dash.runs.process import guarded
 
 TITLES = ("Quality of the ensemble", "Difference to SGD", "Difference to SAM", "Members and how they differ", "Cost")
 TORN = "\\begin{tabular}{lr}\na & b & c \\\\\nd & e \\\\\n\\end{tabular}"

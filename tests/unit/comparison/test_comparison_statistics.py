@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from dist_dash.comparison.statistics import Difference, Summary, expanded_tail, intervals, paired
+from dist_dash.comparison.paired import Difference, Summary, expanded_tail, intervals, paired
 
-FEW = settings(max_examples=25, deadline=None)
+FEW = settings(max_examples=25)
 numbers = st.floats(-1, 1, width=32)
 
 

@@ -25,7 +25,7 @@ from tests.support.ranks import on_ranks
 def measured(cases: list[tuple[type[Method], dict[str, Any]]], members: int, accumulation: int) -> list[Any]:
     """What one update of each method cost, as its member has counted it."""
     layout, found = layout_from_environment(members), []
-    with Exchange(layout, deadline=60) as exchange:
+    with Exchange(layout, deadline=300) as exchange:
         for kind, options in cases:
             method, engine = kind(**options), Torch("fp64")
             net = network(layout.member, False, torch.float64)

@@ -200,7 +200,7 @@ def test_nor_do_their_later_lives(job, further, step, restarts):
 
 @STEADY
 @given(JOBS, st.integers(0, 200), st.integers(1, 200), st.integers(0, 200), st.integers(1, 200))
-def test_a_requeued_job_does_not_meet_its_ghost_nor_a_step_its_neighbour(job, restarts, lives, step, steps):
+def test_a_requeued_job_does_not_meet_its_stale_ranks_nor_a_step_its_neighbour(job, restarts, lives, step, steps):
     assert port(job, step, restarts) != port(job, step, restarts + lives)
     assert port(job, step, restarts) != port(job, step + steps, restarts)
 

@@ -5,13 +5,13 @@ import pytest
 import torch
 import yaml
 
-from dist_dash.commands.study import write_recipe
 from dist_dash.member.deepspeed_engine import DeepSpeed
 from dist_dash.member.engine import Torch
 from dist_dash.methods import DASH, SAM, SGD
 from dist_dash.models import MLP, SmallCNN
 from dist_dash.recipe.parsing import Command, parse_command
-from dist_dash.study.plan import check_commands, read_plan
+from dist_dash.study.run import write_recipe
+from dist_dash.study.study_plan import check_commands, read_plan
 from dist_dash.trajectories.schedules import Cosine, Step
 
 FILES = sorted((Path(__file__).parents[3] / "launch/recipes").glob("*.yaml"))

@@ -16,9 +16,9 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from dist_dash.analysis.flatness.subset import subset
 from dist_dash.analysis.flatness.weight_space import Stopwatch, TooSlow, barrier
 from dist_dash.models import MLP, SmallCNN
-from dist_dash.report import landscape
+from dist_dash.report import loss_landscape as landscape
 from dist_dash.report.flatness_bars import flatness_bars
-from dist_dash.report.landscape import loss_plane, loss_within, segments
+from dist_dash.report.loss_landscape import loss_plane, loss_within, segments
 from dist_dash.report.picture import NotHere
 
 

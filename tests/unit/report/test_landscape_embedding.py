@@ -12,7 +12,8 @@ from scipy.spatial.distance import jensenshannon, pdist, squareform
 
 from dist_dash.models import MLP
 from dist_dash.report import embedding as module
-from dist_dash.report.embedding import distances, embedding, in_the_plane, read_trace
+from dist_dash.report.embedding import embedding, embedding_of_runs
+from dist_dash.report.kept_predictions import distances, in_the_plane, read_trace
 from dist_dash.report.picture import NotHere
 
 FEW = settings(max_examples=40, deadline=None, derandomize=True, database=None)
@@ -147,8 +148,6 @@ def test_a_trace_that_is_missing_or_torn_is_a_sentence(make, tmp_path):
     bare, _ = finished_run(tmp_path / "bare", [MLP(hidden=2)] * 2)
     with pytest.raises(NotHere, match=r"^bare kept the predictions of 0 evaluations.*record\.trace"):
         embedding(bare)
-    with pytest.raises(NotHere, match="no run"):
-        embedding({})
     run, log_probs = make("torn")
     write_trace(run, 10, log_probs[1, :2], np.arange(N) % C, 3 * np.arange(N) + 1)  # of two members
     with pytest.raises(NotHere, match="cannot be read"):
@@ -178,7 +177,6 @@ def test_the_picture_of_a_run_shows_its_members_and_how_far_apart_they_are(make)
     data = picture.data
     assert data["step"] == [5] * 3 + [10] * 3 + [20] * 3
     assert data["member"] == [0, 1, 2] * 3
-    assert set(data["run"]) == {""}
     matrix = distances(log_probs.astype(np.float32).astype(float).reshape(9, N, C))
     points, stress = in_the_plane(matrix)
     assert np.allclose(np.array([data["x"], data["y"]]).T, points)
@@ -213,27 +211,38 @@ def test_members_that_become_one_are_seen_to(make):
     assert np.ptp(last, axis=1) == pytest.approx([0, 0], abs=1e-4)
 
 
+def points_of(picture, group: str) -> np.ndarray:
+    """The places of a run's members in the plane, evaluation by evaluation `[points, 2]`."""
+    rows = [row for row in zip(*picture.data.values(), strict=True) if row[:2] == ("plane", group)]
+    return np.array([[x, y] for _, _, member, step, x, y, _ in sorted(rows, key=lambda row: (row[3], row[2]))])
+
+
 def test_runs_side_by_side_share_coordinates_and_samples(make):
     one, first = make("one", seed=1)
     other, second = make("other", members=2, steps=(7, 9), seed=2)
-    picture = embedding({"SAM": one, "DASH": other})
+    picture = embedding_of_runs({"SAM": one, "DASH": other})
     looks_right(picture)
     data = picture.data
-    assert data["run"] == ["SAM"] * 9 + ["DASH"] * 4
+    planes = [group for panel, group in zip(data["panel"], data["group"], strict=True) if panel == "plane"]
+    assert planes == ["SAM"] * 9 + ["DASH"] * 4
     everything = np.concatenate([first.reshape(9, N, C), second.reshape(4, N, C)]).astype(np.float32).astype(float)
-    assert np.allclose(np.array([data["x"], data["y"]]).T, in_the_plane(distances(everything))[0])
-    assert data["step"][9:] == [7, 7, 9, 9]
-    assert data["mean_distance"][9] == pytest.approx(distances(second[0])[0, 1], rel=1e-5)
-    assert picture.findings["DASH: mean disagreement, first → last"].endswith(
-        f"{np.mean(second[1, 0].argmax(-1) != second[1, 1].argmax(-1)):.1%}"
-    )
+    places, stress = in_the_plane(distances(everything))
+    assert np.allclose(np.concatenate([points_of(picture, "SAM"), points_of(picture, "DASH")]), places)
+    assert f"stress-1 {stress:.3f}" in picture.caption
+    rows = list(zip(*data.values(), strict=True))
+    apart = [
+        (step, distance) for panel, group, _, step, _, _, distance in rows if (panel, group) == ("distance", "DASH")
+    ]
+    assert [step for step, _ in apart] == [7, 9]
+    for (_, distance), log_probs in zip(apart, second, strict=True):
+        assert distance == pytest.approx(distances(log_probs)[0, 1], rel=1e-5)
+    assert {step for _, group, _, step, *_ in rows if group == "DASH"} == {7, 9}
 
 
 def test_the_same_run_twice_lies_on_itself(make):
     run, _ = make()
-    data = embedding({"a": run, "b": run}).data
-    points = np.array([data["x"], data["y"]])
-    assert np.allclose(points[:, :9], points[:, 9:], atol=1e-4)
+    picture = embedding_of_runs({"a": run, "b": run})
+    assert np.allclose(points_of(picture, "a"), points_of(picture, "b"), atol=1e-4)
 
 
 def test_runs_on_other_samples_are_not_compared(make):
@@ -242,11 +251,11 @@ def test_runs_on_other_samples_are_not_compared(make):
     for step in (5, 10, 20):
         write_trace(other, step, log_probs[0], (np.arange(N) + 1) % C, 3 * np.arange(N) + 1)
     with pytest.raises(NotHere, match="samples of other are others than those of one"):
-        embedding({"one": one, "other": other})
+        embedding_of_runs({"one": one, "other": other})
     for step in (5, 10, 20):
         write_trace(other, step, log_probs[0], np.arange(N) % C, 3 * np.arange(N) + 100_000)
     with pytest.raises(NotHere, match="same samples"):
-        embedding({"one": one, "other": other})
+        embedding_of_runs({"one": one, "other": other})
 
 
 def test_long_runs_and_large_data_are_thinned_and_the_caption_says_so(make, monkeypatch):

@@ -12,21 +12,22 @@ import numpy as np
 import pytest
 
 from dist_dash.commands.report import report_command
-from dist_dash.comparison import Comparison, load_comparison, verdict
+from dist_dash.comparison.grouping import Comparison, load_comparison
 from dist_dash.comparison.section import Section
+from dist_dash.comparison.verdict import verdict
 from dist_dash.ensembles.finished import FinishedRun
 from dist_dash.errors import BadInput
 from dist_dash.report import draw
-from dist_dash.report.coverage import coverage_of_groups
+from dist_dash.report.catalogue import FOLDER_PARTS
+from dist_dash.report.coverage_curves import coverage_of_groups
 from dist_dash.report.draw import letter_by_letter
-from dist_dash.report.embedding_groups import embedding_of_groups
-from dist_dash.report.flatness_bars import flatness_bars
-from dist_dash.report.folder_catalogue import FOLDER_PARTS, flatness_of_groups
-from dist_dash.report.folder_tables import at_a_glance, overview
-from dist_dash.report.groups import forest, members, quality
+from dist_dash.report.embedding import embedding_of_groups
+from dist_dash.report.flatness_bars import flatness_bars, flatness_of_groups
+from dist_dash.report.group_pictures import forest, members, quality
 from dist_dash.report.picture import NotHere, Picture
-from dist_dash.report.reliability import reliability_of_groups
-from dist_dash.report.sizes import sizes_of_groups
+from dist_dash.report.reliability_diagrams import reliability_of_groups
+from dist_dash.report.size_curves import sizes_of_groups
+from dist_dash.report.tables import at_a_glance, overview
 from tests.support.reported import Page, columns_of, predicted, reported_run, with_groups
 
 GROUPS = {"SGD ensemble": 1.0, "SAM <b>$x$</b>": 3.0, "DASH, separate": 1.05, "DASH, joint": 3.05}
@@ -135,8 +136,8 @@ def test_one_group_has_nothing_to_differ_from(tmp_path):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ({"notes": "a text"}, "they must be a list of texts"),
-        ({"notes": [1]}, "they must be a list of texts"),
+        ({"notes": "a text"}, "it must be a list of texts"),
+        ({"notes": [1]}, "it must be a list of texts"),
         ({"baselines": ["nobody"]}, "nobody"),
         ({"runs": {"c0/none": {"group": "a"}}}, "c0.none is not finished"),
     ],

@@ -18,8 +18,8 @@ from dist_dash.commands.report import report_command
 from dist_dash.errors import BadInput
 from dist_dash.report import draw
 from dist_dash.report.catalogue import PARTS
-from dist_dash.report.draw import Job, draw_all, letter_by_letter
-from dist_dash.report.page import with_code, write_page
+from dist_dash.report.draw import PictureJob, draw_all, letter_by_letter
+from dist_dash.report.html import with_code, write_page
 from dist_dash.report.picture import NotHere, Picture
 from tests.support.reported import Page, columns_of, reported_run
 
@@ -222,7 +222,7 @@ def drawn(figure: Figure, folder: Path, **more: object) -> str:
         data = {"x": [1.0, np.float64(0.1), None, float("nan"), np.int64(3), "a,b\n"]}
         return Picture("a-picture", "A picture", "About it.", figure, data, **more)  # type: ignore[arg-type]
 
-    (shown,) = draw_all([Job("A picture", picture, ())], folder)
+    (shown,) = draw_all([PictureJob("A picture", picture, ())], folder)
     assert not shown.why_not, shown.why_not
     return shown.uri
 
@@ -292,7 +292,7 @@ def of_number(number: int) -> Picture:
 
 
 def test_several_processes_draw_what_one_does(tmp_path):
-    jobs = [Job("A picture", of_number, (number,), f"p{number}") for number in range(4)]
+    jobs = [PictureJob("A picture", of_number, (number,), f"p{number}") for number in range(4)]
     alone = draw_all(jobs, tmp_path / "alone", processes=1)
     assert draw_all(jobs, tmp_path / "together", processes=2) == alone
     assert [shown.name for shown in alone] == ["p0-picture", "", "", "p3-picture"]

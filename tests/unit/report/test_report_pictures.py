@@ -15,16 +15,15 @@ from hypothesis import strategies as st
 
 from dist_dash.ensembles.finished import FinishedRun
 from dist_dash.metrics.calibration import cross_fitted
-from dist_dash.report.coverage import coverage, curve
-from dist_dash.report.directions import BETWEEN, WITHIN, ascent_directions, pair_cosines
-from dist_dash.report.learning import learning_curves
-from dist_dash.report.matrices import pairwise_matrices
-from dist_dash.report.picture import NotHere, Picture
-from dist_dash.report.record import per_member, thinned
-from dist_dash.report.reliability import reliability_diagrams
-from dist_dash.report.sizes import most_subsets, sizes
-from dist_dash.report.style import plain
-from dist_dash.report.timing import step_time
+from dist_dash.report.ascent_cosines import BETWEEN, WITHIN, ascent_directions, pair_cosines
+from dist_dash.report.coverage_curves import coverage, curve
+from dist_dash.report.learning_curves import learning_curves
+from dist_dash.report.pair_matrices import pairwise_matrices
+from dist_dash.report.picture import NotHere, Picture, drawable
+from dist_dash.report.readings import per_member, thinned
+from dist_dash.report.reliability_diagrams import reliability_diagrams
+from dist_dash.report.size_curves import most_subsets, sizes
+from dist_dash.report.step_time import step_time
 from tests.support.reported import predicted, record, reported_run
 
 
@@ -227,7 +226,7 @@ def test_a_curve_ends_at_full_coverage(samples):
     assert shares[-1] == 1
     assert values[0] == 0
     assert values[-1] == samples - 1
-    assert len(shares) == min(samples, 400)
+    assert len(shares) == min(samples, 100)
     np.testing.assert_allclose(shares, (values + 1) / samples)
 
 
@@ -347,7 +346,7 @@ def test_step_time_is_the_median_of_the_record_without_its_first_line(run):
 
 @given(st.text(max_size=200), st.integers(5, 60))
 def test_names_in_pictures_are_short_and_printable(name, most):
-    found = plain(name, most)
+    found = drawable(name, most)
     assert len(found) <= most
     assert found.isprintable()
     if len(name) <= most and name.isprintable():

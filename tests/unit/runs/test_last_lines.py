@@ -7,10 +7,10 @@ from unittest.mock import MagicMock
 import pytest
 from runs_by_hand import EVAL, TRAIN, lines, made, state_of
 
-from dist_dash.commands.runs import as_json
 from dist_dash.runs import last_lines as tail
 from dist_dash.runs.folder import RunFolder
 from dist_dash.runs.states import RunState
+from dist_dash.runs.view import as_json
 
 pytestmark = pytest.mark.usefixtures("no_slurm")
 

@@ -9,12 +9,12 @@ import pytest
 
 from dist_dash.errors import BadInput, RunFailed
 from dist_dash.files import read_json, replacing, write_atomically
-from dist_dash.runs.folder import RunFolder
+from dist_dash.runs.owner import OwnedFolder
 
 HOLD = """
 import sys
-from dist_dash.runs.folder import RunFolder
-folder = RunFolder(sys.argv[1])
+from dist_dash.runs.owner import OwnedFolder
+folder = OwnedFolder(sys.argv[1])
 folder.acquire("42.0")
 print("held", flush=True)
 sys.stdin.read()
@@ -36,7 +36,7 @@ def names(folder: Path) -> set[str]:
 
 
 def test_a_folder_in_use_is_refused_and_its_owner_named(tmp_path, other_run):
-    folder = RunFolder(tmp_path / "run")
+    folder = OwnedFolder(tmp_path / "run")
     before = names(tmp_path)
     with pytest.raises(BadInput) as caught:
         folder.acquire()
@@ -51,14 +51,14 @@ def test_a_folder_in_use_is_refused_and_its_owner_named(tmp_path, other_run):
 def test_the_lock_of_a_killed_run_is_free(tmp_path, other_run):
     other_run.kill()
     other_run.wait()
-    folder = RunFolder(tmp_path / "run")
+    folder = OwnedFolder(tmp_path / "run")
     folder.acquire()
     folder.check_owner()
     folder.release()
 
 
 def test_a_folder_given_up_can_be_owned_again(tmp_path):
-    first, second = RunFolder(tmp_path / "run"), RunFolder(tmp_path / "run")
+    first, second = OwnedFolder(tmp_path / "run"), OwnedFolder(tmp_path / "run")
     first.acquire()
     with pytest.raises(BadInput, match="in use"):
         second.acquire()
@@ -70,7 +70,7 @@ def test_a_folder_given_up_can_be_owned_again(tmp_path):
 
 
 def test_a_takeover_is_noticed(tmp_path):
-    folder = RunFolder(tmp_path / "run")
+    folder = OwnedFolder(tmp_path / "run")
     folder.acquire()
     folder.check_owner()
     owner = {"token": "another", "host": "node7", "pid": 12, "job": "9.1"}
@@ -83,7 +83,7 @@ def test_a_takeover_is_noticed(tmp_path):
 
 @pytest.mark.parametrize("content", [None, "", "{}", "{"])
 def test_an_owner_file_that_is_gone_or_torn_counts_as_a_takeover(tmp_path, content):
-    folder = RunFolder(tmp_path / "run")
+    folder = OwnedFolder(tmp_path / "run")
     folder.acquire()
     file = tmp_path / "run/owner.json"
     file.unlink() if content is None else file.write_text(content)
@@ -95,19 +95,19 @@ def test_an_owner_file_that_is_gone_or_torn_counts_as_a_takeover(tmp_path, conte
 def test_a_foreign_folder_is_refused_and_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(BadInput, match=f"{tmp_path} holds files that are not a run's"):
-        RunFolder(tmp_path).acquire()
+        OwnedFolder(tmp_path).acquire()
     assert names(tmp_path) == {"thesis.tex"}
 
 
 def test_a_file_is_no_folder(tmp_path):
     (tmp_path / "run").write_text("")
     with pytest.raises(BadInput, match="is a file"):
-        RunFolder(tmp_path / "run").acquire()
+        OwnedFolder(tmp_path / "run").acquire()
 
 
 def test_an_empty_or_new_folder_is_usable(tmp_path):
     for path in (tmp_path, tmp_path / "deep/new"):
-        RunFolder(path).check_usable()
+        OwnedFolder(path).check_usable()
     assert names(tmp_path) == set()
 
 
@@ -152,7 +152,7 @@ def test_a_write_is_on_disk_before_it_gets_its_name(tmp_path, monkeypatch):
 
 
 def test_markers_exclude_each_other(tmp_path):
-    folder = RunFolder(tmp_path)
+    folder = OwnedFolder(tmp_path)
     for marker in (folder.done, folder.to_continue, None, folder.to_continue, folder.done):
         folder.mark(marker)
         assert [m for m in (folder.done, folder.to_continue) if m.exists()] == ([marker] if marker else [])
@@ -161,7 +161,7 @@ def test_markers_exclude_each_other(tmp_path):
 
 
 def test_clearing_removes_a_runs_files_and_nothing_else(tmp_path):
-    folder = RunFolder(tmp_path / "run")
+    folder = OwnedFolder(tmp_path / "run")
     folder.acquire()
     for directory in (folder.checkpoints / "step_00000010", folder.ensemble, folder.tensorboard):
         directory.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Who may take a run folder over from whom, and what a ghost that was overtaken can still do."""
+"""Who may take a run folder over from whom, and what a stale owner that was overtaken can still do."""
 
 import json
 from pathlib import Path
@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 from dist_dash.errors import BadInput, RunFailed
-from dist_dash.runs.folder import RunFolder
+from dist_dash.runs.owner import OwnedFolder
 from dist_dash.runs.record import Recorder
 
 
-def owned(path: Path, job: str = "") -> RunFolder:
-    folder = RunFolder(path)
+def owned(path: Path, job: str = "") -> OwnedFolder:
+    folder = OwnedFolder(path)
     folder.acquire(job)
     return folder
 
@@ -21,7 +21,7 @@ def owned(path: Path, job: str = "") -> RunFolder:
     [
         ("42.0", "42.1", [], True),  # requeued: the lock is an earlier life's
         ("42.9", "42.10", [], True),
-        ("42.1", "42.0", [], False),  # a ghost does not take it back
+        ("42.1", "42.0", [], False),  # a stale owner does not take it back
         ("42.1", "42.1", [], False),  # two steps of one job
         ("42.0", "43.0", ["42"], True),  # submitted again, by hand
         ("42.0", "43.0", [], False),
@@ -33,31 +33,31 @@ def owned(path: Path, job: str = "") -> RunFolder:
     ],
 )
 def test_a_folder_whose_lock_is_held(tmp_path, theirs, ours, over, taken):
-    ghost, successor = owned(tmp_path / "run", theirs), RunFolder(tmp_path / "run")
+    stale, successor = owned(tmp_path / "run", theirs), OwnedFolder(tmp_path / "run")
     if not taken:
         with pytest.raises(BadInput, match="in use"):
             successor.acquire(ours, lambda job: job in over)
-        ghost.check_owner()
+        stale.check_owner()
         return
     successor.acquire(ours, lambda job: job in over)
     successor.check_owner()
     with pytest.raises(RunFailed, match="was taken over by"):
-        ghost.check_owner()
-    third = RunFolder(tmp_path / "run")
-    with pytest.raises(BadInput, match="in use"):  # the successor's lock holds, although the ghost keeps its own
+        stale.check_owner()
+    third = OwnedFolder(tmp_path / "run")
+    with pytest.raises(BadInput, match="in use"):  # the successor's lock holds, although the stale owner keeps its own
         third.acquire()
-    ghost.release()
+    stale.release()
     with pytest.raises(BadInput, match="in use"):
         third.acquire()
     successor.release()
 
 
-def test_a_ghost_leaves_no_word_of_its_failure(tmp_path):
-    ghost = owned(tmp_path / "run", "42.0")
+def test_a_stale_owner_leaves_no_failure_marker(tmp_path):
+    stale = owned(tmp_path / "run", "42.0")
     owned(tmp_path / "run", "42.1")
-    with pytest.raises(RunFailed), ghost.noting_failure():
+    with pytest.raises(RunFailed), stale.noting_failure():
         raise RunFailed("a peer is gone")
-    assert not ghost.failed.exists()
+    assert not stale.failed.exists()
 
 
 def test_a_failure_is_noted_in_one_line_and_bad_input_is_not(tmp_path):
@@ -86,28 +86,28 @@ def test_how_often_a_run_was_continued_outlives_its_owners(tmp_path):
 
 
 def test_a_folder_that_is_not_shared(tmp_path):
-    owner, elsewhere = owned(tmp_path / "run"), RunFolder(tmp_path / "other/run")
+    owner, elsewhere = owned(tmp_path / "run"), OwnedFolder(tmp_path / "other/run")
     elsewhere.token = owner.token
     with pytest.raises(BadInput, match="it must be on a file system that all nodes share"):
         elsewhere.check_shared(patience=0.1)
-    same = RunFolder(tmp_path / "run")
+    same = OwnedFolder(tmp_path / "run")
     same.token = owner.token
     same.check_shared(patience=0)
 
 
-def test_a_ghosts_record_is_not_its_successors(tmp_path):
-    """The line that a ghost writes after its successor has begun lands in a file that is nobody's."""
+def test_a_stale_owners_record_is_not_its_successors(tmp_path):
+    """The line that a stale owner writes after its successor has begun goes to a file that nobody reads."""
     file = tmp_path / "metrics.jsonl"
-    ghost, successor = (Recorder(True, file, 10, False, None) for _ in range(2))
+    stale, successor = (Recorder(True, file, 10, False, None) for _ in range(2))
     for step in (1, 2, 3):
-        ghost.write("train", step, 0.0)
+        stale.write("train", step, 0.0)
     position = len(file.read_text().splitlines(True)[0]) * 2
     successor.rewind(position)
-    ghost.write("train", 4, 0.0)
-    assert ghost.position() != successor.position() == position
+    stale.write("train", 4, 0.0)
+    assert stale.position() != successor.position() == position
     successor.write("train", 3, 0.0)
     assert [json.loads(line)["step"] for line in file.read_text().splitlines()] == [1, 2, 3]
-    ghost.close()
+    stale.close()
     successor.close()
 
 

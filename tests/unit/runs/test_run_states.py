@@ -12,7 +12,7 @@ import pytest
 from runs_by_hand import HOLD, TRAIN, dead, lines, made, quiet, said, state_of, submitted
 
 from dist_dash.errors import BadInput
-from dist_dash.runs.folder import RunFolder
+from dist_dash.runs.owner import OwnedFolder
 from dist_dash.runs.states import states
 
 pytestmark = pytest.mark.usefixtures("no_slurm")
@@ -36,11 +36,11 @@ def test_a_run_that_is_killed_ended_without_a_word(tmp_path):
     folder.metrics.write_text(lines(TRAIN))
     quiet(folder)
     sign = time.strftime("%Y-%m-%d %H:%M", time.localtime(folder.metrics.stat().st_mtime))
-    assert said(folder) == ("failed", f"ended without a word (last sign {sign})")
+    assert said(folder) == ("failed", f"ended without a message (last sign of life {sign})")
 
 
 def test_a_folder_that_nobody_ever_owned_is_new(tmp_path):
-    folder = RunFolder(tmp_path / "copied")
+    folder = OwnedFolder(tmp_path / "copied")
     folder.checkpoints.mkdir(parents=True)
     folder.recipe.touch()
     assert said(folder) == ("new", "")
@@ -89,7 +89,7 @@ def test_a_held_lock_reads_as_running_and_stays_held(tmp_path):
         [sys.executable, "-c", HOLD, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout.readline() == "held\n"
-        folder = RunFolder(path)
+        folder = OwnedFolder(path)
         folder.mark(folder.failed, "an earlier life's")
         assert said(folder) == ("running", "")
         with pytest.raises(BadInput, match="in use"):
@@ -109,7 +109,7 @@ def test_the_look_at_the_lock_disturbs_nobody(tmp_path):
     before = facts(lock)
     assert said(folder)[0] == "failed"  # the process lives and has let go of the lock
     assert facts(lock) == before
-    other = RunFolder(folder.path)
+    other = OwnedFolder(folder.path)
     other.acquire()
     other.release()
     lock.unlink()
@@ -275,7 +275,9 @@ def test_a_job_that_is_gone_without_a_word(tmp_path, fake, rows):
     begun.metrics.write_text(lines(TRAIN))
     state, why = said(begun)
     assert state == "failed"
-    assert re.fullmatch(rf"ended without a word \(last sign [-0-9]+ [0-9:]+\); see {re.escape(str(begun.jobs))}", why)
+    assert re.fullmatch(
+        rf"ended without a message \(last sign of life [-0-9]+ [0-9:]+\); see {re.escape(str(begun.jobs))}", why
+    )
 
 
 def test_a_run_goes_on_outside_of_the_job_that_it_was_submitted_to(tmp_path, fake):

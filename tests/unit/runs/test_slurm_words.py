@@ -5,7 +5,7 @@ from slurm_fakes import FakeSlurm, shown
 
 from dist_dash.errors import BadInput
 from dist_dash.runs import slurm
-from dist_dash.runs.slurm import Job
+from dist_dash.runs.slurm import SlurmJob
 
 FORGOTTEN = "slurm_load_jobs error: Invalid job id specified\n"
 UNREACHABLE = "slurm_load_jobs error: Unable to contact slurm controller (connect failure)\n"
@@ -39,9 +39,9 @@ def test_a_cluster_is_known_by_sbatch(fake, monkeypatch, tmp_path):
 def test_the_queue_tells_the_named_jobs_by_their_names(fake):
     fake.say("squeue", *QUEUE)
     assert slurm.queue(["100_2", "100_5", "200", "100_9", "999"]) == {
-        "100_2": Job("RUNNING", reason="None"),
-        "100_5": Job("PENDING", reason="JobArrayTaskLimit"),
-        "200": Job("PENDING", reason="job requeued in held state"),
+        "100_2": SlurmJob("RUNNING", reason="None"),
+        "100_5": SlurmJob("PENDING", reason="JobArrayTaskLimit"),
+        "200": SlurmJob("PENDING", reason="job requeued in held state"),
     }
     assert slurm.queue(["300"])["300"].reason == "ReqNodeNotAvail, UnavailableNodes:n1"
 
@@ -61,7 +61,7 @@ def test_nothing_is_asked_for_no_jobs(fake):
 
 def test_a_task_is_found_by_the_id_that_it_knows_itself(fake):
     fake.say("squeue", *QUEUE)
-    assert slurm.queue(["102"]) == {"102": Job("COMPLETING", reason="None")}
+    assert slurm.queue(["102"]) == {"102": SlurmJob("COMPLETING", reason="None")}
 
 
 def test_an_array_stands_for_its_tasks(fake):
@@ -143,7 +143,7 @@ def test_tasks_that_never_started_share_a_line_of_the_accounting(fake):
 
 def test_the_accounting_knows_a_task_by_its_own_id(fake):
     fake.say("sacct", "100_1|101|TIMEOUT|0:0")
-    assert slurm.ended(["101"]) == {"101": Job("TIMEOUT", reason="exit status 0")}
+    assert slurm.ended(["101"]) == {"101": SlurmJob("TIMEOUT", reason="exit status 0")}
 
 
 @pytest.mark.parametrize("installed", [True, False])
@@ -158,7 +158,7 @@ def test_without_accounting_nothing_is_known(fake, installed):
 
 def test_a_job_is_read(fake):
     fake.say("scontrol", shown(7, restarts=2, preempted="2026-11-21T11:30:00", reason="Preempted"))
-    assert slurm.job("7") == Job("RUNNING", restarts=2, preempted=True, reason="Preempted")
+    assert slurm.job("7") == SlurmJob("RUNNING", restarts=2, preempted=True, reason="Preempted")
     assert fake.asked("scontrol") == ["show job -o 7"]
 
 
@@ -167,7 +167,7 @@ def test_words_of_the_user_are_not_taken_for_facts(fake):
         "scontrol",
         shown(7, name="x JobState=FAILED Restarts=9 PreemptTime=1", comment="Restarts=9 JobState=DONE PreemptTime=1"),
     )
-    assert slurm.job("7") == Job("RUNNING", reason="None")
+    assert slurm.job("7") == SlurmJob("RUNNING", reason="None")
 
 
 def test_the_id_of_an_array_names_one_of_its_tasks(fake):

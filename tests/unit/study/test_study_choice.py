@@ -14,16 +14,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from study_plans import STUDY, written
 
-from dist_dash.commands.study import write_groups
 from dist_dash.errors import BadInput
 from dist_dash.study.choice import Choice, Trial
-from dist_dash.study.plan import HIGHER_IS_BETTER, LOWER_IS_BETTER, Plan, read_plan
-from dist_dash.study.results import selection_as_markdown
+from dist_dash.study.run import write_groups
+from dist_dash.study.study_plan import HIGHER_IS_BETTER, LOWER_IS_BETTER, StudyPlan, read_plan
+from dist_dash.study.study_results import selection_as_markdown
 
 SEEDS = [100, 101]
 
 
-def plan_of(folder: Path, score: str = "nll", trials: int = 3) -> Plan:
+def plan_of(folder: Path, score: str = "nll", trials: int = 3) -> StudyPlan:
     study = {**STUDY, "selection": {"score": score, "seeds": SEEDS}}
     rates = [{"optimizer.lr": n / 10} for n in range(1, trials + 1)]
     study["methods"] = {name: {**method, "trials": rates} for name, method in STUDY["methods"].items()}
@@ -45,7 +45,7 @@ class Evaluator:
         return {"ensemble": self.scores[path.name], "members": [members], "member_mean": members}
 
 
-def scored(plan: Plan, folder: Path, monkeypatch: Any, table: dict[str, list[Any]], score: str) -> Choice:
+def scored(plan: StudyPlan, folder: Path, monkeypatch: Any, table: dict[str, list[Any]], score: str) -> Choice:
     """A choice that has seen the trials of all methods: a list of scores, one a seed, for each trial number."""
     known = {
         plan.trial_name(condition, method, number, seed).rpartition("/")[2]: {score: of[index]}

@@ -12,9 +12,10 @@ import yaml
 from complaints import PYTHON_SPEAK, cli_complaint
 from study_plans import STUDY, changed, written
 
+from dist_dash.comparison.settings import slug
 from dist_dash.recipe.parsing import parse_command
 from dist_dash.study.effect import has_effect
-from dist_dash.study.plan import Plan, arguments_of, check_commands, read_plan, slug
+from dist_dash.study.study_plan import StudyPlan, arguments_of, check_commands, read_plan
 
 METHODS, FIELDS = STUDY["methods"], STUDY["methods"]["Flat"]["fields"]
 pytestmark = pytest.mark.usefixtures("not_a_rank")
@@ -39,7 +40,7 @@ WRONG = {
     ),
     "unknown field of the selection": (
         changed("selection", to={"metric": "nll"}),
-        "selection: 'metric' is no field of it; known here: score, seeds, split",
+        "selection: 'metric' is no field of it; known: score, seeds, split",
     ),
     "the text of a plan is no field": (changed("text", to="x"), "study: 'text' is no field of it"),
     "missing": (changed("members", to=...), "study: members missing; it must have recipe, members, methods, cond"),
@@ -81,7 +82,7 @@ WRONG = {
     "true members": (changed("members", to=True), "members: True is not allowed; it must be a whole number ≥ 1"),
     "half a member": (changed("members", to=1.5), "members: 1.5 is not allowed; it must be a whole number ≥ 1"),
     "no methods": (changed("methods", to={}), "methods: {} is not allowed; it must be at least one method"),
-    "a list of methods": (changed("methods", to=["SAM"]), "methods: ['SAM'] is not allowed; it must be a group of fie"),
+    "a list of methods": (changed("methods", to=["SAM"]), "methods: ['SAM'] is not allowed; it must be at least one m"),
     "no conditions": (changed("conditions", to={}), "conditions: {} is not allowed; it must be at least one, such as"),
     "an empty condition": (
         changed("conditions", "clean", to=None),
@@ -108,7 +109,7 @@ WRONG = {
     ),
     "flatness as a number": (changed("flatness", to=0.2), "flatness: 0.2 is not allowed; it must be a group of fields"),
     "a radius as a text": (changed("flatness", to={"rho": "x"}), "flatness.rho: 'x' is not allowed; it must be a numb"),
-    "a radius of 0": (changed("flatness", to={"rho": 0}), "flatness.rho: 0 is not allowed; it must be a finite number"),
+    "a radius of 0": (changed("flatness", to={"rho": 0}), "flatness.rho: 0.0 is not allowed; it must be a finite num"),
     "half a step": (changed("flatness", to={"steps": 1.5}), "flatness.steps: 1.5 is not allowed; it must be a whole"),
     "no steps": (changed("flatness", to={"steps": 0}), "flatness.steps: 0 is not allowed; it must be a whole number"),
     "no number of steps": (changed("flatness", to={"steps": None}), "flatness.steps: None is not allowed; it must be"),
@@ -230,7 +231,7 @@ def test_the_same_study_under_other_words_is_the_same(tmp_path: Path) -> None:
 # -- what a good one becomes -------------------------------------------------------------------------------------------
 
 
-def plan_of(tmp_path: Path, study: Any = STUDY) -> Plan:
+def plan_of(tmp_path: Path, study: Any = STUDY) -> StudyPlan:
     plan = read_plan(written(tmp_path, study))
     (tmp_path / "base.yaml").write_text(yaml.safe_dump(plan.recipe))
     return plan

@@ -174,7 +174,7 @@ def test_a_resumed_run_writes_the_same_ones(number: int, step: int, undisturbed:
     (tmp_path / "orders").write_text(f"1 {step} {number}")
     struck = ["--engine=tests.e2e.faults.Struck", f"--engine.orders={tmp_path / 'orders'}"]
     ranks = start(run, 2, 2, *QUICK, *struck)
-    results = ranks.results(60)
+    results = ranks.results()
     assert results == [("value", 75)] * 2 or ("killed", 9) in results, ranks.output(0)
     assert list(traces(run)) == ([] if number == signal.SIGTERM else [4])
     finish(run, 2, 2, *QUICK, *struck)
