@@ -15,6 +15,7 @@ from dist_dash.ensembles.ensemble import load_ensemble
 from dist_dash.ensembles.join import join
 from dist_dash.errors import BadInput
 from dist_dash.runs.folder import RunFolder
+from dist_dash.runs.owner import OwnedFolder
 from tests.e2e.joined import assert_joined
 from tests.e2e.runs import finish
 
@@ -79,7 +80,7 @@ def test_parts_of_several_members_are_joined(tmp_path: Path) -> None:
     spec = alone / "member_01/ensemble/ensemble.json"
     content = json.loads(spec.read_text())
     spec.write_text(json.dumps({**content, "members": content["members"][:1]}))
-    member = RunFolder(alone).member(1)
+    member = OwnedFolder(RunFolder(alone).member(1).path)
     member.mark(member.done)
     with pytest.raises(BadInput, match=r"member_01 holds member_02\.safetensors; it must hold member_01\.safetensors"):
         join(alone)
