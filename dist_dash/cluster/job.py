@@ -11,8 +11,9 @@ from submitit import JobEnvironment
 from submitit.helpers import DelayedSubmission, TorchDistributedEnvironment
 
 from dist_dash.runs.folder import RunFolder
-from dist_dash.runs.preemption import RESTART_SIGNAL, StopRequest
-from dist_dash.runs.process import FINISHED, TO_BE_CONTINUED, guarded, leave, say_at_once
+from dist_dash.runs.preemption import RESTART_SIGNAL
+from dist_dash.runs.process import FINISHED, TO_BE_CONTINUED, guarded, leave
+from dist_dash.training.rank import stoppable, train_on_this_rank
 
 FOLLOWED = "DIST_DASH_FOLLOWED"
 """Set where the batch script judges how the step ended, and requeues the job: `requeue.py`."""
@@ -52,21 +53,15 @@ class TrainJob:
         return DelayedSubmission(self)
 
     def _train(self, environment: JobEnvironment) -> int:
-        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
         first = environment.global_rank == 0
-        with StopRequest().listening(lambda text: say_at_once(text) if first else None) as stop:
+        with stoppable(speaks=first) as stop:
             if environment.cluster == "local":
                 TorchDistributedEnvironment().export(set_cuda_visible_devices=False)
                 os.environ["MASTER_ADDR"] = "127.0.0.1"  # all ranks are on this host
                 share = max(1, (os.cpu_count() or 1) // environment.num_tasks)
                 os.environ.setdefault("OMP_NUM_THREADS", str(share))
-            from dist_dash.ranks.layout import layout_from_environment
-            from dist_dash.recipe.parsing import parse_command
-            from dist_dash.training.train import train
-
-            command = parse_command([*self.arguments, f"--run={self.run}"])
-            command.fresh = False  # from a recipe: a job that is started again would lose everything
-            status = train(command, layout_from_environment(command.recipe.members, command.member), stop)
+            # Not `fresh`, which may stand in the recipe: a job that is started again would lose everything.
+            status = train_on_this_rank([*self.arguments, f"--run={self.run}"], stop, may_start_over=False)
         if status == FINISHED and first and FOLLOWED not in os.environ:
             self.join()
         return status

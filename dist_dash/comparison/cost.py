@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from dist_dash.comparison.metric_names import finite
@@ -20,7 +20,7 @@ class Cost:
         device_hours: devices × time of all updates.
         waiting: share of an update that members wait for one another, median over the lines.
         transfer: share of an update that is spent on moving data between members, median over the lines.
-        forwards: of an update, per micro-batch; None where a group's runs differ.
+        forwards: counted passes of an update, of all its samples: mean over all updates and members.
         backwards: likewise.
     """
 
@@ -31,10 +31,6 @@ class Cost:
     transfer: float | None = None
     forwards: float | None = None
     backwards: float | None = None
-
-
-MEDIANS = ("step_seconds", "peak_memory_mib", "device_hours", "waiting", "transfer")
-PASSES = ("forwards", "backwards")
 
 
 def cost_of(lines: Sequence[Mapping[str, Any]], environment: Mapping[str, Any]) -> Cost:
@@ -52,24 +48,20 @@ def cost_of(lines: Sequence[Mapping[str, Any]], environment: Mapping[str, Any]) 
     steady = [timing for _, timing in timed[len(timed) > 2 :]]
     layout = environment.get("layout")
     world = _whole(layout.get("world")) if isinstance(layout, Mapping) else None
-    passes = environment.get("passes")
-    forwards, backwards = (finite(passes.get(name)) if isinstance(passes, Mapping) else None for name in PASSES)
     return Cost(
         step_seconds=_median(timing.slowest for timing in steady),
         peak_memory_mib=max((mib for _, timing in timed for mib in timing.of("peak_memory_mib")), default=None),
         device_hours=_device_hours(timed, world),
         waiting=_median(timing.share("wait") for timing in steady),
         transfer=_median(timing.share("transfer") for timing in steady),
-        forwards=forwards,
-        backwards=backwards,
+        forwards=_mean_passes(lines, "forwards"),
+        backwards=_mean_passes(lines, "backwards"),
     )
 
 
 def median_cost(costs: Sequence[Cost]) -> Cost:
-    """Cost of a group: medians over its runs; forwards and backwards only where they are the same in all runs."""
-    medians = {name: _median(getattr(cost, name) for cost in costs) for name in MEDIANS}
-    passes = {name: {getattr(cost, name) for cost in costs} for name in PASSES}
-    return Cost(**medians, **{name: found.pop() if len(found) == 1 else None for name, found in passes.items()})
+    """Cost of a group: medians over its runs."""
+    return Cost(**{f.name: _median(getattr(cost, f.name) for cost in costs) for f in fields(Cost)})
 
 
 def relative(cost: Cost, baseline: Cost) -> float | None:
@@ -109,6 +101,20 @@ def _device_hours(timed: Sequence[tuple[int, _Timing]], world: int | None) -> fl
         seconds += timing.slowest * (step - before)
         before = step
     return seconds * world / 3600
+
+
+def _mean_passes(lines: Sequence[Mapping[str, Any]], name: str) -> float | None:
+    """Each line is a mean over the updates since the one before, and weighs as many."""
+    before, weighted = 0, []
+    for line in lines:
+        step, values = _whole(line.get("step")), line.get(name)
+        numbers = [finite(value) for value in values] if isinstance(values, list) else []
+        known = [number for number in numbers if number is not None]
+        if step is None or not known:
+            return None
+        weighted.append((step - before, statistics.fmean(known)))
+        before = step
+    return sum(n * value for n, value in weighted) / before if before else None
 
 
 def _median(values: Iterable[float | None]) -> float | None:

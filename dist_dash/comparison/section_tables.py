@@ -92,8 +92,8 @@ def _cost(section: Section) -> CellTable:
         cells = [
             _number(section.relative_step_time(group), 1, 2, "×"),
             _number(cost.step_seconds, 1000, 2),
-            _number(cost.forwards, 1, 0),
-            _number(cost.backwards, 1, 0),
+            _number(cost.forwards, 1, 2),
+            _number(cost.backwards, 1, 2),
             _number(cost.peak_memory_mib, 1, 0),
             _number(cost.device_hours, 1, 4),
             _number(cost.waiting, 100, 1),

@@ -90,8 +90,20 @@ def cost(run: FinishedRun) -> CellTable:
         ("time of an update", "step_seconds", 1000, "ms", "slowest member, median over the record"),
         ("of which waiting for members", "waiting", 100, "%", "median over the record, mean over members"),
         ("of which transfer between members", "transfer", 100, "%", "median over the record, mean over members"),
-        ("forwards per update", "forwards", 1, "", "per micro-batch; a plain training step has 1"),
-        ("backwards per update", "backwards", 1, "", "per micro-batch; a plain training step has 1"),
+        (
+            "forwards per update",
+            "forwards",
+            1,
+            "",
+            "counted, mean of all updates; a plain training step has 1",
+        ),
+        (
+            "backwards per update",
+            "backwards",
+            1,
+            "",
+            "counted, mean of all updates; a plain training step has 1",
+        ),
         (
             "peak memory of a process",
             "peak_memory_mib",

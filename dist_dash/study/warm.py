@@ -21,11 +21,9 @@ from typing import Any
 import torch
 
 from dist_dash.errors import RunFailed
-from dist_dash.ranks.layout import layout_from_environment
-from dist_dash.recipe.parsing import parse_command
 from dist_dash.runs.preemption import StopRequest
 from dist_dash.runs.process import FAILED, FINISHED, guarded
-from dist_dash.training.train import train
+from dist_dash.training.rank import train_on_this_rank
 
 CONTEXT = multiprocessing.get_context("spawn")  # nothing of the parent's: a rank is as fresh as torchrun's
 GRACE = 120.0  # seconds for ranks to save after a stop
@@ -189,7 +187,7 @@ def _serve(pipe: Connection, rank: int, world: int, threads: int) -> None:
                 os.dup2(file.fileno(), 2)
             _forget_peak_memory()
             torch.use_deterministic_algorithms(False)  # until the recipe asks for it: as in a new process
-            status = guarded(lambda: _train(arguments, stop))  # noqa: B023
+            status = guarded(lambda: train_on_this_rank(arguments, stop))  # noqa: B023
             gc.collect()  # process groups hold threads and sockets
             sys.stdout.flush()
             pipe.send(status)
@@ -205,12 +203,9 @@ def _end_with_parent() -> None:
     os._exit(FAILED)
 
 
-def _train(arguments: Sequence[str], stop: StopRequest) -> int:
-    command = parse_command(arguments)
-    return train(command, layout_from_environment(command.recipe.members, command.member), stop)
-
-
 def _forget_peak_memory() -> None:
     """Reset the peak memory of the process (Linux only), so that the next run measures its own."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")

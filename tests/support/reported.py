@@ -69,7 +69,6 @@ def reported_run(
         "layout": {"world": members, "members": members, "replicas": 1, "backend": "gloo"},
         "commit": {"hash": "0123456789abcdef", "changed": True},
         "total_steps": 80,
-        "passes": {"forwards": 2, "backwards": 3},
     }
     (path / "environment.json").write_text(json.dumps(environment))
     (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in record(members, kinds, seed)))
@@ -94,7 +93,8 @@ def record(members: int, kinds: Sequence[str], seed: int = 0) -> list[dict[str, 
         timing = {"seconds": seconds, **parts, "compute": 0.65 * seconds, "peak_memory_mib": 400 + draw.random(members)}
         values = {name: draw.random(members).tolist() for name in ("loss", "accuracy", "ascent_cosine")}
         told = {name: list(map(float, value)) for name, value in timing.items()}
-        lines.append({"kind": "train", "step": step, "epoch": epoch, **values, "timing": told})
+        passes = {"forwards": [2.0] * members, "backwards": [3.0] * members}
+        lines.append({"kind": "train", "step": step, "epoch": epoch, **values, **passes, "timing": told})
         if number % 4 == 0:
             directions = draw.normal(size=(members, 20))
             directions /= np.linalg.norm(directions, axis=1, keepdims=True)

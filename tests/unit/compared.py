@@ -38,7 +38,6 @@ ENVIRONMENT: dict[str, Any] = {
     "device": "cpu",
     "layout": {"world": 2, "members": 2, "replicas": 1},
     "commit": {"hash": "0123456789abcdef", "changed": False},
-    "passes": {"forwards": 2, "backwards": 3},
 }
 OLD = ("accuracy", "nll", "brier", "ece", "top5")
 SCORES = {
@@ -125,7 +124,8 @@ def train_lines(seconds: float = 0.01, count: int = 4, every: int = 10) -> list[
             "transfer": [0.05 * own, 0.075 * own],
             "peak_memory_mib": [100.0 + i, 90.0],
         }
-        found.append({"kind": "train", "step": every * (i + 1), "epoch": float(i), "timing": timing})
+        passes = {"forwards": [2.0, 2.0], "backwards": [3.0, 3.0]}
+        found.append({"kind": "train", "step": every * (i + 1), "epoch": float(i), **passes, "timing": timing})
         found.append({"kind": "eval", "step": every * (i + 1), "epoch": float(i)})
     return found
 

@@ -209,8 +209,9 @@ def test_diversity_and_facts_have_no_best(section: Section) -> None:
 
 
 def old(path: Path, method: str, seed: int) -> Path:
-    """A run from before there was calibration."""
-    run = run_at(path, method, seed)
+    """A run from before there was calibration, and before passes were counted."""
+    lines = [{k: v for k, v in line.items() if k not in ("forwards", "backwards")} for line in train_lines()]
+    run = run_at(path, method, seed, lines=lines)
     file = json.loads((run / "evaluation.json").read_text())
     scores = {name: noisy(method, seed)[name] for name in OLD}
     diversity = {name: DIVERSITY[name] for name in ("disagreement", "kl", "error_correlation")}
@@ -306,19 +307,29 @@ def test_lines_of_unequal_length_weigh_in_hours_what_they_stand_for() -> None:
     ("lines", "environment"),
     [
         ([], {}),
-        ([{"step": 1}], {"layout": None, "passes": 3}),
+        ([{"step": 1}], {"layout": None}),
         ([{"step": 1, "timing": {"seconds": [None], "wait": [1.0], "peak_memory_mib": 4}}], {"layout": {"world": 2}}),
-        ([{"step": None, "timing": {"seconds": [1.0]}}], {"passes": None}),
+        ([{"step": None, "timing": {"seconds": [1.0]}, "forwards": [1.0]}], {}),
+        ([{"step": 3, "forwards": [None], "backwards": 2}], {}),
     ],
 )
 def test_what_the_record_does_not_say_is_not_known(lines: list[dict[str, Any]], environment: dict[str, Any]) -> None:
     assert cost_of(lines, environment) == Cost()
 
 
-def test_costs_of_a_group_are_medians_and_passes_only_what_all_say() -> None:
-    told = ((1, 3, 2), (5, None, 3), (2, 4, 2))
-    costs = [Cost(step_seconds=s, waiting=w, forwards=2, backwards=b) for s, w, b in told]
-    assert median_cost(costs) == Cost(step_seconds=2, waiting=3.5, forwards=2, backwards=None)
+def test_costs_of_a_group_are_medians() -> None:
+    numbers = ((1, 3, 2), (5, None, 3), (2, 4, 2))
+    costs = [Cost(step_seconds=s, waiting=w, forwards=2, backwards=b) for s, w, b in numbers]
+    assert median_cost(costs) == Cost(step_seconds=2, waiting=3.5, forwards=2, backwards=2)
+
+
+def test_passes_are_a_mean_over_updates_and_members() -> None:
+    lines = [
+        {"step": 2, "forwards": [2.0, 1.0], "backwards": [1.0]},
+        {"step": 5, "forwards": [2.0], "backwards": [2.0]},
+    ]
+    cost = cost_of(lines, {})
+    assert (cost.forwards, cost.backwards) == (pytest.approx((2 * 1.5 + 3 * 2) / 5), pytest.approx(8 / 5))
 
 
 def test_time_is_relative_to_the_first_baseline(tmp_path: Path) -> None:
