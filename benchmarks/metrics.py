@@ -25,10 +25,10 @@ from rich.table import Table
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from dist_dash.metrics.blocks import cores, in_blocks
-from dist_dash.metrics.measure import measured
+from dist_dash.metrics.mixture import non_finite_members
 from dist_dash.metrics.predictions import save_predictions
-from dist_dash.metrics.scores import calibrated_scores, scores_of
-from dist_dash.metrics.summary import evaluate, not_finite
+from dist_dash.metrics.scores import calibrated_scores, measured, scores_of
+from dist_dash.metrics.summary import evaluate
 
 MOST_SECONDS, MOST_GIB = 30.0, 4.0
 T = TypeVar("T")
@@ -73,7 +73,7 @@ def peak_gib() -> float:
 
 def parts(clock: Clock, log_probs: np.ndarray, labels: np.ndarray) -> None:
     """What `evaluate` does, step by step."""
-    clock.timed("  looking for NaN", lambda: not_finite(log_probs))
+    clock.timed("  looking for NaN", lambda: non_finite_members(log_probs))
     found = clock.timed("  the pass over all members", lambda: measured(log_probs, labels, range(len(log_probs))))
     clock.timed("  scores", lambda: [scores_of(one) for one in [found.ensemble, *found.members]])
     sources = [found.log_probs, *log_probs]

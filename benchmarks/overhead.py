@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from dist_dash.data.batch import HostBatch
+from dist_dash.data.host_batch import HostBatch
 from dist_dash.ranks.exchange import Exchange
 from dist_dash.ranks.layout import layout_from_environment
 from dist_dash.recipe.parsing import parse_command

@@ -2,49 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any
 
 from dist_dash.data.source import Split
+from dist_dash.ensembles.evaluation import Evaluated, score_predictions
 from dist_dash.ensembles.finished import FinishedRun
-from dist_dash.ensembles.predict_all import predictions_of_all
-from dist_dash.ensembles.weight_cosines import weight_cosines
-from dist_dash.errors import BadInput
-from dist_dash.files import write_atomically
-from dist_dash.metrics.predictions import save_predictions
-from dist_dash.metrics.summary import evaluate
+from dist_dash.ensembles.predictor import agreeing, predict_split
 from dist_dash.ranks.exchange import Exchange
 from dist_dash.recipe.recipe import Loader
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Evaluated:
-    """Predictions and scores of a split.
-
-    Args:
-        result: the content of `evaluation.json`.
-        log_probs: `[members, N, C]`.
-        labels: `[N]`.
-        unreadable: names of samples that were passed over.
-    """
-
-    result: dict[str, Any]
-    log_probs: NDArray[np.float32]
-    labels: NDArray[np.int64]
-    unreadable: list[str]
-
-    def save(self, evaluation: Path, predictions: Path) -> None:
-        """Write both; each complete or not at all."""
-        save_predictions(predictions, self.log_probs, self.labels, self.result["left_out"])
-        write_atomically(evaluation, json.dumps(self.result, indent=1, allow_nan=False))
 
 
 def evaluate_run(path: str | Path, split: str = "test", write: bool = True) -> dict[str, Any]:
@@ -81,7 +47,7 @@ def evaluated(
         run: whose members predict.
         split: the samples.
         name: of the split.
-        strict: refuse members whose predictions are not finite, rather than leaving them out.
+        strict: refuse non-finite members, rather than leaving them out.
         exchange: joined; None for a lone process.
 
     Returns:
@@ -90,21 +56,10 @@ def evaluated(
     Raises:
         BadInput: a sample cannot be read, none can, or predictions are not finite; on all ranks alike.
     """
-    ensemble, seed = run.ensemble(), run.recipe.get("seed")
-    found = predictions_of_all(ensemble, split, run.group("loader", Loader), exchange)
+    stored = run.stored
+    found = predict_split(stored, split, run.group("loader", Loader), exchange)
     with agreeing(exchange, "evaluation"):
         if found is None:
             return None
-        if not found.read.any():
-            raise BadInput(f"data: none of {len(split)} samples of the {name} split can be read")
-        log_probs, labels = found.log_probs, split.labels
-        if not found.read.all():
-            log_probs, labels = log_probs[:, found.read], labels[found.read]
-        cosines = weight_cosines(ensemble.networks)
-        result = evaluate(log_probs, labels, name, seed, strict=strict, weight_cosines=cosines)
-        return Evaluated(result, log_probs, labels, found.unreadable)
-
-
-def agreeing(exchange: Exchange | None, what: str) -> contextlib.AbstractContextManager[None]:
-    """All ranks succeed at the body, or all leave with the first failing rank's error; nothing for a lone process."""
-    return exchange.together(what) if exchange else contextlib.nullcontext()
+        seed, weights = run.recipe.get("seed"), stored.weights
+        return score_predictions(found, name, seed, strict=strict, weights=weights, networks=stored.networks())

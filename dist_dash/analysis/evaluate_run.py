@@ -11,13 +11,16 @@ from typing import Any
 
 from rich.console import Console
 
-from dist_dash.analysis.evaluate import Evaluated, agreeing, evaluated
+from dist_dash.analysis.evaluate import evaluated
 from dist_dash.data.dataset import DataSet
 from dist_dash.data.source import Split
+from dist_dash.ensembles.evaluation import Evaluated
 from dist_dash.ensembles.finished import FinishedRun
+from dist_dash.ensembles.predictor import agreeing
 from dist_dash.errors import BadInput, require
-from dist_dash.metrics.predictions import load_arrays
-from dist_dash.metrics.summary import evaluate, members_in_words, table
+from dist_dash.metrics.mixture import members_in_words
+from dist_dash.metrics.predictions import load_predictions
+from dist_dash.metrics.summary import evaluate, table
 from dist_dash.ranks.exchange import Exchange
 from dist_dash.ranks.launched import Launcher
 from dist_dash.ranks.layout import layout_from_environment
@@ -109,9 +112,5 @@ def _show(result: dict[str, Any], as_json: bool) -> None:
 
 
 def _of_predictions(path: Path, strict: bool) -> dict[str, Any]:
-    arrays = load_arrays(path, "predictions")
-    if not {"log_probs", "labels"} <= set(arrays):
-        raise BadInput(
-            f"predictions: {path} holds {sorted(arrays)}; it must hold log_probs [members, N, C] and labels [N]"
-        )
-    return evaluate(arrays["log_probs"], arrays["labels"], "given", None, strict=strict)
+    log_probs, labels, weights = load_predictions(path, "predictions")
+    return evaluate(log_probs, labels, "given", None, strict=strict, weights=weights)

@@ -10,7 +10,7 @@ import numpy as np
 from dist_dash.comparison.section import PLAIN, Group, Section
 from dist_dash.ensembles.finished import FinishedRun
 from dist_dash.errors import BadInput
-from dist_dash.metrics.sizes import deep_ensemble_equivalent, size_curve
+from dist_dash.metrics.size_curve import deep_ensemble_equivalent, size_curve
 from dist_dash.runs.folder import RunFolder
 
 METRIC = "ensemble.nll"
@@ -55,9 +55,9 @@ def _curve(plain: Group) -> list[float]:
     """Mean NLL over the seeds, of 1, 2, … members."""
     curves = []
     for run in plain.runs:
-        log_probs, labels = FinishedRun(run.path).predictions()
+        log_probs, labels, weights = FinishedRun(run.path).predictions()
         try:
-            curves.append([scores.nll for scores in size_curve(log_probs, labels)])
+            curves.append([scores.nll for scores in size_curve(log_probs, labels, weights=weights)])
         except (IndexError, ValueError, TypeError) as error:
             raise BadInput(f"run: the predictions of {run.path} have shapes that do not fit ({error})") from error
     if len({len(curve) for curve in curves}) > 1:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import zipfile
 import zlib
+from pathlib import Path
 
 import numpy as np
 
+from dist_dash.data.channel_statistics import channel_statistics
+from dist_dash.data.data_facts import Outline
 from dist_dash.data.source import ArraySplit, Source, Splits
-from dist_dash.data.statistics import channel_statistics
 from dist_dash.errors import BadInput
 
 
@@ -28,7 +30,6 @@ class Arrays(Source):
         self.path = path
 
     def load(self) -> Splits:
-        """Read the file. Raises `BadInput` if it is missing or damaged or holds other arrays than described above."""
         arrays = self._read()
         self._check_names(arrays)
         splits = {part: self._split(arrays, part) for part in ("train", "test", "val") if f"x_{part}" in arrays}
@@ -41,6 +42,9 @@ class Arrays(Source):
                 "labels must number the classes from 0"
             )
         return Splits(train, splits["test"], classes, mean, std, validation=splits.get("val"))
+
+    def _outline(self) -> Outline | None:
+        return self._outline_of_files(Path(self.path))
 
     def _read(self) -> dict[str, np.ndarray]:
         try:

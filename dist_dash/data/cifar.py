@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from dist_dash.data.channel_statistics import channel_statistics
+from dist_dash.data.data_facts import Outline
 from dist_dash.data.source import ArraySplit, Source, Splits
-from dist_dash.data.statistics import channel_statistics
 from dist_dash.errors import BadInput
 
 _PIXELS = 3 * 32 * 32
@@ -31,13 +32,15 @@ class _CIFAR(Source):
         self.root = root
 
     def load(self) -> Splits:
-        """Read both splits into memory. Raises `BadInput` if files are missing, cut short or hold other labels."""
         contents = self._contents()
         train = self._split(contents, self.train_files)
         test = self._split(contents, self.test_files)
         mean, std = channel_statistics(train.samples, self.mean, self.std)
         names = contents.get(self.names_file, b"").decode("utf-8", "replace").split()
         return Splits(train, test, self.classes, mean, std, class_names=names if len(names) == self.classes else None)
+
+    def _outline(self) -> Outline | None:
+        return Outline((3, 32, 32), self.classes, True)
 
     def _contents(self) -> dict[str, bytes]:
         """File name → bytes, of those files of interest that exist."""

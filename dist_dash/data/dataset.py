@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from dist_dash.data.augment import Augment
+from dist_dash.data.data_facts import DataFacts
 from dist_dash.data.labels import split_validation, with_symmetric_noise
 from dist_dash.data.rng import AUGMENT, order, sample_rng
 from dist_dash.data.source import Split, Splits, SubsetSplit
@@ -34,9 +36,9 @@ class DataSet:
     Validation samples are cut from the training split before any label is changed: `label_noise` touches training
     labels only. Sample ids are positions in the training split after that cut.
 
-    Attributes: `train`, `test`, `validation` (or `None`); `classes`, `shape`, `mean`, `std`, `uint8`, `class_names` as
-        in
-    `Splits`; `labels`, int64 `[N]`, the training labels with noise; `noisy`, bool `[N]`, which of them were changed.
+    Attributes: `train`, `test`, `validation` (or `None`); `classes`, `heads`, `shape`, `mean`, `std`, `uint8`,
+    `class_names` as in `Splits`; `labels`, int64 `[N]`, the training labels with noise; `noisy`, bool `[N]`, which of
+    them were changed.
     """
 
     def __init__(
@@ -69,9 +71,16 @@ class DataSet:
         self.std = splits.std
         self.uint8 = splits.uint8
         self.class_names = splits.class_names
+        self.heads = splits.heads
+        self._splits = splits
         mean = np.asarray(self.mean, dtype=np.float64)
         stored = np.rint(mean * 255) if self.uint8 else mean
         self._fill = stored.astype(splits.train.dtype)[:, None, None]
+
+    @cached_property
+    def facts(self) -> DataFacts:
+        """What the source says of the data: samples as it gives them, labels without noise."""
+        return self._splits.facts
 
     @staticmethod
     def _cut(splits: Splits, fraction: float, seed: int) -> tuple[np.ndarray, Split | None]:

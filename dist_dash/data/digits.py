@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from dist_dash.data.channel_statistics import channel_statistics
+from dist_dash.data.data_facts import Outline
 from dist_dash.data.labels import split_validation
 from dist_dash.data.rng import TEST_CUT
 from dist_dash.data.source import ArraySplit, Source, Splits
-from dist_dash.data.statistics import channel_statistics
 from dist_dash.errors import require
 
 
@@ -34,7 +35,6 @@ class Digits(Source):
         self.seed = seed
 
     def load(self) -> Splits:
-        """Read the digits and cut off the test split. Raises `BadInput` if `test_fraction` leaves it empty."""
         # Importing scikit-learn takes about a second, which other data sets need not pay.
         from sklearn.datasets import load_digits
 
@@ -49,3 +49,6 @@ class Digits(Source):
         test = ArraySplit(samples[held_out], labels[held_out])
         mean, std = channel_statistics(train.samples, self.mean, self.std)
         return Splits(train, test, 10, mean, std, class_names=[str(digit) for digit in range(10)])
+
+    def _outline(self) -> Outline | None:
+        return Outline((1, 8, 8), 10, True)

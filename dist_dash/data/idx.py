@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from dist_dash.data.channel_statistics import channel_statistics
+from dist_dash.data.data_facts import Outline
 from dist_dash.data.source import ArraySplit, Source, Splits
-from dist_dash.data.statistics import channel_statistics
 from dist_dash.errors import BadInput
 
 
@@ -29,10 +30,12 @@ class IDX(Source):
         self.root = root
 
     def load(self) -> Splits:
-        """Read the four files into memory. Raises `BadInput` if one is missing, damaged or does not fit the others."""
         train, test = self._split("train"), self._split("t10k")
         mean, std = channel_statistics(train.samples, self.mean, self.std)
         return Splits(train, test, int(train.labels.max()) + 1, mean, std)
+
+    def _outline(self) -> Outline | None:
+        return self._outline_of_files(Path(self.root))
 
     def _split(self, part: str) -> ArraySplit:
         images = self._array(f"{part}-images", dimensions=3)

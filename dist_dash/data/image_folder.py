@@ -6,11 +6,13 @@ import os
 import struct
 import warnings
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from dist_dash.data.data_facts import Outline
 from dist_dash.data.source import Source, Split, Splits, UnreadableSample
 from dist_dash.errors import BadInput, require
 
@@ -82,6 +84,9 @@ class ImageFolder(Source):
         validation = None if self.validation is None else self._split("data.validation", self.validation, names)
         return Splits(train, test, len(names), mean, std, validation, class_names=names)
 
+    def _outline(self) -> Outline | None:
+        return Outline((3, self.image_size, self.image_size), len(self._class_names("data.train", self.train)), True)
+
     def _class_names(self, field: str, split: str) -> list[str]:
         folder = Path(self.root) / split
         if not folder.is_dir():
@@ -135,11 +140,13 @@ class FolderSplit(Split):
         self.resize = resize
 
     def name(self, index: int) -> str:
-        """The path of the file."""
         return f"{self.folder}/{os.fsdecode(self.files[index])}"
 
+    def content(self) -> Iterator[bytes | memoryview]:
+        yield str(self.files.dtype).encode()
+        yield self.files.tobytes()
+
     def read(self, index: int) -> Image.Image:
-        """The decoded image in RGB, of its own size."""
         path = self.name(index)
         try:
             with Image.open(path) as image:

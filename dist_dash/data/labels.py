@@ -1,4 +1,4 @@
-"""Labels: which samples are held out for validation, and which are told a wrong class on purpose."""
+"""Labels: which samples are held out for validation, and which get a wrong class on purpose."""
 
 from __future__ import annotations
 

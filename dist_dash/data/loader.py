@@ -8,8 +8,8 @@ from typing import Literal
 import numpy as np
 import torch
 
-from dist_dash.data.batch import EvalBatch, HostBatch
 from dist_dash.data.dataset import ALONE, DataSet, Sharding
+from dist_dash.data.host_batch import EvalBatch, HostBatch
 from dist_dash.data.rng import MIXUP, sample_rng
 from dist_dash.data.source import Split, UnreadableSample
 from dist_dash.data.workers import stream
@@ -58,6 +58,7 @@ class TrainLoader:
         _check(batch_size, workers, on_bad_sample)
         require(accumulation >= 1, "loader.accumulation", accumulation, "an integer ≥ 1")
         require_non_negative("labels.mixup", mixup)
+        require(len(data.heads) == 1, "data.heads", data.heads, "one head: labels of several cannot be read yet")
         if mixup > 0:
             require(
                 batch_size % 2 == 0,

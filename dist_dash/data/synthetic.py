@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
+from dist_dash.data.channel_statistics import channel_statistics
+from dist_dash.data.data_facts import Outline
 from dist_dash.data.rng import PATTERNS, TEST_PIXELS, TRAIN_PIXELS, sample_rng
 from dist_dash.data.source import Source, Split, Splits
-from dist_dash.data.statistics import channel_statistics
 from dist_dash.errors import require
 
-# The coarse grid on which patterns are drawn: what tells classes apart has the same size at every resolution.
+# The coarse grid on which patterns are drawn: the difference between classes has the same size at every resolution.
 _GRID = 8
 # How many samples the mean and deviation are computed from: generating all of a large split would take minutes.
 _PROBE = 256
@@ -59,7 +62,6 @@ class Synthetic(Source):
         self.difficulty = difficulty
 
     def load(self) -> Splits:
-        """Draw the class patterns; samples follow when they are read."""
         rng = sample_rng(self.seed, 0, 0, PATTERNS)
         patterns = rng.standard_normal((self.classes, self.channels, _GRID, _GRID), dtype=np.float32)
         train = SyntheticSplit(patterns, self.size, self.train, self.seed, TRAIN_PIXELS, self.difficulty)
@@ -67,6 +69,9 @@ class Synthetic(Source):
         probe = np.stack([train.read(index) for index in range(min(_PROBE, self.train))])
         mean, std = channel_statistics(probe, self.mean, self.std)
         return Splits(train, test, self.classes, mean, std)
+
+    def _outline(self) -> Outline | None:
+        return Outline((self.channels, self.size, self.size), self.classes, True)
 
 
 class SyntheticSplit(Split):
@@ -83,6 +88,10 @@ class SyntheticSplit(Split):
         self.shape = (patterns.shape[1], size, size)
         self.dtype = np.dtype(np.uint8)
         self._pixels = np.arange(size)
+
+    def content(self) -> Iterator[bytes | memoryview]:
+        yield repr((self.shape, self.seed, self.stream, self.difficulty)).encode()
+        yield self.patterns.tobytes()
 
     def read(self, index: int) -> np.ndarray:
         """Make sample `index`: uint8 `[C, size, size]`."""

@@ -12,14 +12,14 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from dist_dash.errors import BadInput, RunFailed
 
 Key = TypeVar("Key")
-Batch = TypeVar("Batch")
+Item = TypeVar("Item")
 
 
-class _Items(Dataset, Generic[Key, Batch]):
-    def __init__(self, assemble: Callable[[Key], Batch]) -> None:
+class _Items(Dataset, Generic[Key, Item]):
+    def __init__(self, assemble: Callable[[Key], Item]) -> None:
         self.assemble = assemble
 
-    def __getitem__(self, key: Key) -> Batch | BadInput:
+    def __getitem__(self, key: Key) -> Item | BadInput:
         try:
             return self.assemble(key)
         except BadInput as error:
@@ -35,7 +35,7 @@ class _Keys(Sampler[Key]):
         return iter(self.keys)
 
 
-def _unchanged(batch: Batch) -> Batch:
+def _unchanged(batch: Item) -> Item:
     return batch
 
 
@@ -48,8 +48,8 @@ def _start_worker(_: int) -> None:
 
 
 def stream(
-    assemble: Callable[[Key], Batch], keys: Iterable[Key], workers: int, pin_memory: bool
-) -> Generator[Batch, None, None]:
+    assemble: Callable[[Key], Item], keys: Iterable[Key], workers: int, pin_memory: bool
+) -> Generator[Item, None, None]:
     """`assemble(key)` for each key, in order, computed ahead by `workers` processes (0: here).
 
     No global random state is used. Closing the generator, or dropping it, ends the workers. Raises the `BadInput` that
@@ -80,7 +80,7 @@ def stream(
                 raise RunFailed(f"loader.workers: a worker died: {' '.join(str(error).split())}") from error
             if isinstance(batch, BadInput):
                 raise batch
-            yield cast(Batch, batch)
+            yield cast(Item, batch)
     finally:
         # Waiting for the garbage collector is not enough: a traceback may hold this frame, and with it the workers.
         shut_down = getattr(batches, "_shutdown_workers", None)

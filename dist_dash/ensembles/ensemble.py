@@ -3,31 +3,40 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import safetensors.torch
 import torch
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from dist_dash.errors import BadInput, RunFailed
 from dist_dash.files import read_json, replacing, write_atomically
+from dist_dash.metrics.mixture import mean_over_members, normalised
 from dist_dash.models import Architecture
 from dist_dash.models.network import build_network
+from dist_dash.ranks.exchange import first_line
 from dist_dash.recipe.classes import class_named
 
-FORMAT = 1
+FORMAT = 2
+READABLE = (1, 2)
+"""Formats of `ensemble.json` that this version reads; in format 1 all members count equally."""
+
+
+FIELDS = {"members": list, "shape": list, "classes": int, "mean": list, "std": list, "uint8": bool}
+"""Fields of `ensemble.json` that must be there; `class_names` and `data` may be missing."""
 
 
 class Prediction(NamedTuple):
-    """What an ensemble says of `N` samples.
+    """What an ensemble predicts for `N` samples.
 
     Args:
-        probs: mean of the members' softmaxes `[N, C]`.
+        probs: mean of the members' softmaxes `[N, C]`, weighted where members count unequally.
         member_probs: each member's softmax `[members, N, C]`.
         member_log_probs: its logarithm, computed from the logits.
     """
@@ -45,13 +54,23 @@ class Ensemble:
         shape: of one sample.
         classes: how many.
         class_names: their names where the data had them.
+        weights: how much each member counts, positive numbers; None: all count equally.
+
+    Raises:
+        BadInput: the weights are not one positive, finite number per member.
     """
 
     def __init__(
-        self, networks: Sequence[nn.Module], shape: tuple[int, ...], classes: int, class_names: list[str] | None = None
+        self,
+        networks: Sequence[nn.Module],
+        shape: tuple[int, ...],
+        classes: int,
+        class_names: list[str] | None = None,
+        weights: ArrayLike | None = None,
     ) -> None:
         self.networks = [network.eval() for network in networks]
         self.shape, self.classes, self.class_names = shape, classes, class_names
+        self.weights = normalised(weights, len(self.networks))
 
     def __len__(self) -> int:
         return len(self.networks)
@@ -61,6 +80,9 @@ class Ensemble:
         for network in self.networks:
             network.to(device)
         return self
+
+    def forward_of(self, member: int, device: torch.device) -> nn.Module:
+        return self.networks[member].to(device)
 
     @torch.inference_mode()
     def predict(self, x: ArrayLike | Tensor, batch_size: int = 512) -> Prediction:
@@ -75,14 +97,81 @@ class Ensemble:
             raise BadInput(f"x: shape {tuple(samples.shape)} is not allowed; it must be [N, {expected}] with N ≥ 1")
         device = next(self.networks[0].parameters()).device
         parts = [part.to(device) for part in samples.split(batch_size)]
-        logits = [torch.cat([network(part).cpu() for part in parts]) for network in self.networks]
-        log_probs = torch.log_softmax(torch.stack(logits).double(), -1)
+        logits = [torch.cat([network(part).cpu() for part in parts]).double() for network in self.networks]
+        log_probs = torch.log_softmax(torch.stack(logits), -1)
         probs = log_probs.exp()
-        return Prediction(probs.mean(0), probs, log_probs)
+        return Prediction(torch.from_numpy(mean_over_members(probs.numpy(), self.weights)), probs, log_probs)
 
 
-def load_ensemble(folder: str | Path, device: str | torch.device = "cpu") -> Ensemble:
-    """Load an exported ensemble: a run folder, or its `ensemble` folder.
+@dataclass(frozen=True)
+class StoredEnsemble:
+    """An ensemble on disk, whose members are read one by one.
+
+    Args:
+        folder: holds `ensemble.json` and the members' weights.
+        spec: the content of `ensemble.json`.
+    """
+
+    folder: Path
+    spec: dict[str, Any]
+
+    def __len__(self) -> int:
+        return len(self.spec["members"])
+
+    @property
+    def classes(self) -> int:
+        """Of the training data."""
+        return int(self.spec["classes"])
+
+    @property
+    def weights(self) -> NDArray[np.float64] | None:
+        """How much each member counts `[members]`, adding up to 1; None where all count equally. Raises `BadInput`."""
+        given = [member.get("weight", 1.0) for member in self.spec["members"]]
+        return normalised(given, len(given), f"run: {self.folder / 'ensemble.json'}: weight")
+
+    def network(self, member: int) -> nn.Module:
+        """A member on the host, evaluating, in the type that its weights are stored in. Raises `BadInput`."""
+        spec, entry = self.spec, self.spec["members"][member]
+        statistics = tuple(spec["mean"]), tuple(spec["std"]), spec["uint8"]
+        try:
+            with torch.random.fork_rng(devices=[]):  # initial weights are drawn, and replaced
+                architecture = architecture_from_spec(entry["architecture"])
+                network = build_network(architecture, tuple(spec["shape"]), spec["classes"], *statistics)
+        except (KeyError, TypeError, AttributeError) as error:  # arguments that the architecture does not take
+            what = f"{entry['file']}: {type(error).__name__}: {first_line(error)}"
+            raise BadInput(f"run: {self.folder / 'ensemble.json'} describes no network ({what})") from error
+        path = self.folder / entry["file"]
+        try:
+            state = safetensors.torch.load_file(path)
+            network.to(state["normalise.mean"].dtype).load_state_dict(state)
+        except (OSError, RuntimeError, KeyError, SafetensorError) as error:
+            raise BadInput(f"run: {path} does not hold the member's weights ({first_line(error)})") from error
+        return network.eval()
+
+    def check(self) -> None:
+        """Raise `BadInput` where fields are missing, or are of another kind than they must be."""
+        wrong = [name for name, kind in FIELDS.items() if not isinstance(self.spec.get(name), kind)]
+        if not wrong:
+            wrong = [f"members.{number}" for number, entry in enumerate(self.spec["members"]) if not _is_entry(entry)]
+        if wrong or not self.spec["members"]:
+            what = ", ".join(wrong or ["members"])
+            raise BadInput(f"run: {self.folder / 'ensemble.json'} is not complete: {what} missing or of another kind")
+        _ = self.weights  # checked when they are read
+
+    def networks(self) -> Iterator[nn.Module]:
+        """All members, in order."""
+        return map(self.network, range(len(self)))
+
+    def forward_of(self, member: int, device: torch.device) -> nn.Module:
+        return self.network(member).to(device)
+
+    def write(self) -> None:
+        """Write `ensemble.json`; do it last, for it says that the ensemble is complete."""
+        write_atomically(self.folder / "ensemble.json", json.dumps(self.spec, indent=1))
+
+
+def stored_ensemble(folder: str | Path) -> StoredEnsemble:
+    """An exported ensemble: of a run folder, or of its `ensemble` folder.
 
     Raises:
         BadInput: the folder holds no complete ensemble.
@@ -94,25 +183,31 @@ def load_ensemble(folder: str | Path, device: str | torch.device = "cpu") -> Ens
     if not (path / "ensemble.json").is_file():
         raise BadInput(f"run: {folder} holds no exported ensemble (no ensemble.json); finish the run first")
     spec = read_json(path / "ensemble.json", "run")
-    if not isinstance(spec, dict) or spec.get("format") != FORMAT:
-        raise BadInput(f"run: {path / 'ensemble.json'} is not an ensemble of format {FORMAT}, which this version reads")
-    try:
-        networks = [_load_member(path, member, spec).to(device) for member in spec["members"]]
-        return Ensemble(networks, tuple(spec["shape"]), spec["classes"], spec["class_names"])
-    except (KeyError, TypeError, AttributeError) as error:
-        raise BadInput(f"run: {path / 'ensemble.json'} is not complete ({type(error).__name__}: {error})") from error
+    if not isinstance(spec, dict) or spec.get("format") not in READABLE:
+        known = " or ".join(map(str, READABLE))
+        raise BadInput(f"run: {path / 'ensemble.json'} is not an ensemble of format {known}, which this version reads")
+    stored = StoredEnsemble(path, spec)
+    stored.check()
+    return stored
 
 
-def _load_member(path: Path, member: dict[str, Any], spec: dict[str, Any]) -> nn.Module:
-    statistics = tuple(spec["mean"]), tuple(spec["std"]), spec["uint8"]
-    architecture = architecture_from_spec(member["architecture"])
-    network = build_network(architecture, tuple(spec["shape"]), spec["classes"], *statistics)
-    try:
-        network.load_state_dict(safetensors.torch.load_file(path / member["file"]))
-    except (OSError, RuntimeError, SafetensorError) as error:
-        problem = str(error).splitlines()[0]
-        raise BadInput(f"run: {path / member['file']} does not hold the member's weights ({problem})") from error
-    return network
+def load_ensemble(folder: str | Path, device: str | torch.device = "cpu") -> Ensemble:
+    """Load an exported ensemble: a run folder, or its `ensemble` folder.
+
+    Raises:
+        BadInput: the folder holds no complete ensemble.
+    """
+    stored = stored_ensemble(folder)
+    spec = stored.spec
+    networks = [network.to(device) for network in stored.networks()]
+    return Ensemble(networks, tuple(spec["shape"]), stored.classes, spec.get("class_names"), stored.weights)
+
+
+def _is_entry(entry: Any) -> bool:
+    """Whether it describes a member: its file, and the class of its architecture."""
+    if not isinstance(entry, dict) or not isinstance(entry.get("architecture"), dict):
+        return False
+    return isinstance(entry.get("file"), str) and isinstance(entry["architecture"].get("class_path"), str)
 
 
 def architecture_from_spec(spec: dict[str, Any]) -> Architecture:
@@ -140,5 +235,11 @@ def save_member(path: Path, network: nn.Module) -> None:
 
 
 def save_spec(path: Path, members: list[dict[str, Any]], **data: Any) -> None:
-    """Write `ensemble.json`, last: it says that the ensemble is complete."""
-    write_atomically(path / "ensemble.json", json.dumps({"format": FORMAT, "members": members, **data}, indent=1))
+    """Write `ensemble.json`, last: it says that the ensemble is complete.
+
+    Args:
+        path: the folder of the members' weights.
+        members: for each its `file`, its `architecture` and, if you like, its `weight`: a number > 0, 1 by default.
+        data: what they were trained on: `shape classes class_names mean std uint8`; `data`, see `DataFacts.as_json`.
+    """
+    StoredEnsemble(path, {"format": FORMAT, "members": members, **data}).write()

@@ -7,16 +7,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
 import yaml
-from numpy.typing import NDArray
 
 from dist_dash.data import Augment
 from dist_dash.data.dataset import DataSet
-from dist_dash.ensembles.ensemble import Ensemble, load_ensemble
+from dist_dash.ensembles.ensemble import Ensemble, StoredEnsemble, load_ensemble, stored_ensemble
 from dist_dash.errors import BadInput
 from dist_dash.files import parse_object, read_json
-from dist_dash.metrics.predictions import load_arrays
+from dist_dash.metrics.predictions import Predictions, load_predictions
 from dist_dash.recipe.data_argument import source_of
 from dist_dash.recipe.parsing import SAFE_LOADER, Command, parse_command
 from dist_dash.recipe.recipe import Labels
@@ -79,16 +77,9 @@ class FinishedRun:
             )
         return found
 
-    def predictions(self) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Log-probabilities `[members, N, C]` and labels `[N]` of the test split.
-
-        Raises:
-            BadInput: they are missing.
-        """
-        arrays = load_arrays(self.folder.predictions, "run")
-        if not {"log_probs", "labels"} <= set(arrays):
-            raise BadInput(f"run: {self.folder.predictions} holds no log_probs and labels")
-        return arrays["log_probs"], arrays["labels"]
+    def predictions(self) -> Predictions:
+        """The members' predictions of the test split, and the weights that they count with. Raises `BadInput`."""
+        return load_predictions(self.folder.predictions, "run")
 
     def lines(self, kind: str) -> list[dict[str, Any]]:
         """The lines of one kind in `metrics.jsonl`, in order; torn ones are passed over."""
@@ -97,6 +88,11 @@ class FinishedRun:
         except OSError as error:
             raise BadInput(f"run: {self.folder.metrics} cannot be read ({error.strerror})") from error
         return [line for line in map(parse_object, text.splitlines()) if line.get("kind") == kind]
+
+    @cached_property
+    def stored(self) -> StoredEnsemble:
+        """The trained members, read one by one."""
+        return stored_ensemble(self.path)
 
     def ensemble(self) -> Ensemble:
         """The trained members, on the host."""

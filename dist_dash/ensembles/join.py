@@ -1,10 +1,11 @@
 """Members that were trained alone become one run, which is then as good as if they had been trained together.
 
-`RUN/member_00`, `RUN/member_01`, … are finished runs of one member each (`dist-dash train --members M --member I --run
-RUN/member_0I`). Joined, RUN holds what a finished run does; weights, predictions and scores equal those of members that
-were trained together to the bit. Three things cannot be had afterwards: lines of `metrics.jsonl` for steps at which not
-every member wrote one; `ensemble` and `diversity` in the lines of evaluations under way, for they need predictions that
-nobody kept; and the cosines between the members' perturbations.
+`RUN/member_00`, `RUN/member_01`, … are finished runs of one part of the ensemble each (`dist-dash train --members M
+--member I --run RUN/member_0I`): of one member, or of as many as the part's chain of updates has produced. Joined, RUN
+holds what a finished run does; weights, predictions and scores equal those of members that were trained together to the
+bit. Three things cannot be had afterwards: lines of `metrics.jsonl` for steps at which not every part wrote one;
+`ensemble` and `diversity` in the lines of evaluations under way, for they need predictions that nobody kept; and the
+cosines between the members' perturbations.
 """
 
 from __future__ import annotations
@@ -12,26 +13,36 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 
-from dist_dash.ensembles.ensemble import save_spec
-from dist_dash.ensembles.parts import Incomplete, Part, parts_of, predictions_of
-from dist_dash.ensembles.results import save_results
+from dist_dash.ensembles.ensemble import StoredEnsemble
+from dist_dash.ensembles.evaluation import Evaluated, save_results, save_trace, score_predictions
+from dist_dash.ensembles.predictor import Predicted
 from dist_dash.errors import BadInput
-from dist_dash.files import replacing, write_atomically
-from dist_dash.metrics.predictions import load_arrays
-from dist_dash.metrics.summary import evaluate
+from dist_dash.files import read_json, replacing, write_atomically
+from dist_dash.metrics.mixture import members_in_words
+from dist_dash.metrics.predictions import Predictions, load_arrays, load_predictions
 from dist_dash.ranks.launched import Launcher
+from dist_dash.runs.choices import HARMLESS, differing, flat
 from dist_dash.runs.folder import RunFolder
 from dist_dash.runs.owner import OwnedFolder
 from dist_dash.runs.record import say
 from dist_dash.runs.slurm import is_over
 
 PATIENCE = 60.0  # seconds that the last members to finish wait for each other
-OF_ALL = ("ensemble", "diversity")  # keys of an evaluation's line that one member alone does not know
+OF_ALL = ("ensemble", "diversity")  # keys of an evaluation's line that one part alone does not know
+MAY_DIFFER = tuple(name for name in HARMLESS if name != "members")
+OF_THE_DATA = ("format", "shape", "classes", "class_names", "uint8")
+
+
+class Incomplete(BadInput):
+    """Members are missing, or not finished."""
 
 
 def join_and_say(run: str) -> int:
@@ -63,7 +74,7 @@ def join(run: str | Path, patience: float = 0.0) -> bool:
         return False
     _parts(folder)  # refused before anything is written
     with folder.held(Launcher().job, is_over, patience), folder.noting_failure():
-        if _is_up_to_date(folder):  # thanks to whoever owned it until now
+        if _is_up_to_date(folder):  # joined by whoever owned it until now
             return False
         _write(folder, _parts(folder))
     say(f"joined; everything is in {folder.path}")
@@ -97,49 +108,211 @@ def _is_up_to_date(folder: RunFolder) -> bool:
     return not any(done.stat().st_mtime_ns > at for done in finished)
 
 
-def _parts(folder: RunFolder) -> list[Part]:
+# -- the parts ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TrainedAlone:
+    """The finished run of one part of the ensemble.
+
+    Args:
+        folder: the run.
+        recipe: its resolved recipe, nested.
+        environment: its `environment.json`.
+        stored: its members.
+    """
+
+    folder: RunFolder
+    recipe: dict[str, Any]
+    environment: dict[str, Any]
+    stored: StoredEnsemble
+
+    @cached_property
+    def lines(self) -> list[dict[str, Any]]:
+        """Its `metrics.jsonl`, parsed. Raises `BadInput`."""
+        metrics = self.folder.metrics
+        try:
+            return [json.loads(line) for line in metrics.read_text().splitlines()]
+        except (OSError, ValueError) as error:
+            raise BadInput(f"run: {metrics} is missing or unreadable ({type(error).__name__})") from error
+
+
+def _parts(folder: RunFolder) -> list[TrainedAlone]:
+    """All runs in `folder`, in the order of their members.
+
+    Raises:
+        Incomplete: some are missing or not finished.
+        BadInput: they do not belong together.
+    """
     if folder.checkpoints.exists():
         raise BadInput(f"run: {folder.path} holds a run of its own (checkpoints); join members in another folder")
-    return parts_of(folder)
+    there = folder.members()
+    if not there:
+        how = f"dist-dash train --members M --member I --run {folder.member(0).path.with_name('member_0I')}"
+        raise Incomplete(f"run: {folder.path} holds no members; each is trained by `{how}`")
+    recipes = {number: recipe for number in there if (recipe := _recipe(folder.member(number))) is not None}
+    asked = [recipe["members"] for recipe in recipes.values() if isinstance(recipe.get("members"), int)]
+    members = max(asked, default=max(there) + 1)
+    states = {number: _unfinished(folder.member(number)) for number in range(members)}
+    missing = [f"{folder.member(number).path.name} {state}" for number, state in states.items() if state]
+    # What differs may be of an earlier attempt while members are missing: their jobs must not complain of it.
+    _check_equal(folder, recipes, Incomplete if missing else BadInput)
+    if strangers := [number for number in there if number >= members]:
+        names = ", ".join(folder.member(number).path.name for number in strangers)
+        raise BadInput(f"run: {folder.path} holds {names}, but the recipe has {members} members")
+    if missing:
+        raise Incomplete(f"run: {folder.path} cannot be joined: {', '.join(missing)}")
+    parts = [_part(folder, number, recipes) for number in range(members)]
+    _check_fit(folder, parts)
+    return parts
 
 
-def _write(folder: OwnedFolder, parts: Sequence[Part]) -> None:
-    """Write everything that a finished run has, the marker last; the members' own folders stay as they are."""
+def _recipe(member: RunFolder) -> dict[str, Any] | None:
+    """A member's recipe; None where it has not written it yet."""
+    try:
+        recipe = yaml.safe_load(member.recipe.read_text())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise BadInput(f"run: {member.recipe} is unreadable ({type(error).__name__})") from error
+    if not isinstance(recipe, dict):
+        raise BadInput(f"run: {member.recipe} is no recipe")
+    return recipe
+
+
+def _unfinished(member: RunFolder) -> str:
+    """How far a member's run has come, by its folder; empty where it is finished."""
+    if not member.path.is_dir():
+        return "is missing"
+    # Listed, not asked for by name: a network file system remembers for a while that a name was not there.
+    if member.done.name in {path.name for path in member.path.iterdir()}:
+        return ""
+    for marker, what in ((member.failed, "has failed"), (member.to_continue, "was stopped")):
+        if marker.exists():
+            return f"{what} ({marker.read_text().strip() or 'it did not say why'})"
+    return "is not finished"
+
+
+def _part(folder: RunFolder, number: int, recipes: dict[int, dict[str, Any]]) -> TrainedAlone:
+    member = folder.member(number)
+    environment, spec = read_json(member.environment, "run"), read_json(member.ensemble / "ensemble.json", "run")
+    entries = spec.get("members") if isinstance(spec, dict) else None
+    if number not in recipes or not isinstance(environment, dict) or not isinstance(entries, list) or not entries:
+        raise BadInput(f"run: {member.path} is no finished run of a member")
+    names = [str(entry.get("file")) for entry in entries if isinstance(entry, dict)]
+    held = [name for name in names if (member.ensemble / name).is_file()]
+    due = [folder.weights(number * len(entries) + place) for place in range(len(entries))]
+    if held != due:
+        found = ", ".join(held) or "no weights"
+        raise BadInput(f"run: {member.path} holds {found}; it must hold {', '.join(due)} and nothing else")
+    return TrainedAlone(member, recipes[number], environment, StoredEnsemble(member.ensemble, spec))
+
+
+def _check_fit(folder: RunFolder, parts: Sequence[TrainedAlone]) -> None:
+    """Refuse parts of different numbers of replicas or members, which no recipe holds, or of different data."""
+    found = {}
+    for number, part in enumerate(parts):
+        data = {name: part.stored.spec.get(name) for name in OF_THE_DATA}
+        replicas = part.environment.get("layout", {}).get("replicas")
+        found[number] = {"replicas": replicas, "saved members": len(part.stored), "data": data}
+    _check_equal(folder, found)
+    for part in parts:
+        part.stored.check()
+    for name in ("mean", "std"):  # of unlike machines, they may differ in the last digits
+        values = [np.asarray(part.stored.spec.get(name), dtype=float) for part in parts]
+        odd = [n for n, v in enumerate(values) if v.shape != values[0].shape or not np.allclose(v, values[0], 1e-5)]
+        if odd:
+            raise BadInput(f"run: the members in {folder.path} were trained on different data: {name} of {_some(odd)}")
+
+
+def _check_equal(folder: RunFolder, choices: dict[int, dict[str, Any]], kind: type[BadInput] = BadInput) -> None:
+    """Refuse members that were trained with different choices."""
+    found = []
+    for field, values in differing([flat(one) for one in choices.values()], MAY_DIFFER).items():
+        whose: dict[str, list[int]] = {}
+        for number, value in zip(choices, values, strict=True):
+            whose.setdefault(repr(value), []).append(number)
+        found.append(f"{field} " + ", ".join(f"{_shortened(value)} ({_some(of)})" for value, of in whose.items()))
+    if found:
+        what = "; ".join(found[:8]) + ("; …" if len(found) > 8 else "")
+        raise kind(f"run: the members in {folder.path} were trained differently: {what}")
+
+
+def _some(members: Sequence[int]) -> str:
+    return _shortened(members_in_words(members).replace(",", ""))
+
+
+def _shortened(text: str, most: int = 60) -> str:
+    return text if len(text) <= most else f"{text[:most]}…"
+
+
+# -- what becomes of them ----------------------------------------------------------------------------------------------
+
+
+def _write(folder: OwnedFolder, parts: Sequence[TrainedAlone]) -> None:
+    """Write everything that a finished run has, the marker last; the parts' own folders stay as they are."""
     first = parts[0]
-    log_probs, labels = predictions_of(parts)
-    result = evaluate(log_probs, labels, "test", first.recipe.get("seed"))
-    lines = merged_lines([part.lines() for part in parts])
+    entries = [entry for part in parts for entry in part.stored.spec["members"]]
+    joined = StoredEnsemble(folder.ensemble, {**first.stored.spec, "members": entries})
+    found = _evaluated(parts, joined)
+    lines = merged_lines([part.lines for part in parts])
     folder.clear()
     folder.ensemble.mkdir()
-    for number, part in enumerate(parts):
-        # Copied: a second name for the same file would change with it where somebody edits one of them in place.
-        with replacing(folder.ensemble / folder.weights(number)) as temporary:
-            shutil.copyfile(part.folder.ensemble / folder.weights(number), temporary)
-    rest = {name: value for name, value in first.spec.items() if name not in ("format", "members")}
-    save_spec(folder.ensemble, [part.spec["members"][0] for part in parts], **rest)
+    for part in parts:
+        for entry in part.stored.spec["members"]:
+            # Copied: a second name for the same file would change with it where somebody edits one of them in place.
+            with replacing(folder.ensemble / entry["file"]) as temporary:
+                shutil.copyfile(part.stored.folder / entry["file"], temporary)
+    joined.write()
     write_atomically(folder.recipe, first.folder.recipe.read_text())
     write_atomically(folder.environment, json.dumps(_environment(parts), indent=1))
     write_atomically(folder.metrics, "".join(json.dumps(line) + "\n" for line in lines))
-    save_results(folder, log_probs, labels, result)
+    save_results(folder, found)
     _write_traces(folder, parts)
     folder.check_owner()
     folder.mark(folder.done)
 
 
-def _write_traces(folder: RunFolder, parts: Sequence[Part]) -> None:
-    """Put together what every member kept of the same evaluation: the samples are the same for all."""
+def _evaluated(parts: Sequence[TrainedAlone], joined: StoredEnsemble) -> Evaluated:
+    """All members' predictions of the test split, and their scores.
+
+    Raises:
+        BadInput: a file is missing or holds something else, or the parts were evaluated on different samples.
+    """
+    found: list[Predictions] = []
+    for number, part in enumerate(parts):
+        own, members = load_predictions(part.folder.predictions, "predictions"), len(part.stored)
+        if own.log_probs.ndim != 3 or len(own.log_probs) != members:
+            whose = "one member's" if members == 1 else f"{members} members'"
+            raise BadInput(f"predictions: {part.folder.predictions} does not hold {whose} log_probs and labels")
+        found.append(own)
+        ours, theirs = own.labels, found[0].labels
+        if ours.shape != theirs.shape or (ours != theirs).any():
+            how = f"{len(theirs)} and {len(ours)} samples"
+            if len(ours) == len(theirs):
+                how = f"{(ours != theirs).sum()} of {len(ours)}"
+            raise BadInput(f"predictions: the labels of members 0 and {number} differ ({how}); their test data did")
+        if own.log_probs.shape != found[0].log_probs.shape:
+            raise BadInput(f"predictions: the shapes of log_probs of members 0 and {number} differ")
+    log_probs, labels = np.concatenate([own.log_probs for own in found]), found[0].labels
+    networks = (network for part in parts for network in part.stored.networks())
+    predicted = Predicted(log_probs, labels, np.ones(len(labels), bool), [])
+    return score_predictions(predicted, "test", parts[0].recipe.get("seed"), weights=joined.weights, networks=networks)
+
+
+def _write_traces(folder: RunFolder, parts: Sequence[TrainedAlone]) -> None:
+    """Put together what every part kept of the same evaluation: the samples are the same for all."""
     common = set.intersection(*({path.name for path in part.folder.trace.glob("step_*.npz")} for part in parts))
     folder.trace.mkdir()
     for name in sorted(common):
         found = [load_arrays(part.folder.trace / name, "member") for part in parts]
         if all(np.array_equal(one["ids"], found[0]["ids"]) for one in found):
             log_probs = np.concatenate([one["log_probs"] for one in found])
-            with replacing(folder.trace / name) as temporary, temporary.open("wb") as file:
-                np.savez(file, log_probs=log_probs, labels=found[0]["labels"], ids=found[0]["ids"])
+            save_trace(folder.trace / name, log_probs, found[0]["labels"], found[0]["ids"])
 
 
-def _environment(parts: Sequence[Part]) -> dict[str, Any]:
-    """The first member's with the layout of all; and, in `members`, each one's own with its host and job."""
+def _environment(parts: Sequence[TrainedAlone]) -> dict[str, Any]:
+    """The first part's with the layout of all; and, in `members`, each one's own with its host and job."""
     each = []
     for part in parts:
         owner = part.folder.owner()
@@ -150,9 +323,9 @@ def _environment(parts: Sequence[Part]) -> dict[str, Any]:
 
 
 def merged_lines(records: Sequence[list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """The lines of `metrics.jsonl` of all members, from those of each: per-member values become lists in member order.
+    """The lines of `metrics.jsonl` of all parts, from those of each: per-member values become lists in member order.
 
-    Lines of steps at which not all members wrote one are left out. Events stay, and name their member.
+    Lines of steps at which not all parts wrote one are left out. Events stay, and name their member.
     """
     of = [{(line["kind"], line["step"]): line for line in lines if line["kind"] != "event"} for lines in records]
     common = [_merged([lines[key] for lines in of]) for key in of[0] if all(key in lines for lines in of)]

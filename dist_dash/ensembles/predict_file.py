@@ -30,5 +30,7 @@ def predict_file(run: str, source: str, output: str, batch_size: int) -> int:
         raise BadInput(f"input: x holds {x.dtype}; it must hold numbers")
     if y is not None and (y.dtype.kind not in "ui" or y.shape != x.shape[:1]):
         raise BadInput(f"input: y holds {y.dtype} {y.shape}; it must hold a whole number per sample, {x.shape[:1]}")
-    save_predictions(target, load_ensemble(run).predict(x, batch_size).member_log_probs.numpy(), y)
+    ensemble = load_ensemble(run)
+    log_probs = ensemble.predict(x, batch_size).member_log_probs.numpy()
+    save_predictions(target, log_probs, y, weights=ensemble.weights)
     return 0

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dist_dash.errors import require
-from dist_dash.metrics.accuracy import Doubles, Floats, Labels, as_doubles, of_labels
+from dist_dash.metrics.accuracy import Doubles, Floats, Integers, as_doubles, of_labels
 from dist_dash.metrics.temperature import fitted
 
 BINS = 15
@@ -38,7 +38,7 @@ class Reliability:
     accuracy: Doubles
 
 
-def reliability(log_probs: Floats, labels: Labels, bins: int = BINS, equal_mass: bool = False) -> Reliability:
+def reliability(log_probs: Floats, labels: Integers, bins: int = BINS, equal_mass: bool = False) -> Reliability:
     """Mean confidence and accuracy in bins of the confidence, the largest probability.
 
     Args:
@@ -57,7 +57,7 @@ def reliability(log_probs: Floats, labels: Labels, bins: int = BINS, equal_mass:
     return Reliability(edges[:-1], edges[1:], count, (right - gap) / some, right / some)
 
 
-def ece(log_probs: Floats, labels: Labels, bins: int = BINS, equal_mass: bool = False) -> float:
+def ece(log_probs: Floats, labels: Integers, bins: int = BINS, equal_mass: bool = False) -> float:
     """Expected calibration error: `Σ_b n_b/N · |accuracy_b − mean confidence_b|` (Guo et al. 2017, eq. 3).
 
     Bins as in `reliability`: equal ones `(lo, hi]`, confidence 1.0 in the last; or of equal mass (Nixon et al. 2019).
@@ -97,7 +97,7 @@ def _bin_of(confidence: Doubles, edges: Doubles) -> NDArray[np.intp]:
 # -- temperature scaling -----------------------------------------------------------------------------------------------
 
 
-def fit_temperature(log_probs: Floats, labels: Labels) -> float:
+def fit_temperature(log_probs: Floats, labels: Integers) -> float:
     """The temperature in [0.05, 20] at which `softmax(log p / T)` has the least NLL; 1 where none is better than 1.
 
     Args:
@@ -133,7 +133,7 @@ def halves(samples: int, splits: int = SPLITS, seed: int = 0) -> NDArray[np.intp
 
 
 def calibrated_halves(
-    log_probs: Floats, labels: Labels, splits: int = SPLITS, seed: int = 0
+    log_probs: Floats, labels: Integers, splits: int = SPLITS, seed: int = 0
 ) -> Iterator[tuple[float, Doubles, NDArray[np.intp]]]:
     """A temperature fitted on one half and applied to the other, both ways, for every random split.
 
@@ -153,7 +153,7 @@ def calibrated_halves(
             yield temperature, scaled(log_probs[apply], temperature), apply
 
 
-def cross_fitted(log_probs: Floats, labels: Labels, seed: int = 0) -> Doubles:
+def cross_fitted(log_probs: Floats, labels: Integers, seed: int = 0) -> Doubles:
     """Log-probabilities `[N, C]`, each half of one random split scaled by the temperature of the other half.
 
     A single sample has no other half: it stays as it is.

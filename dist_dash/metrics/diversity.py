@@ -1,20 +1,14 @@
-"""How members differ: functions of log-probabilities `[members, N, C]`; matrices are `[members, members]`."""
+"""How pairs of members differ: log-probabilities `[members, N, C]` → matrices `[members, members]`."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dist_dash.metrics.accuracy import LOWEST, Doubles, Floats, Labels, as_doubles, nll
-from dist_dash.metrics.average import ensemble_log_probs
+from dist_dash.metrics.accuracy import LOWEST, Doubles, Floats, Integers, as_doubles
 from dist_dash.metrics.blocks import blocks_of
 
 Matrix = NDArray[np.float64]
-
-
-# -- pairs of members --------------------------------------------------------------------------------------------------
 
 
 def disagreement(log_probs: Floats) -> Matrix:
@@ -48,7 +42,7 @@ def kl_of(cross: Matrix) -> Matrix:
     return kl
 
 
-def error_correlation(log_probs: Floats, labels: Labels) -> Matrix:
+def error_correlation(log_probs: Floats, labels: Integers) -> Matrix:
     """Correlation of two members' errors; 0 where a member is always right or always wrong."""
     return correlation_of(log_probs.argmax(-1) != labels)
 
@@ -69,44 +63,3 @@ def mean_of_pairs(matrix: Matrix) -> float | None:
     if members < 2:
         return None
     return float((matrix.sum() - np.trace(matrix)) / (members * (members - 1)))
-
-
-# -- members and their ensemble ----------------------------------------------------------------------------------------
-
-
-def ambiguity(log_probs: Floats, labels: Labels, loss: Callable[[Floats, Labels], float] = nll) -> float:
-    """Mean loss of the members − loss of the ensemble: what averaging gains (Krogh & Vedelsby 1995).
-
-    Not negative for a loss that is convex in the probabilities, such as `nll` and `brier`.
-
-    Args:
-        log_probs: `[members, N, C]`.
-        labels: `[N]`.
-        loss: of log-probabilities `[N, C]` and labels.
-    """
-    return float(np.mean([loss(member, labels) for member in log_probs])) - loss(ensemble_log_probs(log_probs), labels)
-
-
-def entropy(log_probs: Floats) -> Doubles:
-    """`−Σ_c p_c log p_c` in nats, over the last axis: `[…, C]` → `[…]`."""
-    doubles = as_doubles(log_probs)
-    return entropy_of(np.exp(doubles), doubles)
-
-
-def entropy_of(probs: Doubles, log_probs: Doubles) -> Doubles:
-    """The same where the probabilities are there already."""
-    return -np.einsum("...c,...c->...", probs, np.maximum(log_probs, LOWEST))
-
-
-def mutual_information(log_probs: Floats) -> Doubles:
-    """Mutual information of class and member for each sample `[N]`, in nats: how much members contradict each other.
-
-    Entropy of the mean − mean entropy, in [0, log members] (Depeweg et al. 2018, eq. 5).
-    """
-    information = entropy(ensemble_log_probs(log_probs)) - entropy(log_probs).mean(0)
-    return np.maximum(information, 0)  # rounding
-
-
-def variance(log_probs: Floats) -> Doubles:
-    """Variance of the members' probabilities, summed over the classes, for each sample `[N]`."""
-    return np.exp(as_doubles(log_probs)).var(0).sum(-1)

@@ -48,11 +48,9 @@ class Direct:
         self._log_probs, self._top = log_probs, top
 
     def covers(self, beta: Doubles) -> bool:
-        """Always."""
         return True
 
     def slopes(self, beta: Doubles) -> tuple[Doubles, Doubles]:
-        """`F′` and `F″`."""
         mean, variance = np.empty_like(beta), np.empty_like(beta)
 
         def work(_: int, rows: slice) -> None:
@@ -67,7 +65,6 @@ class Direct:
         return mean, variance
 
     def logs(self, beta: Doubles) -> tuple[Doubles, Doubles]:
-        """`F(β)` and `F(2β)`."""
         single, double = np.empty_like(beta), np.empty_like(beta)
 
         def work(_: int, rows: slice) -> None:
@@ -118,11 +115,9 @@ class Expanded:
             self._double[order] *= factor * 2**order
 
     def covers(self, beta: Doubles) -> bool:
-        """Whether all are within `RADIUS` of the centre, relative to it."""
         return bool(np.all(np.abs(beta / self._centre - 1) <= RADIUS))
 
     def slopes(self, beta: Doubles) -> tuple[Doubles, Doubles]:
-        """`F′` and `F″`."""
         s = beta / self._centre - 1
         value, first, second = np.zeros_like(s), np.zeros_like(s), np.zeros_like(s)
         for coefficient in self._single[::-1]:  # Horner's rule, and its derivatives
@@ -133,7 +128,6 @@ class Expanded:
         return mean / self._centre, np.maximum(second / value - mean**2, 0) / self._centre**2
 
     def logs(self, beta: Doubles) -> tuple[Doubles, Doubles]:
-        """`F(β)` and `F(2β)`."""
         s = beta / self._centre - 1
         single, double = np.zeros_like(s), np.zeros_like(s)
         for own, squared in zip(self._single[::-1], self._double[::-1], strict=True):

@@ -1,4 +1,4 @@
-"""Every score of one predictor, from what is known of each sample."""
+"""Every score of the members and of their ensemble, from one pass over all predictions."""
 
 from __future__ import annotations
 
@@ -8,19 +8,23 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from dist_dash.errors import BadInput
 from dist_dash.metrics.accuracy import (
     LOWEST,
     Doubles,
     Floats,
-    Labels,
+    Integers,
+    accuracy_by_coverage,
     as_doubles,
     of_labels,
     ranks,
     squared_errors,
     squared_lengths,
 )
+from dist_dash.metrics.blocks import blocks_of, in_blocks
 from dist_dash.metrics.calibration import BINS, SPLITS, calibration_error, halves
-from dist_dash.metrics.coverage import accuracy_by_coverage
+from dist_dash.metrics.diversity import Matrix, cross_terms
+from dist_dash.metrics.mixture import entropy_of, log_of_mean
 from dist_dash.metrics.temperature import fitted
 
 Scores = dict[str, float | None]
@@ -52,7 +56,7 @@ class Samples:
     rank: NDArray[np.int64] | None
 
     @staticmethod
-    def seen(log_probs: Doubles, probs: Doubles, labels: Labels) -> Samples:
+    def seen(log_probs: Doubles, probs: Doubles, labels: Integers) -> Samples:
         """From log-probabilities and probabilities, `[N, C]` both, and labels `[N]`."""
         choice = log_probs.argmax(1)
         top, own = of_labels(log_probs, choice), of_labels(log_probs, labels)
@@ -73,7 +77,7 @@ class Samples:
         )
 
 
-def scores(log_probs: Floats, labels: Labels) -> Scores:
+def scores(log_probs: Floats, labels: Integers) -> Scores:
     """Every score of one predictor that needs no fit, from its log-probabilities `[N, C]` and labels `[N]`."""
     doubles = as_doubles(log_probs)
     return scores_of(Samples.seen(doubles, np.exp(doubles), labels))
@@ -130,3 +134,75 @@ def _probabilistic(correct: NDArray[np.bool_], top: Doubles, own: Doubles, squar
         "ece_mass": calibration_error(confidence, correct, BINS, equal_mass=True),
         "aac": float(np.mean(accuracy_by_coverage(top, correct))),
     }
+
+
+# -- the pass over all predictions -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What the pass finds.
+
+    Args:
+        members: per member.
+        ensemble: of their mean.
+        log_probs: the ensemble's log-probabilities `[N, C]`.
+        cross: means over the samples of `Σ_c p_ic log p_jc` `[members, members]`.
+        entropy: of the ensemble, mean over the samples, in nats.
+    """
+
+    members: list[Samples]
+    ensemble: Samples
+    log_probs: Doubles
+    cross: Matrix
+    entropy: float
+
+
+def measured(log_probs: Floats, labels: Integers, kept: Sequence[int], weights: Doubles | None = None) -> Measured:
+    """Go over the predictions of the members that are kept.
+
+    Args:
+        log_probs: `[members, N, C]`; never copied as a whole.
+        labels: `[N]`.
+        kept: members, ascending; none of them is non-finite.
+        weights: of those members, adding up to 1; None for equal ones.
+
+    Raises:
+        BadInput: the probabilities of a sample do not add up to 1.
+    """
+    _, samples, classes = log_probs.shape
+    width = len(kept) * classes
+    count = len(blocks_of(samples, width))
+    parts: list[list[Samples]] = [[] for _ in range(count)]
+    cross, entropy = np.empty((count, len(kept), len(kept))), np.empty(samples)
+    totals, ensemble = np.empty((len(kept), samples)), np.empty((samples, classes))
+
+    def work(number: int, rows: slice) -> None:
+        block = as_doubles(np.stack([log_probs[member, rows] for member in kept]))
+        with np.errstate(over="ignore"):
+            probs = np.exp(block)
+        totals[:, rows] = probs.sum(-1)
+        if not np.isfinite(totals[:, rows]).all():
+            return  # refused below
+        mean = log_of_mean(probs, block, weights)
+        ensemble[rows], mean_probs = mean, np.exp(mean)
+        each = [Samples.seen(*pair, labels[rows]) for pair in zip(block, probs, strict=True)]
+        parts[number] = [*each, Samples.seen(mean, mean_probs, labels[rows])]
+        cross[number] = cross_terms(probs, block)
+        entropy[rows] = entropy_of(mean_probs, mean)
+
+    in_blocks(samples, width, work)
+    _check_totals(totals, kept, 1e-3 + np.finfo(log_probs.dtype).eps * np.log(classes))
+    *members, own = (Samples.joined(column) for column in zip(*parts, strict=True))
+    return Measured(members, own, ensemble, cross.sum(0) / samples, float(entropy.mean()))
+
+
+def _check_totals(totals: Doubles, kept: Sequence[int], tolerance: float) -> None:
+    """Rounding log-probabilities to the input's type moves their sum by up to `eps / 2 · entropy ≤ eps · log C`."""
+    wrong = ~(np.abs(totals - 1) <= tolerance)
+    if wrong.any():
+        row, sample = map(int, np.argwhere(wrong)[0])
+        raise BadInput(
+            f"predictions: log_probs of member {kept[row]}, sample {sample} are logarithms of probabilities that add "
+            f"up to {totals[row, sample]:.6g}; they must add up to 1"
+        )

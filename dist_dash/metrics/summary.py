@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from dist_dash.errors import BadInput
-from dist_dash.metrics.accuracy import Floats, Labels
-from dist_dash.metrics.blocks import in_blocks
+from dist_dash.metrics.accuracy import Doubles, Floats, Integers
 from dist_dash.metrics.diversity import Matrix, correlation_of, disagreement_of, kl_of, mean_of_pairs
-from dist_dash.metrics.measure import Measured, measured
-from dist_dash.metrics.scores import Scores, calibrated_scores, mean_of, scores_of
+from dist_dash.metrics.mixture import members_in_words, non_finite_members, normalised, weights_of
+from dist_dash.metrics.scores import Measured, Scores, calibrated_scores, mean_of, measured, scores_of
 from dist_dash.metrics.table import table
 
 __all__ = ["evaluate", "table"]
@@ -20,18 +20,20 @@ __all__ = ["evaluate", "table"]
 
 def evaluate(
     log_probs: Floats,
-    labels: Labels,
+    labels: Integers,
     split: str,
     seed: int | None,
     *,
     calibrated: bool = True,
     strict: bool = False,
+    weights: ArrayLike | None = None,
     weight_cosines: Matrix | None = None,
 ) -> dict[str, Any]:
     """The content of `evaluation.json`.
 
-    Members whose predictions hold NaN or +∞ are left out, and numbered in `left_out`. −∞ is a probability of 0. Beside
-    its input it holds the ensemble's log-probabilities in float64, and blocks of a few samples.
+    Non-finite members are left out, and numbered in `left_out`. Where the others count unequally, `weights` has their
+    normalised weights, which the ensemble's scores and the gains of averaging go by; `member_mean` and means over pairs
+    are plain means. Beside its input it holds the ensemble's log-probabilities in float64, and blocks of a few samples.
 
     Args:
         log_probs: `[members, N, C]`, of any floating-point type.
@@ -39,20 +41,23 @@ def evaluate(
         split: which split the samples are from.
         seed: of the run; None where unknown.
         calibrated: also score after temperature scaling, which takes longest.
-        strict: refuse members that would be left out.
+        strict: refuse non-finite members.
+        weights: one positive number per member; None where all count equally.
         weight_cosines: cosines between the members' weights `[members, members]`, where they are known.
 
     Raises:
-        BadInput: shapes do not fit, there is no sample, a label is no class, a member gives no distribution, or no
-            member is left.
+        BadInput: shapes or weights do not fit, there is no sample, a label is no class, a member gives no distribution,
+            or no member is left.
     """
     _check(log_probs, labels)
-    left_out = not_finite(log_probs)
+    shares = normalised(weights, len(log_probs))
+    left_out = non_finite_members(log_probs)
     if left_out and (strict or len(left_out) == len(log_probs)):
         which = "of every member" if len(left_out) == len(log_probs) else f"of {members_in_words(left_out)}"
         raise BadInput(f"predictions: log_probs {which} are not finite; they must be logarithms of probabilities")
     kept = [member for member in range(len(log_probs)) if member not in left_out]
-    found = measured(log_probs, labels, kept)
+    shares = weights_of(kept, shares)
+    found = measured(log_probs, labels, kept, shares)
     predictors = [found.ensemble, *found.members]
     every = [scores_of(samples) for samples in predictors]
     if calibrated:
@@ -66,41 +71,18 @@ def evaluate(
         "ensemble": ensemble,
         "members": members,
         "member_mean": mean,
-        "diversity": _diversity(found, every, cosines),
+        "diversity": _diversity(found, every, shares, cosines),
         "split": split,
         "samples": len(labels),
         "seed": seed,
         "left_out": left_out,
+        **({} if shares is None else {"weights": shares.tolist()}),
     }
 
 
-def with_weight_cosines(result: dict[str, Any], cosines: Matrix | None) -> dict[str, Any]:
-    """The content of `evaluation.json` with the cosines between the members' weights, for whoever knows them later."""
-    if cosines is None or not np.isfinite(cosines).all():
-        return result
-    diversity = result["diversity"]
-    pairwise = {**diversity["pairwise"], "weight_cosine": cosines.tolist()}
-    return {**result, "diversity": {**diversity, "weight_cosine": mean_of_pairs(cosines), "pairwise": pairwise}}
-
-
-def not_finite(log_probs: Floats) -> list[int]:
-    """The members whose predictions `[members, N, C]` hold NaN or +∞, ascending."""
-    members, samples, classes = log_probs.shape
-    sick = np.zeros((members, samples), bool)
-
-    def work(_: int, rows: slice) -> None:
-        sick[:, rows] = ~(log_probs[:, rows].max(-1) < np.inf)  # the maximum of what holds NaN is NaN
-
-    in_blocks(samples, members * classes, work)
-    return [int(member) for member in np.flatnonzero(sick.any(1))]
-
-
-def members_in_words(members: list[int]) -> str:
-    """`member 3`, or `members 3, 5`."""
-    return f"member{'s' * (len(members) > 1)} {', '.join(map(str, members))}"
-
-
-def _diversity(found: Measured, scores: Sequence[Scores], cosines: Matrix | None) -> dict[str, Any]:
+def _diversity(
+    found: Measured, scores: Sequence[Scores], weights: Doubles | None, cosines: Matrix | None
+) -> dict[str, Any]:
     """`scores`: of the ensemble, then of each member."""
     if cosines is not None and not np.isfinite(cosines).all():
         cosines = None
@@ -113,20 +95,20 @@ def _diversity(found: Measured, scores: Sequence[Scores], cosines: Matrix | None
     return {
         **{name: mean_of_pairs(matrix) for name, matrix in pairs.items()},
         "weight_cosine": None if cosines is None else mean_of_pairs(cosines),
-        "ambiguity": _gain(scores, "nll"),
-        "ambiguity_brier": _gain(scores, "brier"),
+        "ambiguity": _gain(scores, "nll", weights),
+        "ambiguity_brier": _gain(scores, "brier", weights),
         # The entropies of the members are −Σ_c p_ic log p_ic.
-        "mutual_information": max(found.entropy + float(np.diag(found.cross).mean()), 0.0),
+        "mutual_information": max(found.entropy + float(np.average(np.diag(found.cross), weights=weights)), 0.0),
         "pairwise": {name: matrix.tolist() for name, matrix in pairs.items()},
     }
 
 
-def _gain(scores: Sequence[Scores], loss: str) -> float:
+def _gain(scores: Sequence[Scores], loss: str, weights: Doubles | None) -> float:
     ensemble, *members = [float(one[loss] or 0.0) for one in scores]
-    return float(np.mean(members)) - ensemble
+    return float(np.average(members, weights=weights)) - ensemble
 
 
-def _check(log_probs: Floats, labels: Labels) -> None:
+def _check(log_probs: Floats, labels: Integers) -> None:
     shape = log_probs.shape
     if not np.issubdtype(log_probs.dtype, np.floating):
         raise BadInput(f"predictions: log_probs hold {log_probs.dtype}; they must hold floating-point numbers")

@@ -20,7 +20,7 @@ LEAST, MOST = 0.05, 20.0
 Groups = NDArray[np.intp]
 
 _LARGE = 2**20  # values; beyond it, one pass for a polynomial is quicker than one for every β
-_FEW = 4096  # samples that tell where to expand
+_FEW = 4096  # samples by which the centre of the expansion is chosen
 _TRIALS = 3
 _STEPS, _TOLERANCE = 60, 1e-9  # Newton doubles the digits: the step after one of 1e-9 would be one of 1e-18
 

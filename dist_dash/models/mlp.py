@@ -19,9 +19,6 @@ class MLP(Architecture):
         depth: Number of hidden layers; 0 is a linear classifier.
         norm: Normalisation before each ReLU.
         dropout: Probability with which a hidden unit is dropped in training, after each ReLU.
-
-    Raises:
-        BadInput: An argument is out of its range.
     """
 
     def __init__(
@@ -37,7 +34,6 @@ class MLP(Architecture):
         self.dropout = dropout
 
     def build(self, shape: tuple[int, ...], classes: int) -> nn.Module:
-        """`[n, *shape]` → `[n, classes]` for data of any shape."""
         layers: list[nn.Module] = [nn.Flatten()]
         features = math.prod(shape)
         for _ in range(self.depth):

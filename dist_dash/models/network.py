@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 
 import torch
 from torch import nn
 
+from dist_dash.errors import BadInput
 from dist_dash.models import Architecture, Normalise
+from dist_dash.models.architecture import one_line
 
 
 def build_network(
@@ -25,6 +28,29 @@ def build_network(
     """
     normalise = Normalise(mean, std, uint8)
     return nn.Sequential(OrderedDict(normalise=normalise, net=architecture.build(shape, classes)))
+
+
+def check_logits(network: nn.Module, shape: tuple[int, ...], heads: Sequence[int]) -> None:
+    """Try a network on two samples.
+
+    Args:
+        network: stored samples → logits; in training mode, before and after.
+        shape: of a sample.
+        heads: the number of classes of each head.
+
+    Raises:
+        BadInput: it does not take such samples, or its logits are not `[2, Σ heads]`.
+    """
+    network.eval()
+    try:
+        with torch.no_grad():
+            found = tuple(network(torch.zeros(2, *shape)).shape)
+    except Exception as error:  # a network of the user's own may raise anything
+        raise BadInput(f"model: cannot take samples of shape {list(shape)} ({one_line(error)})") from error
+    network.train()
+    if found != (2, sum(heads)):
+        hint = f", the sum over {len(heads)} heads" if len(heads) > 1 else ""
+        raise BadInput(f"model: gives logits of shape {found} for 2 samples; it must be (2, {sum(heads)}){hint}")
 
 
 def seeded_network(seed: int, *arguments: object) -> nn.Sequential:

@@ -30,9 +30,6 @@ class ResNet(Architecture):
         norm: `batch`, or `group`, which keeps no running statistics.
         groups: Groups of the group norm, a divisor of 64; unused with batch norm.
         zero_init_residual: Start every residual branch at zero (Goyal et al. 2017), which helps large batches.
-
-    Raises:
-        BadInput: An argument is out of its range.
     """
 
     def __init__(
@@ -55,7 +52,6 @@ class ResNet(Architecture):
         self.zero_init_residual = zero_init_residual
 
     def build(self, shape: tuple[int, ...], classes: int) -> nn.Module:
-        """`[n, C, H, W]` → `[n, classes]`; raises `BadInput` unless `shape` is [C, H, W]."""
         require_images(self, shape)
         block = Bottleneck if self.depth == 50 else BasicBlock
         norm = partial(norm_layer, self.norm, groups=self.groups)

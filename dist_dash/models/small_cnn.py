@@ -19,9 +19,6 @@ class SmallCNN(Architecture):
     Args:
         width: Channels of the first convolution; the second has twice, the third four times as many.
         norm: Normalisation after each convolution; `group` and `none` keep no running statistics.
-
-    Raises:
-        BadInput: An argument is out of its range.
     """
 
     def __init__(self, width: int = 16, norm: Literal["batch", "group", "none"] = "batch") -> None:
@@ -31,7 +28,6 @@ class SmallCNN(Architecture):
         self.norm = norm
 
     def build(self, shape: tuple[int, ...], classes: int) -> nn.Module:
-        """`[n, C, H, W]` → `[n, classes]`; raises `BadInput` unless `shape` is [C, H, W]."""
         require_images(self, shape)
         width = self.width
         net = nn.Sequential(
@@ -57,5 +53,4 @@ class GlobalAverage(nn.Module):
     """The mean over the pixels."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """`[n, C, H, W]` → `[n, C]`."""
         return x.mean((2, 3))

@@ -19,9 +19,6 @@ class WideResNet(Architecture):
         width: How many times wider than the original ResNet the stages are: 16, 32 and 64 channels times this.
         norm: `batch`, or `group`, which keeps no running statistics (up to 32 groups of at least 4 channels).
         dropout: Probability with which an activation is dropped between a block's two convolutions.
-
-    Raises:
-        BadInput: An argument is out of its range.
     """
 
     def __init__(self, depth: int = 28, width: int = 10, norm: NormKind = "batch", dropout: float = 0.0) -> None:
@@ -35,7 +32,6 @@ class WideResNet(Architecture):
         self.dropout = dropout
 
     def build(self, shape: tuple[int, ...], classes: int) -> nn.Module:
-        """`[n, C, H, W]` → `[n, classes]`; raises `BadInput` unless `shape` is [C, H, W]."""
         require_images(self, shape)
         net = WideResNetModule((self.depth - 4) // 6, self.width, self.norm, self.dropout, shape[0], classes)
         init_convolutions(net)

@@ -10,7 +10,7 @@ import numpy as np
 from dist_dash.comparison.metric_names import finite
 from dist_dash.comparison.section import Section
 from dist_dash.ensembles.finished import FinishedRun
-from dist_dash.metrics.coverage import coverage_accuracy
+from dist_dash.metrics.accuracy import coverage_accuracy
 from dist_dash.report.picture import (
     Ledger,
     NotHere,

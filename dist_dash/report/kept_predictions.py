@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from dist_dash.ensembles.finished import FinishedRun
 from dist_dash.errors import BadInput
-from dist_dash.metrics.diversity import entropy_of
+from dist_dash.metrics.mixture import entropy_of
 from dist_dash.metrics.predictions import load_arrays
 from dist_dash.report.picture import NotHere
 

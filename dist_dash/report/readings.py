@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from dist_dash.ensembles.finished import FinishedRun
 from dist_dash.errors import BadInput
-from dist_dash.metrics.average import ensemble_log_probs
 from dist_dash.metrics.blocks import blocks_of
+from dist_dash.metrics.mixture import ensemble_log_probs, non_finite_members, weights_of
+from dist_dash.metrics.predictions import Predictions
 from dist_dash.report.picture import NotHere
 
 Array = NDArray[np.float64]
@@ -95,18 +96,20 @@ def kept_members(run: FinishedRun) -> list[int]:
     return [number for number in range(len(run.evaluation["members"]) + len(left_out)) if number not in left_out]
 
 
-def finite_predictions(run: FinishedRun) -> tuple[list[int], NDArray[np.floating], NDArray[np.integer]]:
-    """Numbers of the members whose predictions are numbers, their log-probabilities `[members, N, C]`, labels `[N]`.
+def finite_predictions(run: FinishedRun) -> tuple[list[int], Predictions]:
+    """Numbers of the members that are not non-finite, and their predictions.
 
     Raises:
         NotHere: no member is left.
         BadInput: the run holds no predictions.
     """
-    log_probs, labels = run.predictions()
-    numbers = [number for number, member in enumerate(log_probs) if not np.isnan(member).any()]
+    log_probs, labels, weights = run.predictions()
+    non_finite = non_finite_members(log_probs)
+    numbers = [number for number in range(len(log_probs)) if number not in non_finite]
     if not numbers or not len(labels):
         raise NotHere("No member has predictions that are numbers.")
-    return numbers, log_probs if len(numbers) == len(log_probs) else log_probs[numbers], labels
+    kept = log_probs if len(numbers) == len(log_probs) else log_probs[numbers]
+    return numbers, Predictions(kept, labels, weights_of(numbers, weights))
 
 
 def predictors(run: FinishedRun) -> tuple[dict[str, NDArray[np.floating]], NDArray[np.integer]]:
@@ -114,10 +117,10 @@ def predictors(run: FinishedRun) -> tuple[dict[str, NDArray[np.floating]], NDArr
 
     The ensemble of one member is that member: it stands there once.
     """
-    numbers, log_probs, labels = finite_predictions(run)
+    numbers, (log_probs, labels, weights) = finite_predictions(run)
     found: dict[str, NDArray[np.floating]] = {"ensemble": np.empty(log_probs.shape[1:])}
     for rows in blocks_of(len(labels), log_probs.shape[2] * len(log_probs)):  # 8 × 50,000 × 1,000 are large enough once
-        found["ensemble"][rows] = ensemble_log_probs(log_probs[:, rows])
+        found["ensemble"][rows] = ensemble_log_probs(log_probs[:, rows], weights)
     if len(numbers) > 1:
         found |= {f"member {number}": member for number, member in zip(numbers, log_probs, strict=True)}
     return found, labels

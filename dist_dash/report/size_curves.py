@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from dist_dash.comparison.section import Section
 from dist_dash.ensembles.finished import FinishedRun
-from dist_dash.metrics.sizes import size_curve
+from dist_dash.metrics.size_curve import size_curve
 from dist_dash.report.picture import COLOURS, Ledger, NotHere, Picture, legend_below, new_figure, of_group, tidy
 from dist_dash.report.readings import finite_predictions
 
@@ -28,11 +28,11 @@ def sizes(run: FinishedRun) -> Picture:
         NotHere: there is one member only.
         BadInput: the run holds no predictions.
     """
-    _, log_probs, labels = finite_predictions(run)
+    _, (log_probs, labels, weights) = finite_predictions(run)
     if len(log_probs) < 2:
         raise NotHere("The ensemble has one member, so there are no smaller ensembles in it.")
     most = most_subsets(log_probs)
-    curve = size_curve(log_probs, labels, most)
+    curve = size_curve(log_probs, labels, most, weights=weights)
     counts = [one.members for one in curve]
     figure = new_figure(3.4)
     ledger = Ledger("panel", "members", "subsets", "mean", "sd")
@@ -63,9 +63,9 @@ def sizes_of_groups(section: Section) -> Picture:
     for index, group in enumerate(section.groups):
         curves = []
         for run in group.runs:
-            _, log_probs, labels = finite_predictions(FinishedRun(run.path))
+            _, (log_probs, labels, weights) = finite_predictions(FinishedRun(run.path))
             subsets = most_subsets(log_probs)
-            curves.append(size_curve(log_probs, labels, subsets))
+            curves.append(size_curve(log_probs, labels, subsets, weights=weights))
         count = min(map(len, curves))
         most = max(most, count)
         for axes, (name, _) in zip(panels, PANELS, strict=True):

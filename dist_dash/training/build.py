@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 
-import torch
 from torch import nn
 from torch.nn.functional import one_hot
 
-from dist_dash.data.batch import HostBatch
 from dist_dash.data.dataset import DataSet, Sharding
+from dist_dash.data.host_batch import HostBatch
 from dist_dash.data.loader import EvalLoader, TrainLoader
 from dist_dash.errors import BadInput, require
 from dist_dash.member.batch import Batch, MicroBatch, Progress, micro_batch
 from dist_dash.member.facts import RunFacts
 from dist_dash.member.parameters import names_of
 from dist_dash.models import load_pretrained
-from dist_dash.models.architecture import one_line
-from dist_dash.models.network import seeded_network
+from dist_dash.models.network import check_logits, seeded_network
 from dist_dash.ranks.layout import Layout
 from dist_dash.recipe.recipe import Recipe
 from dist_dash.seeds import derived_seed
@@ -46,7 +44,7 @@ def check_facts(recipe: Recipe, data: DataSet, layout: Layout, total_steps: int,
         members=layout.members,
         replicas=layout.replicas,
         classes=data.classes,
-        heads=(data.classes,),
+        heads=data.heads,
         mixed=recipe.labels.mixup > 0,
         precision=recipe.engine.precision,
         zero=getattr(recipe.engine, "zero", 0),
@@ -129,7 +127,7 @@ def build_network_of_member(recipe: Recipe, data: DataSet, layout: Layout, say: 
         fresh = load_pretrained(network.net, recipe.init)  # type: ignore[arg-type]
         if fresh:
             say(f"init: {', '.join(fresh)} start anew: the file has them for another number of classes")
-    _check_logits(network, data)
+    check_logits(network, data.shape, data.heads)
     return network
 
 
@@ -148,15 +146,3 @@ def on_device(recipe: Recipe, host: HostBatch, layout: Layout, progress: Progres
         for x, y, ids, mix in zip(host.x, host.target, host.ids, mixes, strict=True)
     ]
     return Batch(micro, progress)
-
-
-def _check_logits(network: nn.Module, data: DataSet) -> None:
-    network.eval()
-    try:
-        with torch.no_grad():
-            shape = tuple(network(torch.zeros(2, *data.shape)).shape)
-    except Exception as error:  # a network of the user's own may raise anything
-        raise BadInput(f"model: cannot take samples of shape {list(data.shape)} ({one_line(error)})") from error
-    network.train()
-    if shape != (2, data.classes):
-        raise BadInput(f"model: gives logits of shape {shape} for 2 samples; it must be (2, {data.classes})")

@@ -1,30 +1,77 @@
-"""What a finished run hands out beside its members' weights: their names and shapes, predictions, scores."""
+"""What a finished run hands out: its members, as many as each rank's chain of updates has produced."""
 
 from __future__ import annotations
 
+import shutil
+
+from torch import nn
+
 from dist_dash.data.dataset import DataSet
-from dist_dash.ensembles.ensemble import save_spec
-from dist_dash.ensembles.results import save_results
-from dist_dash.ranks.layout import Layout
+from dist_dash.ensembles.ensemble import FORMAT, StoredEnsemble, save_member
+from dist_dash.errors import RunFailed
+from dist_dash.files import replacing
+from dist_dash.ranks.exchange import Exchange
 from dist_dash.recipe.parsing import Command
-from dist_dash.runs.folder import RunFolder
-from dist_dash.training.held_out import HeldOut
+from dist_dash.runs.owner import OwnedFolder
 
 
-def export(folder: RunFolder, command: Command, layout: Layout, data: DataSet, found: HeldOut) -> None:
-    """Write `ensemble.json`, `predictions.npz` and `evaluation.json`, and print the table; on rank 0.
+def export(
+    folder: OwnedFolder,
+    command: Command,
+    exchange: Exchange,
+    data: DataSet,
+    network: nn.Module,
+    members_of_chain: int = 1,
+    weights: list[float] | None = None,
+) -> StoredEnsemble:
+    """Put the members that were trained here into `ensemble/`; on all ranks.
+
+    Member c of the chain that trains member i of the ensemble becomes member `i · members_of_chain + c`. It is what
+    lies under that number in `snapshots/`; the last one may also be the present weights, where nothing lies there.
 
     Args:
-        folder: the run's; its `ensemble/` holds the weights of the members that were trained here.
-        command: has their architectures.
-        layout: rank 0's.
+        folder: the run's.
+        command: has the members' architectures.
+        exchange: joined.
         data: shapes, classes, statistics.
-        found: what the members say of the test split.
+        network: this rank's, with its present weights.
+        members_of_chain: how many members each rank's chain has produced.
+        weights: how much each exported member counts, positive numbers; None: all count equally.
+
+    Returns:
+        The exported ensemble, whose `ensemble.json` is not written yet: `write` says that it is complete.
+
+    Raises:
+        RunFailed: a member was never saved, or a file cannot be written; on all ranks alike.
     """
+    layout = exchange.layout
+    with exchange.together("export"):
+        folder.check_owner()
+        if layout.rank == 0:
+            folder.ensemble.mkdir(exist_ok=True)
+    with exchange.together("export"):
+        if layout.replica == 0:
+            for place in range(members_of_chain):
+                name = folder.weights(layout.identity * members_of_chain + place)
+                saved, last = folder.snapshots / name, place == members_of_chain - 1
+                if saved.exists():
+                    with replacing(folder.ensemble / name) as temporary:
+                        shutil.copyfile(saved, temporary)
+                elif last:
+                    save_member(folder.ensemble / name, network)
+                else:
+                    raise RunFailed(f"{saved} is missing; member {place} of {members_of_chain} was never saved")
     architectures = command.resolved["models"] or [command.resolved["model"]] * layout.ensemble_members
-    here = range(layout.first_member, layout.first_member + layout.members)
-    members = [{"file": folder.weights(i), "architecture": architectures[i]} for i in here]
-    numbers = {"mean": list(data.mean), "std": list(data.std), "uint8": data.uint8}
+    first = layout.first_member * members_of_chain
+    members = [
+        {"file": folder.weights(number), "architecture": architectures[number // members_of_chain]}
+        for number in range(first, first + layout.members * members_of_chain)
+    ]
+    if weights is not None:
+        members = [{**member, "weight": weight} for member, weight in zip(members, weights, strict=True)]
     names = {"classes": data.classes, "class_names": data.class_names, "shape": list(data.shape)}
-    save_spec(folder.ensemble, members, **names, **numbers)
-    save_results(folder, found.log_probs, found.labels, found.result)
+    numbers = {"mean": list(data.mean), "std": list(data.std), "uint8": data.uint8}
+    spec = {"format": FORMAT, "members": members, **names, **numbers}
+    if layout.rank == 0:  # who writes it; the digest may take seconds
+        spec["data"] = data.facts.as_json()
+    return StoredEnsemble(folder.ensemble, spec)

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import torch
 
-from dist_dash.data.batch import HostBatch, sample_hash
-from dist_dash.ensembles.ensemble import save_member
+from dist_dash.data.host_batch import HostBatch, sample_hash
+from dist_dash.ensembles.ensemble import StoredEnsemble, save_member
+from dist_dash.ensembles.evaluation import Evaluated, save_results
+from dist_dash.ensembles.predictor import MembersInTraining
 from dist_dash.errors import BadInput, RunFailed, everywhere
 from dist_dash.files import write_atomically
 from dist_dash.member.batch import MicroBatch, Progress
@@ -39,7 +41,7 @@ from dist_dash.training.build import (
     unaugmented,
 )
 from dist_dash.training.export import export
-from dist_dash.training.held_out import HeldOut, evaluate_split
+from dist_dash.training.held_out import evaluate_split
 from dist_dash.training.identity import check_members, equal_members
 
 
@@ -232,10 +234,10 @@ class Run:
         """
         if not self.evaluated:
             with self.exchange.clock.excluded():
-                sick, found = self._evaluation("validation" if self.data.validation is not None else "test")
+                non_finite, found = self._evaluation("validation" if self.data.validation is not None else "test")
             self.evaluated = True
-            if sick:
-                self.event(f"member {sick[0]}: predictions are not finite; this evaluation is left out")
+            if non_finite:
+                self.event(f"member {non_finite[0]}: predictions are not finite; this evaluation is left out")
             elif found is not None:
                 self.recorder.write("eval", self.step, self.epoch, **found.shown)
                 if self.recipe.record.trace:
@@ -318,22 +320,17 @@ class Run:
             self.checkpoints.save(self.step, state, {"metrics_bytes": self.recorder.position()})
 
     def finish(self) -> None:
-        """Evaluate on the test split, export the ensemble, print the table, mark the run as done."""
-        sick, found = self._evaluation("test", calibrated=True)
-        if sick:
-            raise everywhere(RunFailed(f"member {sick[0]}: its predictions of the test split are not finite"))
-        network, ensemble = self.member.engine.module, self.folder.ensemble
-        with self.exchange.together("export"):
-            self.folder.check_owner()
-            if self.layout.rank == 0:
-                ensemble.mkdir(exist_ok=True)
-        with self.exchange.together("export"):
-            if self.layout.replica == 0:
-                save_member(ensemble / self.folder.weights(self.layout.identity), network)
+        """Export the ensemble, evaluate it on the test split, print the table, mark the run as done."""
+        network = self.member.engine.module
+        exported = export(self.folder, self.command, self.exchange, self.data, network, len(self.members_at))
+        non_finite, found = self._evaluation("test", exported)
+        if non_finite:
+            raise everywhere(RunFailed(f"member {non_finite[0]}: its predictions of the test split are not finite"))
         with self.exchange.together("export"):
             if found is not None:
                 self.recorder.close()  # no progress bar below the table
-                export(self.folder, self.command, self.layout, self.data, found)
+                exported.write()
+                save_results(self.folder, found)
         equal = equal_members(self.exchange, network)
         if equal:
             self.recorder.say(f"note: members {equal[0]} and {equal[1]} are equal (init: {self.recipe.init})")
@@ -359,8 +356,14 @@ class Run:
         epochs = 0 if self.recipe.models else self.recipe.record.directions  # one architecture, or no angle
         return bool(epochs) and self.layout.members > 1 and (self.step + 1) % (epochs * self.steps_per_epoch) == 0
 
-    def _evaluation(self, split: str, calibrated: bool = False) -> tuple[list[int], HeldOut | None]:
-        """Members whose predictions are not finite; and, on rank 0 where there are none, predictions and scores."""
-        parts = self.recipe, self.data, self.member.engine, self.exchange
-        stop_now, tell = self.agreement.stop_now, self.event
-        return evaluate_split(*parts, split, calibrated=calibrated, stop_now=stop_now, tell=tell)
+    def _evaluation(self, split: str, exported: StoredEnsemble | None = None) -> tuple[list[int], Evaluated | None]:
+        """Of the present weights, or of the exported members: see `evaluate_split`."""
+        layout, network = self.layout, self.member.engine.module
+        members = exported or MembersInTraining(self.member.engine, layout, self.data.classes)
+        asked = self.recipe, self.data, members, self.exchange, split
+        first = layout.first_member * (len(members) // layout.members)
+        network.eval()
+        try:
+            return evaluate_split(*asked, first=first, stop_now=self.agreement.stop_now, tell=self.event)
+        finally:
+            network.train()

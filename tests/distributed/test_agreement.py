@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dist_dash.data.batch import sample_hash
+from dist_dash.data.host_batch import sample_hash
 from dist_dash.errors import RunFailed
 from dist_dash.ranks.exchange import Exchange
 from dist_dash.ranks.layout import layout_from_environment

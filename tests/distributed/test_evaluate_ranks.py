@@ -13,11 +13,11 @@ import torch
 
 from dist_dash.analysis.evaluate import evaluate_run
 from dist_dash.commands.cli import main
-from dist_dash.data.batch import EvalBatch
+from dist_dash.data.host_batch import EvalBatch
 from dist_dash.data.loader import EvalLoader
 from dist_dash.ensembles.ensemble import save_member
 from dist_dash.ensembles.finished import FinishedRun
-from dist_dash.ensembles.predict_all import predictions_of_all
+from dist_dash.ensembles.predictor import predict_split
 from dist_dash.ranks.exchange import Exchange
 from dist_dash.ranks.layout import layout_from_environment
 from dist_dash.recipe.recipe import Loader
@@ -61,7 +61,7 @@ def shares(run: Path, read: list[Any]) -> tuple[list[Any], int | None]:
     EvalLoader.assemble = noted  # type: ignore[method-assign]
     of = FinishedRun(run)
     with Exchange(layout_from_environment(None)) as exchange:
-        found = predictions_of_all(of.ensemble(), of.data().test, Loader(batch_size=8), exchange)
+        found = predict_split(of.ensemble(), of.data().test, Loader(batch_size=8), exchange)
     return read, None if found is None else int(found.read.sum())
 
 
@@ -95,7 +95,7 @@ def unreadable_on_rank_1(run: Path) -> tuple[list[bool], list[str]] | None:
     EvalLoader.assemble = flawed  # type: ignore[method-assign]
     of = FinishedRun(run)
     with Exchange(layout) as exchange:
-        found = predictions_of_all(of.ensemble(), of.data().test, Loader(batch_size=8), exchange)
+        found = predict_split(of.ensemble(), of.data().test, Loader(batch_size=8), exchange)
     return None if found is None else (found.read.tolist(), found.unreadable)
 
 

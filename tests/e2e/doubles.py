@@ -77,7 +77,7 @@ class SickInEvaluation(nn.Module):
         return logits if self.training else logits * torch.nan
 
 
-def sick_in_evaluation(shape: tuple[int, ...], classes: int) -> nn.Module:
+def non_finite_in_evaluation(shape: tuple[int, ...], classes: int) -> nn.Module:
     """For `Custom`."""
     return SickInEvaluation(int(np.prod(shape)), classes)
 

@@ -136,7 +136,7 @@ def test_the_checkpoint_of_another_member(world: int, others: list[str], differe
 
 
 def test_a_member_alone_is_called_by_its_number(tmp_path: Path) -> None:
-    sick = ["--model=Custom", "--model.target=tests.e2e.doubles:sick_in_evaluation", "--max_steps=3"]
+    sick = ["--model=Custom", "--model.target=tests.e2e.doubles:non_finite_in_evaluation", "--max_steps=3"]
     ranks = start(tmp_path / "run", 1, 3, "--method=SGD", "--engine=Torch", *sick, "--member=2")
     assert ranks.results() == [("value", 1)]
     assert "member 2: its predictions of the test split are not finite" in ranks.output(0)

@@ -138,7 +138,7 @@ def test_the_training_loop_waits_once_per_update() -> None:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_batches_are_page_locked_and_reach_the_device_without_a_wait(workers: int) -> None:
-    from dist_dash.data.batch import HostBatch
+    from dist_dash.data.host_batch import HostBatch
 
     def assemble(number: int) -> HostBatch:
         ids, x, target = torch.arange(8)[None], torch.zeros(1, 8, 3, dtype=torch.uint8), torch.eye(8)[None]

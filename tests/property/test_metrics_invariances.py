@@ -98,10 +98,10 @@ def test_nothing_is_changed_and_the_same_comes_twice(case):
 @given(predictions(), st.data())
 def test_members_that_are_left_out_leave_no_trace(case, data):
     log_probs, labels = case
-    sick = log_probs[:1].copy()
-    sick[0, data.draw(st.integers(0, len(labels) - 1)), 0] = data.draw(st.sampled_from([np.nan, np.inf]))
+    non_finite = log_probs[:1].copy()
+    non_finite[0, data.draw(st.integers(0, len(labels) - 1)), 0] = data.draw(st.sampled_from([np.nan, np.inf]))
     at = data.draw(st.integers(0, len(log_probs)))
-    mixed = np.concatenate([log_probs[:at], sick, log_probs[at:]])
+    mixed = np.concatenate([log_probs[:at], non_finite, log_probs[at:]])
     cosines = np.arange(len(mixed) ** 2, dtype=float).reshape(len(mixed), -1)
     kept = np.delete(np.delete(cosines, at, 0), at, 1)
     found = evaluate(mixed, labels, "test", 0, weight_cosines=cosines)

@@ -8,21 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dist_dash.metrics.accuracy import LOWEST, accuracy, brier, clipped, nll, top_k
-from dist_dash.metrics.average import ensemble_log_probs
+from dist_dash.metrics.accuracy import LOWEST, aac, accuracy, brier, clipped, coverage_accuracy, nll, top_k
 from dist_dash.metrics.calibration import ece, reliability
-from dist_dash.metrics.coverage import aac, coverage_accuracy
-from dist_dash.metrics.diversity import (
-    ambiguity,
-    disagreement,
-    entropy,
-    error_correlation,
-    mean_of_pairs,
-    mutual_information,
-    pairwise_kl,
-    variance,
-)
-from dist_dash.metrics.sizes import deep_ensemble_equivalent, size_curve, subsets_of
+from dist_dash.metrics.diversity import disagreement, error_correlation, mean_of_pairs, pairwise_kl
+from dist_dash.metrics.mixture import ambiguity, ensemble_log_probs, entropy, mutual_information, variance
+from dist_dash.metrics.size_curve import deep_ensemble_equivalent, size_curve, subsets_of
 
 
 @st.composite

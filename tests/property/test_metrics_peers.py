@@ -9,11 +9,10 @@ from scipy.special import logsumexp
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import accuracy_score, brier_score_loss, log_loss, top_k_accuracy_score
 
-from dist_dash.metrics.accuracy import accuracy, brier, nll, top_k
-from dist_dash.metrics.average import ensemble_log_probs
+from dist_dash.metrics.accuracy import accuracy, brier, coverage_accuracy, nll, top_k
 from dist_dash.metrics.calibration import reliability
-from dist_dash.metrics.coverage import coverage_accuracy
-from dist_dash.metrics.diversity import disagreement, entropy, error_correlation, pairwise_kl
+from dist_dash.metrics.diversity import disagreement, error_correlation, pairwise_kl
+from dist_dash.metrics.mixture import ensemble_log_probs, entropy
 from dist_dash.metrics.scores import scores
 
 

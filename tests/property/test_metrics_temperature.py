@@ -9,10 +9,9 @@ from scipy.special import log_softmax
 
 from dist_dash.errors import BadInput
 from dist_dash.metrics import blocks, temperature
-from dist_dash.metrics.accuracy import accuracy, brier, nll
-from dist_dash.metrics.average import ensemble_log_probs
+from dist_dash.metrics.accuracy import aac, accuracy, brier, nll
 from dist_dash.metrics.calibration import calibrated_halves, cross_fitted, ece, fit_temperature, halves, scaled
-from dist_dash.metrics.coverage import aac
+from dist_dash.metrics.mixture import ensemble_log_probs
 from dist_dash.metrics.partition import Direct, Expanded
 from dist_dash.metrics.summary import evaluate
 from dist_dash.metrics.temperature import LEAST, MOST

@@ -1,1 +1,4 @@
-"""How flat the loss is around a network's weights: pure computations on networks; never imports the trainer."""
+"""How flat the loss is around a network's weights: pure computations on networks.
+
+May import `ensembles` and everything below. Start with `measure.py`.
+"""

@@ -19,7 +19,7 @@ def subset(run: FinishedRun, split: str, samples: int, seed: int) -> tuple[Tenso
     Args:
         run: whose data are meant.
         split: `train`, `validation` or `test`.
-        samples: at most so many; unreadable ones are missing where the recipe says to skip them.
+        samples: at most so many; unreadable ones are missing where the recipe skips them.
         seed: decides which; equal for all runs of the same data.
 
     Returns:

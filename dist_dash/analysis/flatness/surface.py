@@ -79,12 +79,10 @@ class NetworkLoss:
         self._kept: list[Tensor] | None = None
 
     def loss(self, at: Tensor) -> float:
-        """`L(at)`."""
         with torch.no_grad():
             return sum(self._share(at, x, y).item() for x, y in self._batches())
 
     def gradient(self, at: Tensor) -> tuple[float, Tensor]:
-        """`L(at)` and its gradient, accumulated over the batches."""
         leaf = at.detach().requires_grad_()
         value, total = 0.0, torch.zeros_like(at)
         for x, y in self._batches():

@@ -1,1 +1,4 @@
-"""Behaviour away from the training data: common corruptions, and detection of samples of other data sets."""
+"""An ensemble under corruption, and its detection of out-of-distribution samples.
+
+May import `ensembles` and everything below. Start with `measurement.py`.
+"""

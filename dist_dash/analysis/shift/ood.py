@@ -9,7 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
-Scores = dict[str, NDArray[np.float64]]
+from dist_dash.metrics.accuracy import Doubles
+from dist_dash.metrics.mixture import ensemble_log_probs, entropy, mutual_information, variance
+
+Uncertainties = dict[str, Doubles]
 
 ALONE = ("entropy", "max_probability")
 """Scores that one member alone has, too."""
@@ -24,19 +27,19 @@ _ROC_POINTS = 200
 _BINS = 30
 
 
-def uncertainties(log_probs: NDArray[np.floating]) -> Scores:
+def uncertainties(log_probs: NDArray[np.floating], weights: Doubles | None = None) -> Uncertainties:
     """Scores that rise with uncertainty, from members' log-probabilities `[members, N, C]`; each `[N]`, ≥ 0.
 
     `entropy`: `H(p̄) = −Σ_c p̄_c log p̄_c` of the mean `p̄` of the members' probabilities. `max_probability`:
     `1 − max_c p̄_c` (Hendrycks & Gimpel 2017). With two members or more also `mutual_information`, between prediction
-    and member: `H(p̄) − mean_m H(p_m)`, and `variance`: `Σ_c mean_m (p_mc − p̄_c)²`.
+    and member: `H(p̄) − mean_m H(p_m)`, and `variance`: `Σ_c mean_m (p_mc − p̄_c)²`. All means over members are weighted
+    where `weights`, which add up to 1, are given.
     """
-    probs = np.exp(log_probs.astype(np.float64))
-    mean = probs.mean(0)
-    found = {"entropy": _entropy(mean), "max_probability": 1 - mean.max(-1)}
-    if len(probs) > 1:
-        found["mutual_information"] = np.maximum(found["entropy"] - _entropy(probs).mean(0), 0)  # rounding
-        found["variance"] = ((probs - mean) ** 2).mean(0).sum(-1)
+    mean = ensemble_log_probs(log_probs, weights)
+    found = {"entropy": entropy(mean), "max_probability": 1 - np.exp(mean.max(-1))}
+    if len(log_probs) > 1:
+        found["mutual_information"] = mutual_information(log_probs, weights)
+        found["variance"] = variance(log_probs, weights)
     return found
 
 
@@ -59,7 +62,7 @@ def detection(inside: NDArray[np.floating], outside: NDArray[np.floating]) -> di
     }
 
 
-def judged(inside: Sequence[Scores], outside: Sequence[Scores]) -> dict[str, Any]:
+def judged(inside: Sequence[Uncertainties], outside: Sequence[Uncertainties]) -> dict[str, Any]:
     """The entry of one OOD set in `shift.json`, from scores of the ensemble, followed by those of each member alone.
 
     What one member cannot have (mutual information, variance) is null.
@@ -73,10 +76,6 @@ def judged(inside: Sequence[Scores], outside: Sequence[Scores]) -> dict[str, Any
         "histograms": {name: _histogram(first[name], second[name]) for name in first},
         "roc": {name: _roc(first[name], second[name]) for name in first},
     }
-
-
-def _entropy(probs: NDArray[np.float64]) -> NDArray[np.float64]:
-    return -np.sum(probs * np.log(np.where(probs > 0, probs, 1)), axis=-1)
 
 
 def _mean(found: list[dict[str, float]]) -> dict[str, float]:

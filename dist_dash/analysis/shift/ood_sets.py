@@ -126,7 +126,6 @@ class ResizedSplit(Split):
         self.labels = base.labels
 
     def read(self, index: int) -> NDArray:
-        """The image in the new shape. Raises `UnreadableSample`."""
         image = self.base.evaluation(index).astype(np.float32)
         channels, height, width = self.shape
         if channels == 1 and len(image) > 1:
@@ -137,7 +136,6 @@ class ResizedSplit(Split):
         return (np.rint(found) if self.dtype == np.uint8 else found).astype(self.dtype)
 
     def name(self, index: int) -> str:
-        """Its name in `base`."""
         return self.base.name(index)
 
 

@@ -7,16 +7,16 @@ import contextlib
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from math import prod
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from dist_dash.analysis.shift.corruptions import SEVERITIES, applicable, chosen
+from dist_dash.analysis.shift.measurement import Advance, Measurement, as_shift_json
 from dist_dash.analysis.shift.ood_sets import built_in, other
-from dist_dash.analysis.shift.samples import Reading
-from dist_dash.analysis.shift.study import Advance, Study, measured
-from dist_dash.analysis.shift.table import tables
+from dist_dash.analysis.shift.shift_tables import tables
 from dist_dash.analysis.shift.values import values_of
 from dist_dash.ensembles.finished import FinishedRun
 from dist_dash.errors import BadInput, require
@@ -59,12 +59,12 @@ def measure_shift(options: argparse.Namespace, fields: Sequence[str]) -> int:
         raise BadInput(f"corruptions: {options.corruptions!r} is not allowed; these samples are no images")
     loader = run.command.recipe.loader
     size = max(loader.batch_size, min(512, _BATCH_VALUES // prod(data.shape)))
-    reading = Reading(size, loader.workers, loader.on_bad_sample)
     values = values_of(data, options.seed)
-    study = Study(ensemble, data, values, options.samples, options.seed, reading)
-    sets = [outside] if outside else built_in(study.test, values, options.seed)
+    loader = replace(loader, batch_size=size)
+    measurement = Measurement(ensemble, data, values, options.samples, options.seed, loader)
+    sets = [outside] if outside else built_in(measurement.test, values, options.seed)
     with _progress(len(corruptions) * len(severities) + len(sets)) as advance:
-        found = measured(study, corruptions, severities, sets, advance)
+        found = as_shift_json(measurement, corruptions, severities, sets, advance)
     found["not_applicable"] = left_out
     text = json.dumps(found, indent=1)
     write_atomically(run.folder.shift, text)

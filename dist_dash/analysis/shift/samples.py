@@ -1,31 +1,19 @@
-"""Which samples are used, how they are changed, and what an ensemble says of them."""
+"""Which samples are used, and how they are changed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dist_dash.data.dataset import DataSet
-from dist_dash.data.loader import EvalLoader, OnBadSample
 from dist_dash.data.rng import sample_rng
 from dist_dash.data.source import Split, SubsetSplit
-from dist_dash.ensembles.ensemble import Ensemble
 from dist_dash.seeds import derived_seed
 
 Change = Callable[[NDArray, int], NDArray]
 """A stored sample and its position in the split → the sample that takes its place, of the same shape and dtype."""
-
-
-@dataclass(frozen=True)
-class Reading:
-    """How samples are read; changes no figure. The fields are those of `recipe.Loader`."""
-
-    batch_size: int = 512
-    workers: int = 0
-    on_bad_sample: OnBadSample = "error"
 
 
 class ChangedSplit(Split):
@@ -44,11 +32,9 @@ class ChangedSplit(Split):
         self.dtype = base.dtype
 
     def read(self, index: int) -> NDArray:
-        """The changed sample. Raises `UnreadableSample`."""
         return self.change(self.base.evaluation(index), int(self.base.indices[index]))
 
     def name(self, index: int) -> str:
-        """Its name before the change."""
         return self.base.name(index)
 
 
@@ -75,28 +61,3 @@ def divided(data: DataSet, samples: int | None, seed: int) -> tuple[SubsetSplit,
     halves = order[: len(test) // 2], order[len(test) // 2 :]
     fitting, reported = (SubsetSplit(data.test, np.sort(test.indices[half])) for half in halves)
     return fitting, reported, "clean test samples, a half; scores are of the other half"
-
-
-def predictions(
-    ensemble: Ensemble, split: Split, reading: Reading
-) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
-    """Log-probabilities `[members, n, C]` and labels `[n]`, batch by batch; unreadable samples as `reading` says.
-
-    Raises:
-        BadInput: the samples have another shape than the ensemble's, or one cannot be read.
-    """
-    loader = EvalLoader(
-        split, batch_size=reading.batch_size, workers=reading.workers, on_bad_sample=reading.on_bad_sample
-    )
-    for batch in loader:
-        if batch.valid.any():
-            found = ensemble.predict(batch.x[batch.valid], reading.batch_size).member_log_probs
-            yield found.float().numpy(), batch.labels[batch.valid].numpy()
-
-
-def predicted(ensemble: Ensemble, split: Split, reading: Reading) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """The same of the whole split, `[members, N, C]` and `[N]`."""
-    parts = list(predictions(ensemble, split, reading))
-    if not parts:
-        return np.zeros((len(ensemble), 0, ensemble.classes), np.float32), np.zeros(0, np.int64)
-    return np.concatenate([found for found, _ in parts], axis=1), np.concatenate([labels for _, labels in parts])

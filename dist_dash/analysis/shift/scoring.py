@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import compress
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy.special import log_softmax, logsumexp
+from scipy.special import log_softmax
 
 from dist_dash.errors import RunFailed
-from dist_dash.metrics.accuracy import Floats, Labels
+from dist_dash.metrics.accuracy import Doubles, Floats, Integers
 from dist_dash.metrics.calibration import fit_temperature
+from dist_dash.metrics.mixture import ensemble_log_probs, non_finite_members, weights_of
 from dist_dash.metrics.summary import evaluate
 
 CALIBRATED = ("nll", "brier", "ece", "ece_mass", "aac")
@@ -27,35 +26,46 @@ class Temperatures:
     members: list[float | None]
 
     @staticmethod
-    def fitted(log_probs: Floats, labels: Labels) -> Temperatures:
-        """Fit all of them by NLL on `[members, N, C]`, `[N]`."""
+    def fitted(log_probs: Floats, labels: Integers, weights: Doubles | None = None) -> Temperatures:
+        """Fit all of them by NLL on `[members, N, C]`, `[N]`; `weights` of the members add up to 1."""
         if not len(labels):
             return Temperatures(None, [None] * len(log_probs))
-        found = [fit_temperature(one, labels) for one in (_mean_of_members(log_probs), *log_probs)]
+        found = [fit_temperature(one, labels) for one in (ensemble_log_probs(log_probs, weights), *log_probs)]
         return Temperatures(found[0], list(found[1:]))
 
 
-def sick(log_probs: Floats) -> NDArray[np.bool_]:
-    """Which members say something that is no number, `[members]`."""
-    return np.asarray(np.isnan(log_probs).any((1, 2)))
+def finite_members(*log_probs: Floats) -> list[int]:
+    """The members `[members, N, C]` that are non-finite in none of these predictions, ascending.
+
+    Raises:
+        RunFailed: there is none.
+    """
+    non_finite = set[int]().union(*map(non_finite_members, log_probs))
+    kept = [member for member in range(len(log_probs[0])) if member not in non_finite]
+    if not kept:
+        raise RunFailed("every member predicts NaN; there is nothing to evaluate")
+    return kept
 
 
-def scored(log_probs: Floats, labels: Labels, temperatures: Temperatures, seed: int) -> dict[str, Any]:
+def scored(
+    log_probs: Floats, labels: Integers, temperatures: Temperatures, seed: int, weights: Doubles | None = None
+) -> dict[str, Any]:
     """An entry of `shift.json`: `ensemble members member_mean diversity samples left_out`, as in `evaluation.json`.
 
-    The `cal_*` scores differ from those: temperatures are the given ones, fitted on clean samples. Members that do not
-    predict numbers here are left out, and numbered in `left_out`.
+    The `cal_*` scores differ from those: temperatures are the given ones, fitted on clean samples. Non-finite members
+    are left out, and numbered in `left_out`.
 
     Raises:
         RunFailed: that leaves none.
     """
-    ill = sick(log_probs)
-    if ill.all():
-        raise RunFailed("every member predicts NaN; there is nothing to evaluate")
-    log_probs = log_probs[~ill].astype(np.float64)
-    found = evaluate(log_probs, labels, "test", seed, calibrated=False)
-    ensemble = _with_calibrated(found["ensemble"], _mean_of_members(log_probs), labels, temperatures.ensemble)
-    given = zip(found["members"], log_probs, compress(temperatures.members, ~ill), strict=True)
+    kept = finite_members(log_probs)
+    weights = weights_of(kept, weights)
+    left_out = [member for member in range(len(log_probs)) if member not in kept]
+    log_probs = log_probs[kept].astype(np.float64)
+    found = evaluate(log_probs, labels, "test", seed, calibrated=False, weights=weights)
+    mean = ensemble_log_probs(log_probs, weights)
+    ensemble = _with_calibrated(found["ensemble"], mean, labels, temperatures.ensemble)
+    given = zip(found["members"], log_probs, [temperatures.members[member] for member in kept], strict=True)
     members = [_with_calibrated(own, member, labels, temperature) for own, member, temperature in given]
     return {
         "ensemble": ensemble,
@@ -63,7 +73,7 @@ def scored(log_probs: Floats, labels: Labels, temperatures: Temperatures, seed: 
         "member_mean": averaged(members),
         "diversity": {name: value for name, value in found["diversity"].items() if name != "pairwise"},
         "samples": len(labels),
-        "left_out": np.flatnonzero(ill).tolist(),
+        "left_out": left_out,
     }
 
 
@@ -76,7 +86,7 @@ def averaged(found: Sequence[Any]) -> Any:
 
 
 def _with_calibrated(
-    plain: dict[str, Any], log_probs: Floats, labels: Labels, temperature: float | None
+    plain: dict[str, Any], log_probs: Floats, labels: Integers, temperature: float | None
 ) -> dict[str, Any]:
     """The scores of one predictor `[N, C]`, and those after temperature scaling as `cal_*`."""
     scaled: dict[str, Any] = {}
@@ -85,8 +95,3 @@ def _with_calibrated(
         scaled = evaluate(softened[None], labels, "test", None, calibrated=False)["ensemble"]
     calibrated = {f"cal_{name}": scaled.get(name) for name in CALIBRATED if name in plain}
     return {**plain, **calibrated, "temperature": temperature}
-
-
-def _mean_of_members(log_probs: Floats) -> Floats:
-    """Log of the mean of the members' probabilities, `[N, C]`."""
-    return logsumexp(log_probs.astype(np.float64), axis=0) - np.log(len(log_probs))

@@ -14,7 +14,7 @@ from dist_dash.data.rng import sample_rng
 from dist_dash.seeds import derived_seed
 
 _PROBE = 1024
-"""So many training samples tell the range of float data."""
+"""The range of float data is taken over so many training samples."""
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ import torch
 from torch.utils.data._utils.pin_memory import pin_memory
 
 from dist_dash.data import Augment
-from dist_dash.data.batch import HostBatch, sample_hash
 from dist_dash.data.dataset import DataSet, Sharding
+from dist_dash.data.host_batch import HostBatch, sample_hash
 from dist_dash.data.loader import EvalLoader, TrainLoader
 from dist_dash.data.rng import MIXUP, order, sample_rng
 from dist_dash.data.source import ArraySplit, Split, Splits

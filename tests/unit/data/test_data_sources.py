@@ -10,8 +10,8 @@ import pytest
 from complaints import source_complaint as complaint
 
 from dist_dash.data import Arrays, Digits, Synthetic
+from dist_dash.data.channel_statistics import channel_statistics
 from dist_dash.data.source import ArraySplit
-from dist_dash.data.statistics import channel_statistics
 from dist_dash.errors import BadInput
 
 RNG = np.random.default_rng(5)

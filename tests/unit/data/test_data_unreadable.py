@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from dist_dash.data import Augment, ImageFolder
-from dist_dash.data.batch import HostBatch
 from dist_dash.data.dataset import DataSet
+from dist_dash.data.host_batch import HostBatch
 from dist_dash.data.loader import EvalLoader, TrainLoader
 from dist_dash.data.rng import order
 from dist_dash.errors import BadInput

@@ -127,8 +127,8 @@ def changed(folder: Path, **fields) -> None:
 
 
 def test_a_spec_of_another_kind_is_refused(folder):
-    changed(folder, format=2)
-    with pytest.raises(BadInput, match=f"^run: {folder}.*format 1"):
+    changed(folder, format=3)
+    with pytest.raises(BadInput, match=f"^run: {folder}.*format 1 or 2"):
         load_ensemble(folder)
 
 
@@ -152,3 +152,48 @@ def test_an_ensemble_moves_as_one(folder):
     ensemble = load_ensemble(folder)
     assert isinstance(ensemble.to("meta"), Ensemble)
     assert all(p.device.type == "meta" for network in ensemble.networks for p in network.parameters())
+
+
+# -- weights of members ------------------------------------------------------------------------------------------------
+
+
+def weighted(folder: Path, weights: list[object], form: int = 2) -> None:
+    spec = json.loads((folder / "ensemble/ensemble.json").read_text())
+    members = [{**member, "weight": weight} for member, weight in zip(spec["members"], weights, strict=True)]
+    changed(folder, format=form, members=members)
+
+
+def test_members_count_by_their_weights(folder):
+    x = images(7)
+    plain = load_ensemble(folder).predict(x)
+    weighted(folder, [2, 1, 5.0])
+    found = load_ensemble(folder).predict(x)
+    assert torch.equal(found.member_probs, plain.member_probs)
+    for sample in range(7):
+        for c in range(CLASSES):
+            expected = sum(w * float(plain.member_probs[m, sample, c]) for m, w in enumerate([2, 1, 5])) / 8
+            assert float(found.probs[sample, c]) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("weights", [[1, 1, 1], [0.2, 0.2, 0.2]])
+def test_equal_weights_change_nothing(folder, weights):
+    x = images(7)
+    plain = load_ensemble(folder).predict(x)
+    weighted(folder, weights)
+    assert load_ensemble(folder).weights is None
+    assert torch.equal(load_ensemble(folder).predict(x).probs, plain.probs)
+
+
+def test_an_ensemble_of_format_1_is_read(folder):
+    x = images(3)
+    plain = load_ensemble(folder).predict(x)
+    changed(folder, format=1)
+    assert torch.equal(load_ensemble(folder).predict(x).probs, plain.probs)
+
+
+@pytest.mark.parametrize("weights", [[1, 0, 1], [1, -1, 1], [1, float("inf"), 1], [1, "a", 1], [1, None, 1]])
+def test_weights_that_are_no_positive_numbers_are_refused(folder, weights):
+    weighted(folder, weights)
+    with pytest.raises(BadInput, match=rf"^run: {folder}/ensemble/ensemble.json: weight: .* one per member$") as caught:
+        load_ensemble(folder)
+    assert "\n" not in str(caught.value)

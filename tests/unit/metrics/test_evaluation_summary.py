@@ -5,8 +5,8 @@ import pytest
 
 from dist_dash.errors import BadInput
 from dist_dash.metrics.accuracy import brier
-from dist_dash.metrics.average import ensemble_log_probs
-from dist_dash.metrics.diversity import ambiguity, mean_of_pairs, mutual_information, pairwise_kl
+from dist_dash.metrics.diversity import mean_of_pairs, pairwise_kl
+from dist_dash.metrics.mixture import ambiguity, ensemble_log_probs, mutual_information
 from dist_dash.metrics.scores import scores
 from dist_dash.metrics.summary import evaluate
 
@@ -169,7 +169,7 @@ def test_half_precision_is_read_as_what_it_is():
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_sick_members_are_left_out_or_refused(value):
+def test_non_finite_members_are_left_out_or_refused(value):
     log_probs, labels = some_predictions(4)
     log_probs[1, 7, 3] = log_probs[3, 0, 0] = value
     assert evaluate(log_probs, labels, "test", 0) == {

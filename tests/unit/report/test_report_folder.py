@@ -264,7 +264,7 @@ def test_curves_are_means_over_runs(comparison):
     for group in section.groups:
         curves = []
         for run in group.runs:
-            log_probs, labels = FinishedRun(run.path).predictions()
+            log_probs, labels, _ = FinishedRun(run.path).predictions()
             mean = np.exp(log_probs.astype(float)).mean(0)
             order = np.argsort(-mean.max(1))
             right = (mean.argmax(1) == labels)[order]
@@ -281,7 +281,7 @@ def test_reliability_pools_the_samples_of_a_group(comparison):
     for group in section.groups:
         inside: dict[int, list[tuple[float, bool]]] = {}
         for run in group.runs:
-            log_probs, labels = FinishedRun(run.path).predictions()
+            log_probs, labels, _ = FinishedRun(run.path).predictions()
             mean = np.exp(log_probs.astype(float)).mean(0)
             for probs, label in zip(mean, labels, strict=True):
                 confidence = float(probs.max())

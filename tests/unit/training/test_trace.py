@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from dist_dash.data import Digits
 from dist_dash.data.source import Splits, SubsetSplit, UnreadableSample
+from dist_dash.ensembles.evaluation import Evaluated
 from dist_dash.runs.folder import RunFolder
-from dist_dash.training.held_out import HeldOut
 from tests.e2e.runs import SMALL, finish, start
 
 BAD = 7
@@ -42,12 +42,12 @@ class Damaged(Digits):
         return splits
 
 
-def held_out(samples: int, left_out: tuple[int, ...] = (), members: int = 2, seed: int = 0) -> HeldOut:
+def held_out(samples: int, left_out: tuple[int, ...] = (), members: int = 2, seed: int = 0) -> Evaluated:
     """Predictions of a split of which some samples could not be read."""
     ids = np.setdiff1d(np.arange(samples), left_out)
     draw = np.random.default_rng(seed)
     log_probs = draw.normal(size=(members, len(ids), 3)).astype(np.float32)
-    return HeldOut("test", samples, ids, log_probs, draw.integers(0, 3, len(ids)), {})
+    return Evaluated(samples, ids, log_probs, draw.integers(0, 3, len(ids)), {})
 
 
 def kept(folder: RunFolder, step: int = 1) -> dict[str, NDArray[Any]]:

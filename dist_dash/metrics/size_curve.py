@@ -9,7 +9,8 @@ from math import comb
 
 import numpy as np
 
-from dist_dash.metrics.accuracy import Doubles, Floats, Labels, accuracy, nll
+from dist_dash.metrics.accuracy import Doubles, Floats, Integers, accuracy, nll
+from dist_dash.metrics.mixture import mean_over_members, weights_of
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,9 @@ class SizeScores:
     nll_sd: float
 
 
-def size_curve(log_probs: Floats, labels: Labels, most_subsets: int = 100, seed: int = 0) -> list[SizeScores]:
+def size_curve(
+    log_probs: Floats, labels: Integers, most_subsets: int = 100, seed: int = 0, weights: Doubles | None = None
+) -> list[SizeScores]:
     """Accuracy and NLL of the ensembles of every size, over all subsets of members.
 
     Args:
@@ -35,6 +38,7 @@ def size_curve(log_probs: Floats, labels: Labels, most_subsets: int = 100, seed:
         labels: `[N]`.
         most_subsets: where there are more of a size, so many of them, drawn without replacement.
         seed: of that draw.
+        weights: of the members, adding up to 1; in a subset they are normalised anew. None for equal ones.
 
     Returns:
         One entry per size, 1 … members.
@@ -43,7 +47,7 @@ def size_curve(log_probs: Floats, labels: Labels, most_subsets: int = 100, seed:
     curve = []
     for size in range(1, len(log_probs) + 1):
         chosen = subsets_of(len(log_probs), size, most_subsets, seed)
-        found = np.array([_scores(probs, labels, subset) for subset in chosen])
+        found = np.array([_scores(probs, labels, subset, weights_of(subset, weights)) for subset in chosen])
         (right, surprise), (right_sd, surprise_sd) = found.mean(0), found.std(0)
         curve.append(SizeScores(size, len(chosen), float(right), float(right_sd), float(surprise), float(surprise_sd)))
     return curve
@@ -86,7 +90,7 @@ def deep_ensemble_equivalent(
     return float(baseline_sizes[at - 1] + share * (baseline_sizes[at] - baseline_sizes[at - 1]))
 
 
-def _scores(probs: Doubles, labels: Labels, subset: tuple[int, ...]) -> tuple[float, float]:
+def _scores(probs: Doubles, labels: Integers, subset: tuple[int, ...], weights: Doubles | None) -> tuple[float, float]:
     with np.errstate(divide="ignore"):
-        mean = np.log(sum((probs[member] for member in subset[1:]), probs[subset[0]]) / len(subset))
+        mean = np.log(mean_over_members([probs[member] for member in subset], weights))
     return accuracy(mean, labels), nll(mean, labels)

@@ -7,8 +7,10 @@ from pathlib import Path
 from tests.e2e.runs import lines_of, start
 
 
-def test_a_sick_member_is_named_and_the_record_tells(tmp_path: Path) -> None:
-    models = "[{class_path: MLP}, {class_path: Custom, init_args: {target: 'tests.e2e.doubles:sick_in_evaluation'}}]"
+def test_a_non_finite_member_is_named_and_the_record_tells(tmp_path: Path) -> None:
+    models = (
+        "[{class_path: MLP}, {class_path: Custom, init_args: {target: 'tests.e2e.doubles:non_finite_in_evaluation'}}]"
+    )
     run = tmp_path / "run"
     ranks = start(run, 2, 2, f"--models={models}", "--max_steps=45")  # an epoch has 42 updates
     assert ranks.results() == [("value", 1)] * 2, ranks.output(0)

@@ -9,26 +9,26 @@ from shifted import SYNTHETIC, finished
 
 from dist_dash.analysis.shift import scoring
 from dist_dash.analysis.shift.corruptions import chosen, corrupted
+from dist_dash.analysis.shift.measurement import Measurement, as_shift_json
 from dist_dash.analysis.shift.ood_sets import built_in
-from dist_dash.analysis.shift.samples import Reading
 from dist_dash.analysis.shift.scoring import Temperatures, averaged, scored
-from dist_dash.analysis.shift.study import Study, measured
 from dist_dash.analysis.shift.values import values_of
 from dist_dash.ensembles.finished import FinishedRun
 from dist_dash.errors import RunFailed
+from dist_dash.recipe.recipe import Loader
 
 TWO = ["gaussian_noise", "contrast"]
 
 
-def study_of(run, samples=None, seed=0, reading=None, data=None, ensemble=None):
+def measurement_of(run, samples=None, seed=0, loader=None, data=None, ensemble=None):
     data = data or run.data()
-    return Study(
-        ensemble or run.ensemble(), data, values_of(data, seed), samples, seed, reading or Reading(batch_size=7)
+    return Measurement(
+        ensemble or run.ensemble(), data, values_of(data, seed), samples, seed, loader or Loader(batch_size=7)
     )
 
 
-def all_of(study, corruptions="gaussian_noise,contrast", severities=(1, 4), sets=()):
-    return measured(study, chosen(corruptions), severities, sets, lambda text: None)
+def all_of(measurement, corruptions="gaussian_noise,contrast", severities=(1, 4), sets=()):
+    return as_shift_json(measurement, chosen(corruptions), severities, sets, lambda text: None)
 
 
 @pytest.fixture(scope="module")
@@ -100,12 +100,12 @@ def test_means_go_by_name():
     assert averaged([{"a": 1, "b": None}, {"a": 2, "b": 3}]) == {"a": 1.5, "b": None}
 
 
-# -- the study ---------------------------------------------------------------------------------------------------------
+# -- the measurement ---------------------------------------------------------------------------------------------------
 
 
 def test_entries_are_the_scores_of_corrupted_samples(run):
-    study = study_of(run)
-    found = all_of(study)
+    measurement = measurement_of(run)
+    found = all_of(measurement)
     ensemble, data = run.ensemble(), run.data()
     values = values_of(data, 0)
     for name in TWO:
@@ -113,14 +113,14 @@ def test_entries_are_the_scores_of_corrupted_samples(run):
             entry = found["corrupted"][name][str(severity)]
             right = [0] * 4
             surprise = [0.0] * 4
-            for index in study.reported.indices.tolist():
+            for index in measurement.reported.indices.tolist():
                 sample = corrupted(data.test.evaluation(index), values, chosen(name)[0], severity, 0, index)
                 said = ensemble.predict(sample[None])
                 label = int(data.test.labels[index])
                 for place, probs in enumerate([said.probs[0], *said.member_probs[:, 0]]):
                     right[place] += int(probs.argmax()) == label
                     surprise[place] -= math.log(float(probs[label]))
-            n = len(study.reported)
+            n = len(measurement.reported)
             predictors = [entry["ensemble"], *entry["members"]]
             assert [one["accuracy"] for one in predictors] == pytest.approx([r / n for r in right])
             assert [one["nll"] for one in predictors] == pytest.approx([s / n for s in surprise], rel=1e-4)
@@ -130,7 +130,7 @@ def test_entries_are_the_scores_of_corrupted_samples(run):
 
 
 def test_means_over_corruptions(run):
-    found = all_of(study_of(run))
+    found = all_of(measurement_of(run))
     for severity in ("1", "4"):
         entries = [found["corrupted"][name][severity] for name in TWO]
         for part in ("ensemble", "member_mean", "diversity"):
@@ -144,8 +144,8 @@ def test_means_over_corruptions(run):
 
 def test_how_samples_are_read_changes_nothing(run):
     whole, single, processes = (
-        all_of(study_of(run, reading=reading), sets=())
-        for reading in (Reading(batch_size=64), Reading(batch_size=1), Reading(batch_size=4, workers=2))
+        all_of(measurement_of(run, loader=loader), sets=())
+        for loader in (Loader(batch_size=64), Loader(batch_size=1), Loader(batch_size=4, workers=2))
     )
     for other in (single, processes):
         for name in TWO:
@@ -163,11 +163,11 @@ def test_temperatures_come_from_clean_samples_that_are_not_reported(run, monkeyp
         return real(log_probs, labels)
 
     monkeypatch.setattr(scoring, "fit_temperature", counted)
-    study = study_of(run)
-    all_of(study)
+    measurement = measurement_of(run)
+    all_of(measurement)
     assert len(fits) == 4  # ensemble and three members, once
     data, ensemble = run.data(), run.ensemble()
-    fitting = sorted(set(range(30)) - set(study.reported.indices.tolist()))
+    fitting = sorted(set(range(30)) - set(measurement.reported.indices.tolist()))
     said = ensemble.predict(np.stack([data.test.evaluation(i) for i in fitting]))
     expected = [said.probs.log(), *said.member_log_probs]
     for (log_probs, labels), known in zip(fits, expected, strict=True):
@@ -176,32 +176,32 @@ def test_temperatures_come_from_clean_samples_that_are_not_reported(run, monkeyp
 
 
 def test_labels_of_reported_samples_do_not_move_temperatures(run):
-    study = study_of(run)
+    measurement = measurement_of(run)
     data = run.data()
     data.test.labels = data.test.labels.copy()
-    data.test.labels[study.reported.indices] = (data.test.labels[study.reported.indices] + 1) % 4
-    other = study_of(run, data=data)
-    assert other.temperatures == study.temperatures
-    assert other.clean["ensemble"]["nll"] != study.clean["ensemble"]["nll"]
-    rest = np.setdiff1d(np.arange(30), study.reported.indices)
+    data.test.labels[measurement.reported.indices] = (data.test.labels[measurement.reported.indices] + 1) % 4
+    other = measurement_of(run, data=data)
+    assert other.temperatures == measurement.temperatures
+    assert other.clean["ensemble"]["nll"] != measurement.clean["ensemble"]["nll"]
+    rest = np.setdiff1d(np.arange(30), measurement.reported.indices)
     data.test.labels[rest] = (data.test.labels[rest] + 1) % 4
-    assert study_of(run, data=data).temperatures != study.temperatures
+    assert measurement_of(run, data=data).temperatures != measurement.temperatures
 
 
 def test_a_validation_split_is_what_temperatures_are_fitted_on(tmp_path):
     run = FinishedRun(finished(tmp_path / "run", 2, *SYNTHETIC, "--labels.validation=0.25"))
-    study = study_of(run)
-    assert study.fitted_on == "10 clean validation samples"
-    assert len(study.reported) == study.clean["samples"] == len(study.test) == 30
+    measurement = measurement_of(run)
+    assert measurement.fitted_on == "10 clean validation samples"
+    assert len(measurement.reported) == measurement.clean["samples"] == len(measurement.test) == 30
     data = run.data()
     said = run.ensemble().predict(np.stack([data.validation.evaluation(i) for i in range(10)]))
     expected = Temperatures.fitted(said.member_log_probs.numpy().astype(np.float32), data.validation.labels)
-    assert study.temperatures.ensemble == pytest.approx(expected.ensemble, rel=1e-4)
+    assert measurement.temperatures.ensemble == pytest.approx(expected.ensemble, rel=1e-4)
 
 
 def test_a_single_sample_is_reported_and_not_calibrated(run):
-    study = study_of(run, samples=1)
-    found = all_of(study, sets=built_in(study.test, study.values, 0))
+    measurement = measurement_of(run, samples=1)
+    found = all_of(measurement, sets=built_in(measurement.test, measurement.values, 0))
     assert found["samples"] == 1
     assert found["fitted_on"] == "no samples, hence none"
     assert found["clean"]["ensemble"]["cal_nll"] is None
@@ -210,16 +210,16 @@ def test_a_single_sample_is_reported_and_not_calibrated(run):
 
 
 def test_detection_uses_all_chosen_test_samples(run):
-    study = study_of(run)
-    sets = built_in(study.test, study.values, 0)
-    found = all_of(study, sets=sets)["ood"]
+    measurement = measurement_of(run)
+    sets = built_in(measurement.test, measurement.values, 0)
+    found = all_of(measurement, sets=sets)["ood"]
     assert found["samples"] == 30
     assert [one["samples"] for one in found["sets"]] == [30] * 3
     # The data against themselves: chance, up to what batches of another make do to the last digits.
-    same = study.against(type(sets[0])("same", "the same", study.test))
+    same = measurement.against(type(sets[0])("same", "the same", measurement.test))
     assert same["ensemble"]["entropy"]["auroc"] == pytest.approx(0.5, abs=0.01)
     entropies = []
-    for split in (study.test, sets[2].split):
+    for split in (measurement.test, sets[2].split):
         probs = run.ensemble().predict(np.stack([split.evaluation(i) for i in range(30)])).probs.numpy()
         entropies.append([-sum(p * math.log(p) for p in row if p > 0) for row in probs])
     won = sum((o > i) + (o == i) / 2 for i in entropies[0] for o in entropies[1]) / 900
@@ -230,21 +230,21 @@ def test_members_that_predict_nan_are_left_out_and_named(run):
     ensemble = run.ensemble()
     with torch.no_grad():
         next(ensemble.networks[1].parameters()).fill_(math.nan)
-    study = study_of(run, ensemble=ensemble)
-    found = all_of(study, severities=[1], sets=built_in(study.test, study.values, 0))
+    measurement = measurement_of(run, ensemble=ensemble)
+    found = all_of(measurement, severities=[1], sets=built_in(measurement.test, measurement.values, 0))
     assert found["left_out"] == [1]
     assert found["clean"]["left_out"] == found["corrupted"]["contrast"]["1"]["left_out"] == [1]
     assert len(found["clean"]["members"]) == 2
-    healthy = study_of(run).clean
+    healthy = measurement_of(run).clean
     assert found["clean"]["members"][1] == pytest.approx(healthy["members"][2])
     for network in ensemble.networks:
         with torch.no_grad():
             next(network.parameters()).fill_(math.nan)
     with pytest.raises(RunFailed, match="every member predicts NaN"):
-        study_of(run, ensemble=ensemble)
+        measurement_of(run, ensemble=ensemble)
 
 
-def test_a_member_that_only_corruption_makes_sick(run):
+def test_a_member_that_only_corruption_makes_non_finite(run):
     log_probs, labels = some_predictions()
     log_probs[1, 3] = np.nan
     found = scored(log_probs, labels, Temperatures(1.0, [0.5, 1.0, 2.0]), 0)
