@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from dist_dash.cluster.memory import Memory, describe, estimate, facts_of_data
+from dist_dash.cluster.memory import Memory, describe, estimate
 from dist_dash.cluster.site import Site
 from dist_dash.errors import BadInput
 from dist_dash.recipe.parsing import Command
@@ -55,7 +55,7 @@ class JobPlan:
     @cached_property
     def memory(self) -> Memory | None:
         """The memory of a rank; None where the data cannot be read from here."""
-        facts = facts_of_data(self.command.recipe)
+        facts = self.command.recipe.data.outline()
         return None if facts is None else estimate(self.command.recipe, self.replicas, *facts)
 
 

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from dist_dash.data import CIFAR10, CIFAR100, IDX, Arrays, Digits, ImageFolder, Synthetic
 from dist_dash.errors import BadInput
 from dist_dash.models import Architecture
 from dist_dash.models.architecture import one_line
 from dist_dash.models.network import build_network
 from dist_dash.recipe.recipe import Recipe
 
-SMALL = 64 * 2**20  # bytes of a data set that may be read only to find its shape
 PARTS = ("weights", "gradients", "optimizer", "method", "activations")
 
 
@@ -84,38 +81,6 @@ def describe(memory: Memory) -> str:
     unit, name = (2**30, "GiB") if memory.total >= 2**30 else (2**20, "MiB")
     parts = ", ".join(f"{part} {getattr(memory, part) / unit:.1f}" for part in PARTS)
     return f"about {memory.total / unit:.1f} {name} per rank ({parts})"
-
-
-def facts_of_data(recipe: Recipe) -> tuple[tuple[int, ...], int, bool] | None:
-    """The shape of a sample, the number of classes, and whether samples are bytes; no image file is opened.
-
-    None where that is not known cheaply: the data is not here (a login node may not see it), it is larger than 64 MiB
-    and not an image folder, or its class is not of this package.
-    """
-    source, kind = recipe.data, type(recipe.data)  # the exact type: a subclass may load other data
-    try:
-        if isinstance(source, Digits) and kind is Digits:
-            return (1, 8, 8), 10, True
-        if isinstance(source, Synthetic) and kind is Synthetic:
-            return (source.channels, source.size, source.size), source.classes, True
-        if isinstance(source, CIFAR10 | CIFAR100) and kind in (CIFAR10, CIFAR100):
-            return (3, 32, 32), source.classes, True
-        if isinstance(source, ImageFolder) and kind is ImageFolder:
-            names = source._class_names("data.train", source.train)
-            return (3, source.image_size, source.image_size), len(names), True
-        if isinstance(source, IDX | Arrays) and kind in (IDX, Arrays):
-            if _bytes_in(Path(source.root if isinstance(source, IDX) else source.path)) > SMALL:
-                return None
-            splits = source.load()
-            return splits.shape, splits.classes, splits.uint8
-    except (BadInput, OSError):  # the ranks will read the data on their nodes, and report what is wrong with it
-        return None
-    return None
-
-
-def _bytes_in(path: Path) -> int:
-    """The size of a file, or of the files in a folder."""
-    return path.stat().st_size if path.is_file() else sum(f.stat().st_size for f in path.iterdir() if f.is_file())
 
 
 # -- the parts ---------------------------------------------------------------------------------------------------------

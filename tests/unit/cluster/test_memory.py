@@ -3,14 +3,12 @@
 import dataclasses
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from dist_dash.cluster import memory
-from dist_dash.cluster.memory import Memory, describe, estimate, facts_of_data
-from dist_dash.data import CIFAR10, CIFAR100, IDX, Arrays, Digits, ImageFolder, Synthetic
+from dist_dash.cluster.memory import Memory, describe, estimate
 from dist_dash.errors import BadInput
 from dist_dash.methods import DASH, SAM, SGD
 from dist_dash.methods.method import Method
@@ -262,62 +260,3 @@ def test_the_estimate_in_words():
     assert describe(found) == f"about 7.9 GiB per rank {parts}"
     small = Memory(1, *(getattr(found, p) / 1024 for p in memory.PARTS))
     assert describe(small) == f"about 7.9 MiB per rank {parts}"
-
-
-# -- what is known of the data -----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "source",
-    [Digits(), Synthetic(), Synthetic(classes=3, channels=1, size=20, train=9, test=6)],
-    ids=["digits", "default", "own"],
-)
-def test_facts_are_what_loading_finds(source):
-    splits = source.load()
-    assert facts_of_data(recipe(data=source)) == (splits.shape, splits.classes, splits.uint8)
-
-
-def test_facts_of_cifar_need_no_files():
-    assert facts_of_data(recipe(data=CIFAR10("nowhere"))) == ((3, 32, 32), 10, True)
-    assert facts_of_data(recipe(data=CIFAR100("nowhere"))) == ((3, 32, 32), 100, True)
-
-
-def test_facts_of_an_image_folder_are_counted_from_its_classes(tmp_path):
-    for name in ("cat", "dog", "owl", ".cache"):
-        (tmp_path / "train" / name).mkdir(parents=True)
-    (tmp_path / "train/notes.txt").touch()
-    source = ImageFolder(str(tmp_path), image_size=96, resize=100)
-    assert facts_of_data(recipe(data=source)) == ((3, 96, 96), 3, True)
-
-
-@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
-def test_facts_of_small_files_are_read(tmp_path, monkeypatch, dtype):
-    x, y = np.arange(6 * 12).reshape(6, 3, 2, 2).astype(dtype), np.arange(6) % 3
-    np.savez(tmp_path / "a.npz", x_train=x, y_train=y, x_test=x, y_test=y)
-    found = recipe(data=Arrays(str(tmp_path / "a.npz")))
-    assert facts_of_data(found) == ((3, 2, 2), 3, dtype == np.uint8)
-    monkeypatch.setattr(memory, "SMALL", 1000)
-    assert facts_of_data(found) is None
-
-
-def test_facts_of_idx_files(tmp_path):
-    for part in ("train", "t10k"):
-        (tmp_path / f"{part}-images-idx3-ubyte").write_bytes(
-            bytes([0, 0, 8, 3, 0, 0, 0, 2, 0, 0, 0, 5, 0, 0, 0, 4, *range(40)])
-        )
-        (tmp_path / f"{part}-labels-idx1-ubyte").write_bytes(bytes([0, 0, 8, 1, 0, 0, 0, 2, 0, 1]))
-    assert facts_of_data(recipe(data=IDX(str(tmp_path)))) == ((1, 5, 4), 2, True)
-
-
-class Own(Digits):
-    def load(self):
-        raise AssertionError("not known to be cheap")
-
-
-@pytest.mark.parametrize(
-    "source",
-    [ImageFolder("nowhere"), IDX("nowhere"), Arrays("nowhere.npz"), Arrays(SAMPLE), Own()],
-    ids=["folder", "idx", "arrays", "damaged", "own"],
-)
-def test_facts_that_cannot_be_had_here_are_none(source):
-    assert facts_of_data(recipe(data=source)) is None
