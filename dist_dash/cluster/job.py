@@ -49,7 +49,7 @@ class TrainJob:
         return FINISHED
 
     def checkpoint(self) -> DelayedSubmission:
-        """The call that submitit shall start again: this one. All ranks have saved when they agreed to stop."""
+        """The call that submitit starts again: this one. All ranks have saved when they agreed to stop."""
         return DelayedSubmission(self)
 
     def _train(self, environment: JobEnvironment) -> int:

@@ -27,7 +27,7 @@ from dist_dash.runs.owner import OwnedFolder, is_earlier_life
 from dist_dash.runs.preemption import RESTART_SIGNAL
 from dist_dash.runs.process import BAD_INPUT, FAILED, FINISHED, TO_BE_CONTINUED, OneLine, guarded
 
-AGAIN = 85  # exit status: the batch script shall requeue the job
+AGAIN = 85  # exit status: the batch script should requeue the job
 FRUITLESS = 10  # stops in a row without a step in between after which the time limit counts as too short
 
 

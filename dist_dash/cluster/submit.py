@@ -120,12 +120,12 @@ def _run_here(batch: JobBatch, command: Command) -> int:
         started: Any = executor.submit(job)
     finally:
         signal.signal(signal.SIGINT, before)
-    shown, told = 0, False
+    shown, signalled = 0, False
     with StopRequest().listening(lambda text: None) as stop:
         while True:
             ended = started.done()
-            if stop.made and not told:
-                told = True
+            if stop.made and not signalled:
+                signalled = True
                 started._process.send_signal(signal.SIGTERM)  # which it hands on to the ranks
             text = started.paths.stdout.read_text() if started.paths.stdout.exists() else ""
             sys.stderr.write(text[shown:])

@@ -24,7 +24,7 @@ COMMANDS = {
     "compare": "compare runs: mean ± deviation over seeds, paired differences with intervals, cost",
     "report": "one HTML page about a run, or about a folder of runs",
     "flatness": "how flat each member's minimum is: worst loss nearby, curvature",
-    "shift": "scores under corruption of the images, and how well foreign images are told apart",
+    "shift": "scores under corruption of the images, and how well foreign images are detected",
     "study": "choose settings on validation data, run all seeds, compare and report: STUDY.yaml",
 }
 

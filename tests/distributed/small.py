@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from typing import Any
 
@@ -69,11 +70,14 @@ def run_member(
     heads: tuple[int, ...] | None = None,
     trajectory: Trajectory | None = None,
     sparsity: Sparsity | None = None,
+    part: tuple[int, int] | None = None,
+    states: list[bytes] | None = None,
 ) -> dict[str, Any]:
     """Train this rank's member on its replica's share; returns its weights, buffers and what was measured.
 
     `build` makes the network of a member in place of `network`; a `trajectory` scales the rate and says which weights
-    are kept as `saves`.
+    are kept as `saves`. `part`: only the steps from one to before the other; `states`: what all ranks ended the steps
+    before it with.
     """
     layout = layout_from_environment(members)
     settings = optimizer or {"lr": 0.1, "momentum": 0.9, "weight_decay": 1e-3}
@@ -85,7 +89,13 @@ def run_member(
         (sparsity or Dense()).start(member)
         measured, saves, total = [], [], len(all_batches)
         trajectory, epoch = trajectory or Constant(), max(1, total // 2)
-        for step, replicas in enumerate(all_batches):
+        first, last = part or (0, total)
+        if states:
+            own = [torch.load(io.BytesIO(states[rank])) for rank in layout.member_ranks(layout.member)]
+            owner.load_state([state["engine"] for state in own])
+            member.after_resume(own[layout.replica]["skipped"], own[layout.replica]["masks"])
+            method.load_state_dict(own[layout.replica]["method"])
+        for step, replicas in list(enumerate(all_batches))[first:last]:
             micro = [
                 micro_batch(x, target, torch.arange(len(x)), None, smoothing, layout.device, dtype, heads)
                 for x, target in replicas[layout.replica]
@@ -98,7 +108,10 @@ def run_member(
             if step + 1 in trajectory.members(epoch, total):
                 saves.append(state_of(owner.module))
         weights = state_of(owner.module)
-    found = {"weights": weights, "measured": measured, "saves": saves}
+        kept = {"skipped": member.skipped_in_a_row, "masks": member.masks}
+        file = io.BytesIO()  # tensors themselves would be shared with a process that has ended
+        torch.save({"engine": owner.state(), "method": method.state_dict(), **kept}, file)
+    found = {"weights": weights, "measured": measured, "saves": saves, "state": file.getvalue()}
     return {"member": layout.member, "replica": layout.replica, **found}
 
 

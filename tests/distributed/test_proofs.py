@@ -98,7 +98,15 @@ def test_a_two_headed_network_has_one_loss() -> None:
     both = [[[(x, side_by_side(target)) for x, target in micro] for micro in replicas] for replicas in data()]
     nets = [two_headed(member, torch.float64) for member in range(MEMBERS)]
     outcome = oracle.sam(nets, both, settings(losses=oracle.of_heads(HEADS)), rho=0.1)
-    assert_weights(on_real_ranks(SAM(0.1, ascent_sync="mean"), both, build=two_headed, heads=HEADS), outcome.weights)
+    options: dict[str, Any] = {"build": two_headed, "heads": HEADS}
+    whole = on_real_ranks(SAM(0.1, ascent_sync="mean"), both, **options)
+    assert_weights(whole, outcome.weights)
+    begun = on_real_ranks(SAM(0.1, ascent_sync="mean"), both, part=(0, 5), **options)
+    states = [rank["state"] for rank in begun]
+    rest = on_real_ranks(SAM(0.1, ascent_sync="mean"), both, part=(5, STEPS), states=states, **options)
+    for resumed, uninterrupted in zip(rest, whole, strict=True):
+        for key, value in uninterrupted["weights"].items():
+            np.testing.assert_array_equal(resumed["weights"][key], value, err_msg=key)
 
 
 def side_by_side(target: Tensor) -> Tensor:
