@@ -358,12 +358,9 @@ class Run:
 
     def _evaluation(self, split: str, exported: StoredEnsemble | None = None) -> tuple[list[int], Evaluated | None]:
         """Of the present weights, or of the exported members: see `evaluate_split`."""
-        layout, network = self.layout, self.member.engine.module
+        layout = self.layout
         members = exported or MembersInTraining(self.member.engine, layout, self.data.classes)
         asked = self.recipe, self.data, members, self.exchange, split
         first = layout.first_member * (len(members) // layout.members)
-        network.eval()
-        try:
+        with self.member.evaluating():
             return evaluate_split(*asked, first=first, stop_now=self.agreement.stop_now, tell=self.event)
-        finally:
-            network.train()
