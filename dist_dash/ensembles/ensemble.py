@@ -15,12 +15,11 @@ from numpy.typing import ArrayLike, NDArray
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from dist_dash.errors import BadInput, RunFailed
+from dist_dash.errors import BadInput, RunFailed, first_line
 from dist_dash.files import read_json, replacing, write_atomically
 from dist_dash.metrics.mixture import mean_over_members, normalised
 from dist_dash.models import Architecture
 from dist_dash.models.network import build_network
-from dist_dash.ranks.exchange import first_line
 from dist_dash.recipe.classes import class_named
 
 FORMAT = 2

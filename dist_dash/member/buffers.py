@@ -6,18 +6,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from dist_dash.models import Normalise
 
 
 class Buffers:
-    """Holds all buffers of a network still, except inside `moving()`.
-
-    A batch norm is held by `track_running_stats = False`: in training mode it normalises by the batch as ever, but
-    updates neither its statistics nor its counter, also where activation checkpointing runs it again in a backward.
-    Whatever else a forward writes into buffers is copied back.
+    """Holds the buffers of a network still where asked, and brings them back after a skipped step.
 
     Args:
         module: the network; a buffer that it registers later is not seen.
@@ -25,47 +21,44 @@ class Buffers:
 
     def __init__(self, module: nn.Module) -> None:
         modules = list(module.modules())
-        self._norms = [m for m in modules if isinstance(m, _BatchNorm) and m.track_running_stats]
         tracking = [m for m in modules if getattr(m, "track_running_stats", False)]
         self.statistics = [b for m in tracking for b in m.buffers(recurse=False) if b.is_floating_point()]
         """Running means and variances: what replicas, which see different samples, average after every update."""
-        constant = [m for m in modules if isinstance(m, Normalise)]
-        held = {id(b) for m in (*self._norms, *constant) for b in m.buffers(recurse=False)}
-        self._others = [b for b in module.buffers() if id(b) not in held]
-        constants = {id(b) for m in constant for b in m.buffers(recurse=False)}
+        norms = [m for m in tracking if isinstance(m, _BatchNorm)]
+        # While it is held, a batch norm works on buffers that nobody reads: it does exactly what it does otherwise, so
+        # that activation checkpointing, which runs it again in a backward, finds the same tensors saved.
+        self._scratch = [(m, {n: b.clone() for n, b in m.named_buffers(recurse=False)}) for m in norms]
+        constants = {id(b) for m in modules if isinstance(m, Normalise) for b in m.buffers(recurse=False)}
         self._all = [b for b in module.buffers() if id(b) not in constants]
-        self._kept = [b.clone() for b in self._all]
-        self._track(False)
-
-    @contextmanager
-    def moving(self) -> Iterator[None]:
-        """Inside, a forward in training mode moves the statistics."""
-        self._track(True)
-        try:
-            yield
-        finally:
-            self._track(False)
+        of_norms = {id(b) for m in norms for b in m.buffers(recurse=False)}
+        self._others = [b for b in self._all if id(b) not in of_norms]
+        self._remembered = [b.clone() for b in self._all]
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Inside, a forward leaves every buffer as it was, to the bit."""
-        before = [b.clone() for b in self._others]
+        """Inside, neither a forward nor a backward changes a buffer; a batch norm in evaluation mode reads its own."""
+        swapped = [(m._buffers, scratch) for m, scratch in self._scratch if m.training]
+        before = [(b, b._version, b.clone()) for b in self._others]
+        own = [{name: buffers[name] for name in scratch} for buffers, scratch in swapped]
+        for buffers, scratch in swapped:
+            buffers.update(scratch)
         try:
             yield
         finally:
-            if before:
-                torch._foreach_copy_(self._others, before)
+            for (buffers, _), real in zip(swapped, own, strict=True):
+                buffers.update(real)
+            _put_back([(b, value) for b, version, value in before if b._version != version])
 
-    def keep(self) -> None:
-        """Remember all buffers as they are now."""
+    def remember(self) -> None:
+        """Take all buffers as those of the last update that moved the weights."""
         if self._all:
-            torch._foreach_copy_(self._kept, self._all)
+            torch._foreach_copy_(self._remembered, self._all)
 
     def restore(self) -> None:
-        """Make all buffers what they were at the last `keep`."""
-        if self._all:
-            torch._foreach_copy_(self._all, self._kept)
+        """Make all buffers what they were at the last `remember`."""
+        _put_back(list(zip(self._all, self._remembered, strict=True)))
 
-    def _track(self, on: bool) -> None:
-        for norm in self._norms:
-            norm.track_running_stats = on
+
+def _put_back(pairs: list[tuple[Tensor, Tensor]]) -> None:
+    if pairs:
+        torch._foreach_copy_([buffer for buffer, _ in pairs], [value for _, value in pairs])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property, partial
@@ -32,7 +33,8 @@ class Member:
     micro-batches of what `gradient` and `backward` give are those of one large batch.
 
     Batch-norm statistics (and whatever else lives in buffers) move in the first unperturbed forward of each
-    micro-batch and nowhere else, whatever a method does.
+    micro-batch and nowhere else, whatever a method does. A micro-batch is a tensor as long as the update's first, of
+    which there are `accumulation`: neither a part of one nor the same one again.
 
     Args:
         engine: attached to this member's network.
@@ -63,13 +65,21 @@ class Member:
         """Sees the next update's perturbation, where one is set."""
         self._buffers = Buffers(engine.module)
         self._spare: list[Tensor] | None = None
-        self._perturbed = False
+        self._perturbed, self._in_update = False, True
         self._start_update()
 
     def _start_update(self) -> None:
-        self._moved = set[int]()  # micro-batches whose forward has moved the statistics
-        self._sizes: dict[int, int] = {}  # samples of the first forward of each micro-batch
+        self._met: list[Tensor] = []  # the micro-batches of this update
+        self._moved: list[Tensor] = []  # those whose forward has moved the statistics
         self._forwarded = self._backwarded = 0
+
+    def _note(self, x: Tensor, seen: list[Tensor]) -> bool:
+        """Whether `x` is another micro-batch of the update; a part of one, which is smaller, is none."""
+        size = len(self._met[0]) if self._met else len(x)
+        new = len(seen) < self.accumulation and len(x) == size and not any(x is other for other in seen)
+        if new:
+            seen.append(x)
+        return new
 
     # -- parameters ------------------------------------------------------------------------------------------------
 
@@ -92,16 +102,12 @@ class Member:
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits `[n, C]` of samples `x` `[n, …]`, at the present weights."""
-        if len(self._sizes) < self.accumulation:
-            self._sizes.setdefault(id(x), len(x))
-        first = not self._perturbed and id(x) not in self._moved and len(self._moved) < self.accumulation
-        if first and self.engine.module.training:
-            self._moved.add(id(x))
-            with self._buffers.moving():
-                logits = self.engine.forward(x)
-        else:
-            with self._buffers.held():
-                logits = self.engine.forward(x)
+        new = self._in_update and self.engine.module.training
+        if new:
+            self._note(x, self._met)
+        moves = new and not self._perturbed and self._note(x, self._moved)
+        with contextlib.nullcontext() if moves else self._buffers.held():
+            logits = self.engine.forward(x)
         self._forwarded += len(x)
         if logits.requires_grad:
             logits.register_hook(partial(self._count_backward, len(x)))
@@ -127,13 +133,14 @@ class Member:
         """
         parameters = self.parameters
         positions = range(len(parameters)) if of is None else self.parts[of]
-        found = torch.autograd.grad(
-            self._counted(loss, share),
-            [parameters[i] for i in positions],
-            retain_graph=retain_graph,
-            allow_unused=True,
-            materialize_grads=True,
-        )
+        with self._buffers.held():  # activation checkpointing runs forwards again
+            found = torch.autograd.grad(
+                self._counted(loss, share),
+                [parameters[i] for i in positions],
+                retain_graph=retain_graph,
+                allow_unused=True,
+                materialize_grads=True,
+            )
         tensors = own_memory(found)
         if of is not None:
             part = dict(zip(positions, tensors, strict=True))
@@ -148,7 +155,8 @@ class Member:
             loss: 0-dimensional.
             share: what the loss counts; by default `1 / accumulation`. 1 for a loss over all micro-batches.
         """
-        self.engine.backward(self._counted(loss, share))
+        with self._buffers.held():
+            self.engine.backward(self._counted(loss, share))
 
     def descend(self, vector: ParameterVector) -> None:
         """Add `vector` itself to the descent gradient: for rules that combine gradients before they descend.
@@ -194,13 +202,23 @@ class Member:
         torch._foreach_copy_(saved, weights)
         outer, self._perturbed = self._perturbed, True
         try:
-            epsilon.add_to(weights)
-            self._mask(weights)
+            if epsilon.tensors:
+                epsilon.add_to(weights)
+                self._mask(weights)
             del epsilon  # one copy of the weights and one gradient is all that SAM may cost
             yield
         finally:
             torch._foreach_copy_(weights, saved)
             self._spare, self._perturbed = saved, outer
+
+    @contextmanager
+    def between_updates(self) -> Iterator[None]:
+        """Inside, no forward counts as that of a micro-batch: buffers stay; the passes count for the next update."""
+        self._in_update = False
+        try:
+            yield
+        finally:
+            self._in_update = True
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
@@ -234,8 +252,8 @@ class Member:
             # Replicas see different samples; averaged every step, their running statistics stay equal to the bit.
             # Other buffers are left alone: the mean of equal numbers may be off by a rounding.
             self.engine.exchange.mean_over_replicas_(self._buffers.statistics)
-            self._buffers.keep()
-        samples = sum(self._sizes.values()) or 1
+            self._buffers.remember()
+        samples = sum(map(len, self._met)) or 1
         self.passes = Passes(self._forwarded / samples, self._backwarded / samples)
         self._start_update()
         return not self.engine.skipped
@@ -252,7 +270,8 @@ class Member:
     def restart(self, network: nn.Module) -> None:
         """Start anew from the weights of a network of the same architecture; the optimizer forgets all."""
         self.engine.restart(network)
-        self._buffers.keep()
+        self.skipped_in_a_row = 0
+        self._buffers.remember()
 
     def after_resume(self, skipped_in_a_row: int, masks: Sequence[Tensor | None] | None) -> None:
         """Go on from the state that the engine has just loaded."""
@@ -260,7 +279,7 @@ class Member:
         if masks is not None:
             pairs = zip(masks, self.parameters, strict=True)
             self.masks = [mask if mask is None else mask.to(p.device) for mask, p in pairs]
-        self._buffers.keep()
+        self._buffers.remember()
 
     def _mask(self, tensors: Sequence[Tensor | None]) -> None:
         """Set to 0, in place, what belongs to weights that do not exist."""

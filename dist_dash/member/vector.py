@@ -75,6 +75,8 @@ class ParameterVector:
 
     def norm(self, p: float = 2.0) -> Tensor:
         """‖self‖_p over all elements, a 0-dimensional float64 tensor."""
+        if not self.tensors:
+            return torch.zeros((), dtype=torch.float64)
         if p not in self._norms:
             self._norms[p] = torch.linalg.vector_norm(self._norms_of_parts(p), p) * abs(self.scale)
         return self._norms[p]

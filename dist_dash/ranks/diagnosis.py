@@ -34,7 +34,7 @@ class Diagnosis:
         self.made = False
         """Whether this rank has said why a collective failed."""
         self._calls, self._left = 0, (-1, -1)
-        self._end = threading.Event()
+        self._end, self._writing = threading.Event(), threading.Lock()
         self._write()
         self._writer = threading.Thread(target=self._keep_writing, daemon=True)
         self._writer.start()
@@ -49,10 +49,10 @@ class Diagnosis:
         """Another collective is about to start."""
         self._calls += 1
 
-    def close(self) -> None:
-        """Write no more marks."""
+    def close(self, patience: float = INTERVAL + 1.0) -> None:
+        """Write no more marks; waits so many seconds for one that is being written."""
         self._end.set()
-        self._writer.join(INTERVAL + 1.0)
+        self._writer.join(patience)
 
     def leave_error(self, error: Exception) -> None:
         """Leave the error with which this rank ends alone, for the others to say."""
@@ -93,10 +93,11 @@ class Diagnosis:
                 self._write()
 
     def _write(self) -> None:
-        mark = (NOT_MISSING if self.made else self._calls), self.step
-        if mark != self._left:
-            self.store.set(f"at/{self._layout.rank}", f"{mark[0]} {mark[1]} {self._layout.host}")
-            self._left = mark
+        with self._writing:  # an older mark must not come after a newer one
+            mark = (NOT_MISSING if self.made else self._calls), self.step
+            if mark != self._left:
+                self.store.set(f"at/{self._layout.rank}", f"{mark[0]} {mark[1]} {self._layout.host}")
+                self._left = mark
 
     def _read(self) -> list[tuple[str | None, str]] | None:
         """Each rank's last error, if it left one, and its last mark; None where the store's host does not answer."""

@@ -76,7 +76,10 @@ class Exchange:
         layout = self.layout
         store.set(f"backend/{layout.rank}", layout.backend)
         backends = [store.get(f"backend/{rank}").decode() for rank in range(layout.world)]
+        store.set(f"backend_read/{layout.rank}", "")
         if len(set(backends)) > 1:
+            for rank in range(layout.world):  # this process may host the store: nobody ends while others read
+                store.get(f"backend_read/{rank}")
             odd = next(rank for rank, backend in enumerate(backends) if backend != backends[0])
             what = f"rank 0 would use {backends[0]}, rank {odd} {backends[odd]}"
             raise everywhere(BadInput(f"ranks: {what}; every node must have as many ranks as GPUs, or all must share"))
@@ -87,8 +90,10 @@ class Exchange:
             self._guarded(lambda: dist.barrier(group=self._control))
             self._diagnosis.close()
             dist.destroy_process_group()
-        elif isinstance(error, Exception) and not (self._diagnosis.made or getattr(error, "everywhere", False)):
+            return
+        if isinstance(error, Exception) and not (self._diagnosis.made or getattr(error, "everywhere", False)):
             self._diagnosis.leave_error(error)
+        self._diagnosis.close(patience=0.0)
 
     @property
     def step(self) -> int:
@@ -138,12 +143,12 @@ class Exchange:
             torch._foreach_copy_(group, [part.view_as(t) for part, t in zip(parts, group, strict=True)])
 
     def mean_over_replicas(self, value: Tensor) -> Tensor:
-        """The mean of a small tensor (a gate, a matrix of distances) over the replicas of this member.
+        """The mean of a small tensor (a gate, a matrix of distances) over the replicas of this member, in float64.
 
         A decision that a method takes must rest on such a number: replicas then decide alike, also where a branch
         holds a collective.
         """
-        mean = value.detach().clone()
+        mean = value.detach().double().clone()
         self.mean_over_replicas_([mean])
         return mean
 

@@ -65,15 +65,16 @@ class PendingStack:
     """
 
     def __init__(self, transport: Transport, values: Tensor, clock: Clock) -> None:
-        self._arrival = transport.all_reduce(values.new_zeros(1))
-        self._payload, self._clock = transport.all_gather(values.detach()), clock
+        self._arrival = transport.all_reduce(torch.zeros(1, device=values.device))
+        self._payload, self._clock = transport.all_gather(values.detach().reshape(-1)), clock
+        self._shape = values.shape
         self._stacked: Stacked | None = None
 
     def wait(self) -> Stacked:
         """Every member's values, and which of them are finite."""
         if self._stacked is None:
-            values = _received(self._arrival, self._payload, self._clock)[1]
-            self._stacked = Stacked(values, torch.isfinite(values).flatten(1).all(1))
+            flat = _received(self._arrival, self._payload, self._clock)[1]
+            self._stacked = Stacked(flat.reshape(len(flat), *self._shape), torch.isfinite(flat).all(1))
         return self._stacked
 
 
@@ -129,7 +130,7 @@ class PendingPeers:
     def _from_stack(self, stack: Tensor, finite: Tensor) -> Peers:
         others = finite.clone()
         others[self._own] = False
-        count = others.sum()
+        count = others.to(stack.dtype).sum()
         share = (others.to(stack.dtype) / count.clamp_min(1)).reshape(-1, *[1] * (stack.dim() - 1))
         present = torch.where(share > 0, stack, 0.0)  # 0 · NaN would be NaN
         means = {}

@@ -41,8 +41,10 @@ class Window:
 
     def add(self, measured: Mapping[str, Tensor], **on_host: float) -> None:
         """Add one update's values: 0-dimensional tensors, and numbers that the host knows already."""
-        self._names, self._host_names = list(measured), list(on_host)
-        self._pending.append([value.detach() for value in measured.values()])
+        if self._names and set(self._names) != set(measured):
+            raise RunFailed(f"method: an update has measured {[*measured]}, those before it {self._names}")
+        self._names, self._host_names = self._names or list(measured), list(on_host)
+        self._pending.append([measured[name].detach() for name in self._names])
         before = self._host_sums or [0.0] * len(on_host)
         self._host_sums = [total + value for total, value in zip(before, on_host.values(), strict=True)]
         self._steps += 1

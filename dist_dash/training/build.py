@@ -10,7 +10,7 @@ from torch.nn.functional import one_hot
 from dist_dash.data.dataset import DataSet, Sharding
 from dist_dash.data.host_batch import HostBatch
 from dist_dash.data.loader import EvalLoader, TrainLoader
-from dist_dash.errors import BadInput, require
+from dist_dash.errors import require
 from dist_dash.member.batch import Batch, MicroBatch, Progress, micro_batch
 from dist_dash.member.facts import RunFacts
 from dist_dash.member.parameters import names_of
@@ -55,11 +55,12 @@ def check_facts(recipe: Recipe, data: DataSet, layout: Layout, total_steps: int,
     recipe.method.check(facts)
     recipe.schedule.check(facts)
     recipe.sparsity.check(facts)
-    if facts.zero and recipe.schedule.restarts(steps_per_epoch, total_steps):
-        name = type(recipe.schedule).__name__
-        raise BadInput(
-            f"engine.zero: {facts.zero} is not allowed with schedule {name}, which starts anew; it must be 0"
-        )
+    saved, restarts = (of(steps_per_epoch, total_steps) for of in (recipe.schedule.members, recipe.schedule.restarts))
+    ascending = bool(saved) and sorted({*saved}) == saved and saved[0] >= 1 and saved[-1] == total_steps
+    require(ascending, "schedule.members", saved, f"numbers of updates that ascend, the last of them {total_steps}")
+    inside = sorted({*restarts}) == restarts and all(0 < update < total_steps for update in restarts)
+    require(inside, "schedule.restarts", restarts, f"updates that ascend between 0 and {total_steps}")
+    require(not (restarts and facts.zero), "engine.zero", facts.zero, "0 with a schedule that starts anew")
     return facts
 
 

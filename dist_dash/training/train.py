@@ -184,7 +184,7 @@ class Run:
             method.restarted()
             self.recipe.sparsity.start(self.member)
         if self.step % self.steps_per_epoch == 0:
-            with exchange.clock.excluded():
+            with exchange.clock.excluded(), self.member.between_updates():
                 method.before_epoch(self.step // self.steps_per_epoch, self.member, self.samples, exchange)
 
     def samples(self, split: str) -> Generator[MicroBatch, None, None]:
@@ -327,6 +327,7 @@ class Run:
         if non_finite:
             raise everywhere(RunFailed(f"member {non_finite[0]}: its predictions of the test split are not finite"))
         with self.exchange.together("export"):
+            self.folder.check_owner()  # the evaluation takes long enough to be overtaken
             if found is not None:
                 self.recorder.close()  # no progress bar below the table
                 exported.write()

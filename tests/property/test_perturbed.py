@@ -3,6 +3,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 import pytest
 import torch
+import torch.utils.checkpoint
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -262,3 +263,85 @@ def test_masks_reach_gradients_perturbations_and_weights(lone_member):
             member.backward(cross_entropy(member.forward(x), target))
         assert member.step()
         assert not any(w.any() for w in absent())
+
+
+class Scaled(nn.Module):
+    """A layer whose graph keeps a constant buffer for the backward, as relative positions and rotary tables do."""
+
+    scale: Tensor
+    index: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.ones(4))
+        self.register_buffer("scale", torch.full((6,), 0.5))
+        self.register_buffer("index", torch.tensor([0, 1, 2, 3, 2, 1]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.scale * self.table[self.index]
+
+
+class Checkpointed(nn.Module):
+    """Runs its layers again in the backward instead of keeping their activations."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.utils.checkpoint.checkpoint(self.inner, x, use_reentrant=False)
+
+
+def test_constant_buffers_may_be_kept_for_the_backward(lone_member):
+    layers = nn.Sequential(nn.Linear(4, 6), Scaled(), nn.Linear(6, 3))
+    member = lone_member(layers)
+    x, target = samples(7, torch.float32)
+    first, second = cross_entropy(member.forward(x), target), cross_entropy(member.forward(x), target)
+    with member.perturbed(0.1 * unit(member.gradient(first))):
+        member.backward(cross_entropy(member.forward(x), target))
+    member.backward(second)
+    assert member.step()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_activation_checkpointing_moves_statistics_once(lone_member, precision):
+    x, target = samples(8, torch.float32)
+    found = []
+    for wrap in (Checkpointed, lambda inner: inner):
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            inner = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Tanh())
+            member = lone_member(nn.Sequential(wrap(inner), nn.Linear(6, 3)), precision)
+        gradient = member.gradient(cross_entropy(member.forward(x), target))
+        with member.perturbed(0.1 * unit(gradient)):
+            member.backward(cross_entropy(member.forward(x), target))
+        assert member.step()
+        assert int(inner[1].num_batches_tracked) == 1
+        found.append([p.detach().clone() for p in (*member.parameters, *inner.buffers())])
+    for ours, plain in zip(*found, strict=True):
+        assert torch.equal(ours, plain)
+
+
+def test_a_frozen_batch_norm_reads_its_own_statistics(lone_member):
+    member = lone_member(network(9))
+    norm = member.engine.module.layer1.eval()
+    norm.running_mean.fill_(3.0)
+    x, _ = samples(9, torch.float32)
+    first = member.forward(x)
+    with member.perturbed(ParameterVector([])):
+        assert torch.equal(member.forward(x), first)
+    assert bool((norm.running_mean == 3.0).all())
+
+
+def test_a_pass_between_updates_is_none_of_a_micro_batch(lone_member):
+    member = lone_member(network(10))
+    x, target = samples(10, torch.float32)
+    before = bits(member)
+    with member.between_updates():
+        for part in x.split(2):
+            member.forward(part)
+    assert bits(member) == before
+    member.backward(cross_entropy(member.forward(x), target))
+    assert bits(member) != before
+    assert member.step()
+    assert member.passes == (2.0, 1.0)
