@@ -56,6 +56,7 @@ class Exchange:
     def _join(self, timeout: timedelta) -> None:
         layout = self.layout
         rendezvous, _, _ = next(dist.rendezvous(layout.rendezvous, layout.rank, layout.world, timeout=timeout))
+        rendezvous.set_timeout(timeout)
         self._check_backends(rendezvous)
         backend = "cpu:gloo,cuda:nccl" if layout.backend == "nccl" else "gloo"
         store = dist.PrefixStore("world", rendezvous)

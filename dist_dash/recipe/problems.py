@@ -233,7 +233,7 @@ def _tree(path: Sequence[str], value: Any) -> dict[str, Any]:
 
 def _merged(before: Any, after: Any) -> Any:
     """Nested fields after others; another class does not inherit the fields of the one before it."""
-    if isinstance(before, Word):
+    if isinstance(before, str) and isinstance(after, dict):  # fields of a class that was named before
         before = {"class_path": before}
     if not isinstance(before, dict) or "class_path" not in before:
         if not isinstance(before, dict) or not isinstance(after, dict):
