@@ -86,7 +86,7 @@ class ParameterVector:
         if self.tensors[0].device.type == "cpu" and p == 2:
             # In the type of the elements it takes a tenth of the time; but a long sum loses digits, and the squares of
             # tiny or huge elements leave its range.
-            parts = [part for tensor in self.tensors for part in tensor.reshape(-1).split(PART)]
+            parts = [part for t in self.tensors for part in ([t] if t.numel() <= PART else t.reshape(-1).split(PART))]
             norms = torch.stack(torch._foreach_norm(parts)).double()
             if SMALLEST < float(norms.max()) < LARGEST:
                 return norms
@@ -106,15 +106,20 @@ def unit(vector: ParameterVector, norm: Tensor | None = None) -> ParameterVector
     return _inverse(length, vector) * vector
 
 
-def _inverse(length: Tensor, vector: ParameterVector) -> Tensor:
+def _inverse(length: Tensor, vector: ParameterVector) -> float | Tensor:
     """1 / length; 0 where it is 0, or so small that its inverse is no number of the vector's type."""
-    usable = length > torch.finfo(vector.tensors[0].dtype).tiny
+    smallest = torch.finfo(vector.tensors[0].dtype).tiny
+    if length.device.type == "cpu":  # nothing to wait for, and numbers cost less than tensors
+        known = float(length)
+        return 1.0 / known if known > smallest else 0.0
+    usable = length > smallest
     return torch.where(usable, 1.0 / length, torch.zeros_like(length))
 
 
 def cosine(a: ParameterVector, b: ParameterVector) -> Tensor:
     """Cosine of the angle between two vectors, 0 where one of them is 0; a 0-dimensional float64 tensor."""
-    return unit(a).dot(unit(b)).clamp(-1, 1)
+    lengths = a.norm() * b.norm()
+    return torch.where(lengths > 0, a.dot(b) / lengths, 0.0).clamp(-1, 1)
 
 
 def sam_perturbation(gradient: ParameterVector, rho: float, p: float) -> ParameterVector:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dist_dash.ranks.clock import Clock
-from dist_dash.ranks.transport import Transfer, Transport
+from dist_dash.ranks.transport import Transport
 
 View = Literal["logits", "probs"]
 VIEWS: dict[View, Callable[[Tensor], Tensor]] = {"logits": lambda z: z, "probs": lambda z: torch.softmax(z, -1)}
@@ -41,6 +41,35 @@ class Peers:
         return torch.where(self.count > 0, self._means["probs"], torch.softmax(self._logits, -1))
 
 
+SMALL = 2**16  # bytes of a message whose transfer takes no longer than an empty one's
+
+
+class _Received:
+    """A message on its way, and the time that is spent on it: waiting until everybody has sent theirs, and transfer.
+
+    A large message comes behind an empty one, which arrives once everybody is there: what is left is transfer. A small
+    one is all waiting.
+    """
+
+    def __init__(self, transport: Transport, values: Tensor, mode: Literal["gather", "reduce"], clock: Clock) -> None:
+        large = values.numel() * values.element_size() > SMALL
+        self._arrival = transport.all_reduce(torch.zeros(1, device=values.device)) if large else None
+        self._payload = transport.all_gather(values) if mode == "gather" else transport.all_reduce(values)
+        self._clock = clock
+
+    def wait(self) -> Tensor:
+        if self._arrival is None:
+            self._payload.landed()
+            with self._clock.waiting("wait"):
+                return self._payload.wait()
+        self._arrival.landed()
+        self._payload.landed()
+        with self._clock.waiting("wait"):
+            self._arrival.wait()
+        with self._clock.waiting("transfer"):
+            return self._payload.wait()
+
+
 @dataclass(frozen=True)
 class Stacked:
     """One tensor of every member.
@@ -65,15 +94,13 @@ class PendingStack:
     """
 
     def __init__(self, transport: Transport, values: Tensor, clock: Clock) -> None:
-        self._arrival = transport.all_reduce(torch.zeros(1, device=values.device))
-        self._payload, self._clock = transport.all_gather(values.detach().reshape(-1)), clock
-        self._shape = values.shape
+        self._received, self._shape = _Received(transport, values.detach().reshape(-1), "gather", clock), values.shape
         self._stacked: Stacked | None = None
 
     def wait(self) -> Stacked:
         """Every member's values, and which of them are finite."""
         if self._stacked is None:
-            flat = _received(self._arrival, self._payload, self._clock)[1]
+            flat = self._received.wait()
             self._stacked = Stacked(flat.reshape(len(flat), *self._shape), torch.isfinite(flat).all(1))
         return self._stacked
 
@@ -99,35 +126,34 @@ class PendingPeers:
         mode: Literal["gather", "reduce"],
         clock: Clock,
     ) -> None:
-        self._logits, self._own, self._views, self._mode, self._clock = logits, own, views, mode, clock
-        finite = torch.isfinite(logits).all()
-        # A small message first, the payload second: the time until everybody has arrived is skew, the rest transfer.
-        flags = torch.zeros(transport.size, dtype=torch.float32, device=logits.device)
-        flags[own] = finite
-        self._arrival = transport.all_reduce(flags)
-        self._sent = self._contribution(finite) if mode == "reduce" else logits
-        self._payload = transport.all_gather(logits) if mode == "gather" else transport.all_reduce(self._sent)
+        self._logits, self._own, self._views, self._mode = logits, own, views, mode
+        self._sent = self._contribution(transport.size) if mode == "reduce" else logits
+        self._received = _Received(transport, self._sent, mode, clock)
         self._peers: Peers | None = None
 
     def wait(self) -> Peers:
         """The others' predictions, averaged per view; a non-finite member is left out of the averages."""
         if self._peers is None:
-            flags, payload = _received(self._arrival, self._payload, self._clock)
-            finite = flags > 0
-            self._peers = (self._from_stack if self._mode == "gather" else self._from_sum)(payload, finite)
+            self._peers = (self._from_stack if self._mode == "gather" else self._from_sum)(self._received.wait())
         return self._peers
 
-    def _contribution(self, finite: Tensor) -> Tensor:
+    def _contribution(self, members: int) -> Tensor:
+        """The views, 0 where they are not finite, and for each member a flag: whether it is this one, and finite."""
+        finite = torch.isfinite(self._logits).all()
         views = torch.cat([VIEWS[v](self._logits).reshape(-1) for v in self._views])
-        return torch.cat([torch.where(finite, views, 0.0), finite.to(views.dtype).reshape(1)])
+        flags = views.new_zeros(members)
+        flags[self._own] = finite
+        return torch.cat([torch.where(finite, views, 0.0), flags])
 
-    def _from_sum(self, total: Tensor, finite: Tensor) -> Peers:
-        others = total - self._sent
-        count = others[-1].round()
-        means = (others[:-1] / count.clamp_min(1)).reshape(len(self._views), *self._logits.shape)
+    def _from_sum(self, total: Tensor) -> Peers:
+        size = len(self._views) * self._logits.numel()
+        others, finite = (total - self._sent)[:size], total[size:] > 0
+        count = (total - self._sent)[size:].round().sum()
+        means = (others / count.clamp_min(1)).reshape(len(self._views), *self._logits.shape)
         return Peers(self._logits, dict(zip(self._views, means, strict=True)), count, finite)
 
-    def _from_stack(self, stack: Tensor, finite: Tensor) -> Peers:
+    def _from_stack(self, stack: Tensor) -> Peers:
+        finite = torch.isfinite(stack).flatten(1).all(1)
         others = finite.clone()
         others[self._own] = False
         count = others.to(stack.dtype).sum()
@@ -139,12 +165,3 @@ class PendingPeers:
             # As differences to the member's own: equal members must give exactly its own prediction back.
             means[view] = own + ((VIEWS[view](present) - own) * share).sum(0)
         return Peers(self._logits, means, count, finite)
-
-
-def _received(arrival: Transfer, payload: Transfer, clock: Clock) -> tuple[Tensor, Tensor]:
-    arrival.landed()
-    payload.landed()
-    with clock.waiting("wait"):
-        arrived = arrival.wait()
-    with clock.waiting("transfer"):
-        return arrived, payload.wait()

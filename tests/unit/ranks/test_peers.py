@@ -148,10 +148,19 @@ def test_peers_relabelled_results_relabelled(mode):
 @pytest.mark.parametrize("mode", MODES)
 def test_waiting_is_measured_apart_from_transfer(mode):
     clock, group = Clock(), Group(2)
-    logits = random_logits(2)
+    logits = [z.repeat(300, 1) for z in random_logits(2)]
     pending = PendingPeers(group.transport(0), logits[0], 0, VIEWS, mode, clock)
     PendingPeers(group.transport(1), logits[1], 1, VIEWS, mode, Clock())
     pending.wait()
     seconds = clock.read()
     assert set(seconds) == {"total", "wait", "transfer"}
     assert seconds["wait"] + seconds["transfer"] <= seconds["total"]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_small_message_is_all_waiting(mode):
+    clock, group = Clock(), Group(2)
+    pending = [PendingPeers(group.transport(i), z, i, VIEWS, mode, clock) for i, z in enumerate(random_logits(2))]
+    pending[0].wait()
+    assert set(clock.read()) == {"total", "wait"}
+    assert [len(calls) for calls in group.given] == [1, 1]
