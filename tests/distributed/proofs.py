@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from dist_dash.member.batch import Batch
 from dist_dash.member.member import Member
 from dist_dash.member.vector import ParameterVector, unit
+from dist_dash.methods import SGD
 from dist_dash.methods.method import Measured, Method, Samples, Totals
 from dist_dash.models import Architecture
 from dist_dash.ranks.exchange import Exchange
@@ -146,6 +147,25 @@ class LooksAhead(Method):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.seen = state["seen"]
+
+
+class Reports(SGD):
+    """Records what it is given to know of time, and how often its member has started anew."""
+
+    def __init__(self) -> None:
+        self.restarts = 0
+
+    def update(self, member: Member, batch: Batch, exchange: Exchange) -> Measured:
+        progress, (low, high) = batch.progress, batch.progress.rate_range
+        known = {"rate": progress.rate, "low": low, "high": high, "total": progress.total_steps, "at": progress.step}
+        known |= {"steps_per_epoch": progress.steps_per_epoch, "restarts": self.restarts}
+        return {
+            **super().update(member, batch, exchange),
+            **{name: torch.tensor(float(v)) for name, v in known.items()},
+        }
+
+    def restarted(self) -> None:
+        self.restarts += 1
 
 
 class Heads(nn.Module):

@@ -168,6 +168,20 @@ def test_a_method_may_look_at_all_samples_before_an_epoch(tmp_path: Path) -> Non
     np.testing.assert_allclose(one["ahead"], two["ahead"], rtol=1e-6)
 
 
+def test_a_run_tells_its_method_the_time_and_of_restarts(tmp_path: Path) -> None:
+    options = ["--method=tests.distributed.proofs.Reports", "--schedule=tests.distributed.proofs.TwoChains"]
+    finish(tmp_path / "run", 1, 1, "--engine=Torch", "--max_steps=12", "--init=own", *options)
+    lines = [line for line in lines_of(tmp_path / "run") if line["kind"] == "train"]
+    factors = [TwoSnapshots().factor(step, 1, 12) for step in range(12)]
+    for step, line in enumerate(lines):
+        assert line["rate"] == [pytest.approx(factors[step])]
+        assert (line["low"], line["high"]) == ([pytest.approx(min(factors))], [pytest.approx(max(factors))])
+        assert (line["at"], line["total"], line["steps_per_epoch"]) == ([step], [12], [1348 // 32])
+        assert line["restarts"] == [float(step >= 6)]
+    # Fresh weights are no better than chance, and were trained a little by the first half.
+    assert lines[6]["loss"][0] > lines[5]["loss"][0]
+
+
 SYSTEMS = {
     "GSAM": ["--method=tests.distributed.proofs.GSAM"],
     "AESAM": ["--method=tests.distributed.proofs.AESAM"],
