@@ -117,7 +117,7 @@ class ESAM(Method):
         return totals.measured()
 
 
-class LooksAhead(Method):
+class LooksAhead(SGD):
     """Uses a pass over the training split before every epoch: records its mean loss, and how many samples it saw."""
 
     seen: Tensor
@@ -132,15 +132,8 @@ class LooksAhead(Method):
         self.seen = exchange.mean_over_replicas(total)
 
     def update(self, member: Member, batch: Batch, exchange: Exchange) -> Measured:
-        totals = Totals(len(batch))
-        for micro in batch:
-            logits = member.forward(micro.x)
-            loss = micro.loss(logits)
-            member.backward(loss)
-            totals.add(loss=loss, accuracy=micro.correct(logits))
-        member.step()
-        replicas = exchange.layout.replicas
-        return totals.measured(ahead=self.seen[0] / self.seen[1], samples=self.seen[1] * replicas)
+        seen, replicas = self.seen, exchange.layout.replicas
+        return {**super().update(member, batch, exchange), "ahead": seen[0] / seen[1], "samples": seen[1] * replicas}
 
     def state_dict(self) -> dict[str, Any]:
         return {"seen": self.seen}
