@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 
 from dist_dash.commands.parser import CommandLine, without_fields
 from dist_dash.runs.folder import SPLITS
+from dist_dash.runs.process import quiet_torch
 
 
 def evaluate_command(arguments: Sequence[str]) -> int:
@@ -38,8 +38,7 @@ def evaluate_command(arguments: Sequence[str]) -> int:
     parser.add_argument("--json", action="store_true", help="print evaluation.json instead of the tables")
     ours, fields = without_fields(arguments, "data")
     options = parser.parse_args(ours)
-    # What torch's C++ says when a peer is lost is a page of its own frames; this project says who is missing.
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    quiet_torch()
     from dist_dash.analysis.evaluate_run import evaluate_run
 
     return evaluate_run(options, fields)

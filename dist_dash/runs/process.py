@@ -45,6 +45,14 @@ def leave(status: int) -> NoReturn:
     os._exit(status)
 
 
+def quiet_torch() -> None:
+    """Call before torch is imported: what its C++ prints of a lost peer is a page of stack frames.
+
+    This project says itself who is missing.
+    """
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+
+
 def say_at_once(text: str) -> None:
     """A line on stderr from within a signal handler."""
     os.write(2, f"{text}\n".encode())  # print could be interrupted by the signal in the middle of itself

@@ -5,12 +5,11 @@ Needs no torch until it trains: signals are heard while it is imported.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from dist_dash.runs.preemption import StopRequest
-from dist_dash.runs.process import say_at_once
+from dist_dash.runs.process import quiet_torch, say_at_once
 
 
 @contextmanager
@@ -20,8 +19,7 @@ def stoppable(speaks: bool) -> Iterator[StopRequest]:
     Args:
         speaks: whether this rank says that a stop was asked for.
     """
-    # What torch prints when a peer is lost is a page of its own stack frames; this project says who is missing.
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    quiet_torch()
     with StopRequest().listening(say_at_once if speaks else lambda text: None) as stop:
         yield stop
 
