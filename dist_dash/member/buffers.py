@@ -32,7 +32,7 @@ class Buffers:
         self._all = [b for b in module.buffers() if id(b) not in constants]
         of_norms = {id(b) for m in norms for b in m.buffers(recurse=False)}
         self._others = [b for b in self._all if id(b) not in of_norms]
-        self._remembered = [b.clone() for b in self._all]
+        self._remembered, self._latest = ([b.clone() for b in self._all] for _ in range(2))
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -47,18 +47,25 @@ class Buffers:
         finally:
             for (buffers, _), real in zip(swapped, own, strict=True):
                 buffers.update(real)
-            _put_back([(b, value) for b, version, value in before if b._version != version])
+            changed = [(b, value) for b, version, value in before if b._version != version]
+            _copy([value for _, value in changed], [b for b, _ in changed])
 
-    def remember(self) -> None:
-        """Take all buffers as those of the last update that moved the weights."""
-        if self._all:
-            torch._foreach_copy_(self._remembered, self._all)
+    def note(self) -> None:
+        """Copy all buffers; `keep` makes the copy the one that `restore` brings back."""
+        _copy(self._all, self._latest)
+
+    def keep(self) -> None:
+        """Take the buffers as they were at `note` as those of the last update that moved the weights."""
+        self._remembered, self._latest = self._latest, self._remembered
 
     def restore(self) -> None:
-        """Make all buffers what they were at the last `remember`."""
-        _put_back(list(zip(self._all, self._remembered, strict=True)))
+        """Make all buffers what they were at the last `note` that was kept."""
+        _copy(self._remembered, self._all)
 
 
-def _put_back(pairs: list[tuple[Tensor, Tensor]]) -> None:
-    if pairs:
-        torch._foreach_copy_([buffer for buffer, _ in pairs], [value for _, value in pairs])
+def _copy(sources: list[Tensor], targets: list[Tensor]) -> None:
+    """One call for all of a type: of mixed types each tensor is a call of its own on a GPU."""
+    types = [source.dtype for source in sources]
+    for dtype in dict.fromkeys(types):
+        of_type = [i for i, other in enumerate(types) if other is dtype]
+        torch._foreach_copy_([targets[i] for i in of_type], [sources[i] for i in of_type])

@@ -92,9 +92,11 @@ class Engine(ABC):
 
         The one place of a step where the host waits for the device: whether to update is a decision of the host.
         """
-        self.exchange.await_device()
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        self.skipped = bool(gradients) and not torch.stack(torch._foreach_norm(gradients)).isfinite().all().item()
+        # Queued behind the backward before the wait: what the host does after it, it does while the device idles.
+        finite = torch.stack(torch._foreach_norm(gradients)).isfinite().all() if gradients else None
+        self.exchange.await_device()
+        self.skipped = finite is not None and not finite.item()
         if self.skipped:
             optimizer.zero_grad(set_to_none=True)
 

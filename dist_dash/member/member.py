@@ -242,6 +242,10 @@ class Member:
         """
         if self.masks is not None:
             self._mask([p.grad for p in self.parameters])
+        # Replicas see different samples; averaged every step, their running statistics stay equal to the bit.
+        # Other buffers are left alone: the mean of equal numbers may be off by a rounding.
+        self.engine.exchange.mean_over_replicas_(self._buffers.statistics)
+        self._buffers.note()  # before the engine's look at the gradient, for which the host waits
         self.engine.step()
         if self.engine.skipped:
             self.skipped_in_a_row += 1
@@ -249,10 +253,7 @@ class Member:
         else:
             self.skipped_in_a_row = 0
             self._mask([p.data for p in self.parameters])
-            # Replicas see different samples; averaged every step, their running statistics stay equal to the bit.
-            # Other buffers are left alone: the mean of equal numbers may be off by a rounding.
-            self.engine.exchange.mean_over_replicas_(self._buffers.statistics)
-            self._buffers.remember()
+            self._buffers.keep()
         samples = sum(map(len, self._met)) or 1
         self.passes = Passes(self._forwarded / samples, self._backwarded / samples)
         self._start_update()
@@ -271,7 +272,8 @@ class Member:
         """Start anew from the weights of a network of the same architecture; the optimizer forgets all."""
         self.engine.restart(network)
         self.skipped_in_a_row = 0
-        self._buffers.remember()
+        self._buffers.note()
+        self._buffers.keep()
 
     def after_resume(self, skipped_in_a_row: int, masks: Sequence[Tensor | None] | None) -> None:
         """Go on from the state that the engine has just loaded."""
@@ -279,7 +281,8 @@ class Member:
         if masks is not None:
             pairs = zip(masks, self.parameters, strict=True)
             self.masks = [mask if mask is None else mask.to(p.device) for mask, p in pairs]
-        self._buffers.remember()
+        self._buffers.note()
+        self._buffers.keep()
 
     def _mask(self, tensors: Sequence[Tensor | None]) -> None:
         """Set to 0, in place, what belongs to weights that do not exist."""

@@ -154,8 +154,7 @@ class PendingPeers:
 
     def _from_stack(self, stack: Tensor) -> Peers:
         finite = torch.isfinite(stack).flatten(1).all(1)
-        others = finite.clone()
-        others[self._own] = False
+        others = finite & (torch.arange(len(stack), device=stack.device) != self._own)
         count = others.to(stack.dtype).sum()
         share = (others.to(stack.dtype) / count.clamp_min(1)).reshape(-1, *[1] * (stack.dim() - 1))
         present = torch.where(share > 0, stack, 0.0)  # 0 · NaN would be NaN

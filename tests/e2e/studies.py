@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from dist_dash.study import warm
-from tests.support.ranks import CONTEXT, LIMIT, on_ranks
+from tests.support.ranks import FORKED, LIMIT, on_ranks
 
 
 @contextlib.contextmanager
@@ -25,7 +25,7 @@ def quick_ranks(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Iterator[None]
     on_ranks(1, int)  # the fork server stays
     before = set(alive())
     threads = threading.active_count()
-    monkeypatch.setattr(warm, "CONTEXT", CONTEXT)
+    monkeypatch.setattr(warm, "CONTEXT", FORKED)
     monkeypatch.setattr(os, "cpu_count", lambda: 2)  # as many threads a rank as the ranks that they are compared with
     (folder / "temporary").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder / "temporary"))

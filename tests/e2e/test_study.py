@@ -22,7 +22,7 @@ from dist_dash.study import study_results, warm
 from dist_dash.study.warm import WarmRanks
 from tests.e2e.runs import assert_same_run, step_of
 from tests.e2e.studies import quick_ranks, wait_until, when
-from tests.support.ranks import CONTEXT
+from tests.support.ranks import FORKED
 
 
 @pytest.fixture(autouse=True)
@@ -69,7 +69,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same study, run in one go by ranks of its own."""
     folder = tmp_path_factory.mktemp("undisturbed")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(warm, "CONTEXT", CONTEXT)
+        patch.setattr(warm, "CONTEXT", FORKED)
         patch.setattr(os, "cpu_count", lambda: 2)
         assert (
             main(["study", str(study(folder)), f"--folder={folder / 'runs'}", f"--results={folder / 'results'}"]) == 0

@@ -20,7 +20,7 @@ class Waits:
     @property
     def places(self) -> list[str]:
         """One entry a wait: where in Python it was."""
-        seen = [w for w in self.caught if "synchronizing" in str(w.message)]
+        seen = [w for w in self.caught if "called a synchronizing CUDA operation" in str(w.message)]
         return [f"{w.filename.rpartition('/')[2]}:{w.lineno}" for w in seen] + self.asked
 
 

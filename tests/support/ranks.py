@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 import os
 import signal
@@ -9,21 +10,44 @@ import socket
 import tempfile
 import time
 import traceback
+import warnings
 from collections.abc import Callable
 from multiprocessing.connection import Connection
+from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any
 
 LIMIT = 300
 """Seconds in which anything that is to happen has happened, on the busiest machine; half of a run's own deadline."""
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["tests.support.preload"])
+FORKED = multiprocessing.get_context("forkserver")
+FORKED.set_forkserver_preload(["tests.support.preload"])
 
 
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+def _tell_whether_cuda_works(answer: Connection) -> None:
+    import torch
+
+    answer.send(not torch.cuda._is_in_bad_fork())
+    answer.close()
+
+
+@functools.cache
+def context() -> BaseContext:
+    """The fork server; new interpreters, seconds slower, where an import there has started CUDA already."""
+    receive, send = FORKED.Pipe(duplex=False)
+    probe = FORKED.Process(target=_tell_whether_cuda_works, args=(send,))
+    probe.start()
+    send.close()
+    works = receive.poll(LIMIT) and receive.recv()
+    probe.join(LIMIT)
+    if not works:
+        warnings.warn("the fork server has started CUDA: each rank is a new interpreter", stacklevel=2)
+    return FORKED if works else multiprocessing.get_context("spawn")
 
 
 def _enter(
@@ -76,9 +100,11 @@ class Ranks:
                 "OMP_NUM_THREADS": "1",
                 **(environment or {}),
             }
-            receive, send = CONTEXT.Pipe(duplex=False)
+            receive, send = FORKED.Pipe(duplex=False)
             log = str(Path(self._folder.name) / f"rank_{rank}.log")
-            process = CONTEXT.Process(target=_enter, args=(function, arguments, variables, log, send))
+            process = context().Process(  # type: ignore[attr-defined]
+                target=_enter, args=(function, arguments, variables, log, send)
+            )
             process.start()
             send.close()
             self.processes.append(process)
