@@ -1,8 +1,7 @@
 """The corruptions by name, and a sample under one of them.
 
-The kinds are those of Hendrycks & Dietterich, "Benchmarking Neural Network Robustness to Common Corruptions and
-Perturbations" (ICLR 2019). Code and severities are this project's own, made for images of any size and any number of
-channels: figures are not comparable with those on ImageNet-C or CIFAR-C.
+Kinds and severities are those of Hendrycks & Dietterich, "Benchmarking Neural Network Robustness to Common Corruptions and
+Perturbations" (ICLR 2019): see `image.py`. The code is this project's own, for any size and any number of channels.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from dist_dash.analysis.shift import blur, digital, noise, scene
+from dist_dash.analysis.shift import blur, colour, digital, noise, spatter, weather
 from dist_dash.analysis.shift.corruption_texts import TEXTS
 from dist_dash.analysis.shift.image import Image
 from dist_dash.analysis.shift.values import Values
@@ -32,10 +31,12 @@ class Corruption:
     Args:
         function: image, severity 1 … 5, generator → image of the same shape, whose values may leave 0 … 1.
         vectors: whether it makes sense for samples that are no images.
+        colours: whether it needs three channels.
     """
 
     function: Callable[[Image, int, np.random.Generator], Image]
     vectors: bool = False
+    colours: bool = False
 
     @property
     def name(self) -> str:
@@ -48,23 +49,30 @@ class Corruption:
         return TEXTS[self.name]
 
 
-_ALL = (
+_COMMON = (
     Corruption(noise.gaussian_noise, vectors=True),
     Corruption(noise.shot_noise, vectors=True),
     Corruption(noise.impulse_noise, vectors=True),
-    Corruption(noise.speckle_noise, vectors=True),
     Corruption(blur.defocus_blur),
-    Corruption(blur.gaussian_blur),
+    Corruption(blur.glass_blur),
     Corruption(blur.motion_blur),
     Corruption(blur.zoom_blur),
-    Corruption(scene.fog),
-    Corruption(scene.brightness),
-    Corruption(scene.contrast),
-    Corruption(scene.elastic_transform),
+    Corruption(weather.snow),
+    Corruption(weather.frost),
+    Corruption(weather.fog),
+    Corruption(colour.brightness),
+    Corruption(colour.contrast),
+    Corruption(digital.elastic_transform),
     Corruption(digital.pixelate),
-    Corruption(digital.jpeg),
+    Corruption(digital.jpeg_compression),
 )
-CORRUPTIONS = {corruption.name: corruption for corruption in _ALL}
+_EXTRA = (
+    Corruption(noise.speckle_noise, vectors=True),
+    Corruption(blur.gaussian_blur),
+    Corruption(spatter.spatter),
+    Corruption(colour.saturate, colours=True),
+)
+CORRUPTIONS = {corruption.name: corruption for corruption in (*_COMMON, *_EXTRA)}
 """All of them, in the order of tables and pictures."""
 
 
@@ -85,7 +93,8 @@ def chosen(names: str) -> list[Corruption]:
 
 def applicable(corruptions: Sequence[Corruption], shape: tuple[int, ...]) -> list[Corruption]:
     """Those that make sense for samples of a shape: vectors `(F,)` have no neighbours that could be blurred."""
-    return [corruption for corruption in corruptions if corruption.vectors or len(shape) == 3]
+    images, colours = len(shape) == 3, len(shape) == 3 and shape[0] == 3
+    return [one for one in corruptions if (colours if one.colours else one.vectors or images)]
 
 
 def corrupted(
@@ -109,4 +118,4 @@ def corrupted(
     if severity == 0:
         return sample.copy()
     rng = sample_rng(seed, 0, sample_id, derived_seed(f"corruption {corruption.name}"))
-    return values.stored(corruption.function(values.unit(sample), severity, rng))
+    return values.stored(corruption.function(values.unit(sample), severity, rng), down=True)
