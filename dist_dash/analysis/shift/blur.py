@@ -110,11 +110,9 @@ def _displaced(image: Image, reach: int, rng: np.random.Generator) -> Image:
     """
     _, height, width = image.shape
     rows, columns = (np.arange(reach + 1, side - reach + 1) for side in (height, width))
-    offsets = rng.integers(-reach, reach, (2, height, width))[:, reach + 1 :, reach + 1 :][
-        :, : len(rows), : len(columns)
-    ]
-    if not offsets.size:
+    if not (len(rows) and len(columns)):
         return image
+    offsets = rng.integers(-reach, reach, (2, len(rows), len(columns)))
     place = np.arange(height * width)
     own = (rows[:, None] * width + columns).ravel()
     given = ((rows[:, None] + offsets[0]) * width + columns + offsets[1]).ravel()

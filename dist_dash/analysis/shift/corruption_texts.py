@@ -22,4 +22,4 @@ TEXTS = {
     "saturate": "weakens or strengthens its colours; of images with three channels",
 }
 COMMON = tuple(TEXTS)[:15]
-"""Those that mean corruption errors are of; the others are for development (Hendrycks & Dietterich 2019, appendix B)."""
+"""Those that mean corruption errors are of; the others are for development (Hendrycks & Dietterich 2019)."""

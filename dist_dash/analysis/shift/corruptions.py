@@ -1,7 +1,7 @@
 """The corruptions by name, and a sample under one of them.
 
-Kinds and severities are those of Hendrycks & Dietterich, "Benchmarking Neural Network Robustness to Common Corruptions and
-Perturbations" (ICLR 2019): see `image.py`. The code is this project's own, for any size and any number of channels.
+Kinds and severities are those of Hendrycks & Dietterich (ICLR 2019), see `image.py`; the code is this project's own,
+for any size and any number of channels.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dist_dash.analysis.shift import blur, colour, digital, noise, spatter, weather
-from dist_dash.analysis.shift.corruption_texts import TEXTS
+from dist_dash.analysis.shift.corruption_texts import COMMON, TEXTS
 from dist_dash.analysis.shift.image import Image
 from dist_dash.analysis.shift.values import Values
 from dist_dash.data.rng import sample_rng
@@ -77,16 +77,21 @@ CORRUPTIONS = {corruption.name: corruption for corruption in (*_COMMON, *_EXTRA)
 
 
 def chosen(names: str) -> list[Corruption]:
-    """The corruptions of a list `name,name` or of `all`.
+    """The corruptions of a list `name,name`, the 15 that are `common`, or `all`.
 
     Raises:
         BadInput: there is none of that name.
     """
-    given = list(CORRUPTIONS) if names == "all" else [name.strip() for name in names.split(",")]
+    sets = {"common": COMMON, "all": tuple(CORRUPTIONS)}
+    given = sets.get(names, [name.strip() for name in names.split(",")])
     for name in given:
         if name not in CORRUPTIONS:
             close = difflib.get_close_matches(name, CORRUPTIONS, n=2)
-            hint = f"did you mean {' or '.join(close)}?" if close else f"it must be all, or of {', '.join(CORRUPTIONS)}"
+            hint = (
+                f"did you mean {' or '.join(close)}?"
+                if close
+                else f"it must be common, all, or of {', '.join(CORRUPTIONS)}"
+            )
             raise BadInput(f"corruptions: {name!r} is not allowed; {hint}")
     return [CORRUPTIONS[name] for name in dict.fromkeys(given)]
 
@@ -95,6 +100,11 @@ def applicable(corruptions: Sequence[Corruption], shape: tuple[int, ...]) -> lis
     """Those that make sense for samples of a shape: vectors `(F,)` have no neighbours that could be blurred."""
     images, colours = len(shape) == 3, len(shape) == 3 and shape[0] == 3
     return [one for one in corruptions if (colours if one.colours else one.vectors or images)]
+
+
+def counted(names: Sequence[str]) -> list[str]:
+    """Those that means are taken over: of the 15 common ones where there are any, else all."""
+    return [name for name in names if name in COMMON] or list(names)
 
 
 def corrupted(

@@ -58,7 +58,7 @@ def magnified(image: Image, factor: float) -> Image:
 
 
 @lru_cache(maxsize=256)
-def _magnification(side: int, factor: float) -> tuple[NDArray[np.intp], NDArray[np.intp], Image]:
+def _magnification(side: int, factor: float) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float64]]:
     """Per pixel of a line: the two that it is made of, and the share of the second.
 
     The middle ⌈side / factor⌉ pixels become so many times `factor`, first pixel on first and last on last; what exceeds
@@ -67,6 +67,7 @@ def _magnification(side: int, factor: float) -> tuple[NDArray[np.intp], NDArray[
     taken = math.ceil(side / factor)
     made = max(side, round(taken * factor))
     where = (np.arange(side) + (made - side) // 2) * ((taken - 1) / max(made - 1, 1))
-    first = np.minimum(where.astype(np.intp), max(taken - 2, 0))
+    first = np.minimum(np.floor(where).astype(np.intp), max(taken - 2, 0))
     start = (side - taken) // 2
-    return first + start, np.minimum(first + 1, taken - 1) + start, where - first
+    share: NDArray[np.float64] = where - first
+    return first + start, np.minimum(first + 1, taken - 1) + start, share

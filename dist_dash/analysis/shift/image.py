@@ -1,8 +1,8 @@
 """What a corruption is given, and which of the published constants apply to it.
 
-The constants are those of the three programs by which Hendrycks & Dietterich ("Benchmarking Neural Network Robustness to
-Common Corruptions and Perturbations", ICLR 2019) made their data sets, `ImageNet-C/create_c` in
-github.com/hendrycks/robustness: `make_cifar_c.py` (32 pixels), `make_tinyimagenet_c.py` (64), `make_imagenet_c.py` (224).
+The constants are those by which Hendrycks & Dietterich ("Benchmarking Neural Network Robustness to Common Corruptions
+and Perturbations", ICLR 2019) made their data sets; in `ImageNet-C/create_c` of github.com/hendrycks/robustness, for
+images of 32 pixels `make_cifar_c.py`, of 64 `make_tinyimagenet_c.py`, of 224 `make_imagenet_c.py`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def published_side(shape: tuple[int, ...]) -> int:
 
 
 def level(levels: Levels[_Level], image: Image, severity: int) -> _Level:
-    """The constants for an image and a severity. Lengths are in pixels and are not scaled between the published sides."""
+    """The constants for an image and a severity; lengths in pixels are not scaled between the published sides."""
     return levels[published_side(image.shape)][severity - 1]
 
 

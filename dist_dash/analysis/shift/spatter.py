@@ -57,11 +57,19 @@ def spatter(image: Image, severity: int, rng: np.random.Generator) -> Image:
 
 def _relief(drops: Image) -> Image:
     """Light that falls on the drops from one side; as bytes, 0 to 255."""
-    flat = ~_edges(drops)
-    far = ndimage.distance_transform_edt(flat) if not flat.all() else np.full(drops.shape, np.inf)
-    near = np.floor(_mean_of_9(np.minimum(far, _FARTHEST))).astype(np.intp)
+    near = np.floor(_mean_of_9(_distances(_edges(drops)))).astype(np.intp)
     lit = np.rint(np.clip(ndimage.correlate(_equalised(near), _RELIEF, mode="mirror"), 0, 255))
     return np.rint(_mean_of_9(lit))
+
+
+def _distances(edges: NDArray[np.bool_]) -> Image:
+    """To the nearest edge, in pixels, at most 20: by moves of 1, 1.4 aslant and 2.1969 for a knight's (Borgefors 1986)."""
+    if not edges.any():
+        return np.full(edges.shape, _FARTHEST, np.float64)
+    nearest = ndimage.distance_transform_edt(~edges, return_distances=False, return_indices=True)
+    short, long = np.sort(np.abs(nearest - np.indices(edges.shape)), axis=0)
+    flat = 2.1969 * short + (long - 2 * short)
+    return np.minimum(np.where(2 * short <= long, flat, 2.1969 * (long - short) + 1.4 * (2 * short - long)), _FARTHEST)
 
 
 def _mean_of_9(image: Image) -> Image:

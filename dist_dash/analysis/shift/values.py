@@ -37,7 +37,7 @@ class Values:
         return np.clip((sample - self.low) / np.where(width > 0, width, 1), 0, 1)
 
     def stored(self, image: Image, down: bool = False) -> NDArray:
-        """0 … 1 → stored, of the dtype; values beyond are cut, bytes rounded: `down`, as the published corruptions do."""
+        """0 … 1 → stored, of the dtype; values beyond are cut, bytes rounded: `down`, as published corruptions are."""
         if self.dtype == np.uint8:
             return np.rint((whole(image) if down else np.clip(image, 0, 1)) * 255).astype(np.uint8)
         return (self.low + np.clip(image, 0, 1) * (self.high - self.low)).astype(self.dtype)

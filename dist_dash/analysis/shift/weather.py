@@ -86,8 +86,8 @@ def fog(image: Image, severity: int, rng: np.random.Generator) -> Image:
 def _clouds(size: tuple[int, ...], decay: float, rng: np.random.Generator) -> Image:
     """A random field `[H, W]` from 0 to 1, a part of one whose side is a power of 2 and which continues into itself.
 
-    By midpoint displacement (Fournier, Fussell & Carpenter 1982): the middles of squares, then those of their edges, are
-    the mean of four neighbours and an even random number, whose range falls by decay² from one grid to the next finer.
+    By midpoint displacement (Fournier, Fussell & Carpenter 1982): the middles of squares, then those of their edges,
+    are the mean of four neighbours and an even random number, whose range falls by decay² from grid to finer grid.
     """
     side = max(2, 1 << (max(size) - 1).bit_length())
     heights = np.zeros((side, side))
