@@ -57,13 +57,13 @@ def spatter(image: Image, severity: int, rng: np.random.Generator) -> Image:
 
 def _relief(drops: Image) -> Image:
     """Light that falls on the drops from one side; as bytes, 0 to 255."""
-    near = np.floor(_mean_of_9(_distances(_edges(drops)))).astype(np.intp)
+    near = np.floor(_mean_of_9(_distances(_edges(drops))) + 1e-6).astype(np.intp)  # 1e-6: rounding
     lit = np.rint(np.clip(ndimage.correlate(_equalised(near), _RELIEF, mode="mirror"), 0, 255))
     return np.rint(_mean_of_9(lit))
 
 
 def _distances(edges: NDArray[np.bool_]) -> Image:
-    """To the nearest edge, in pixels, at most 20: by moves of 1, 1.4 aslant and 2.1969 for a knight's (Borgefors 1986)."""
+    """Pixels to the nearest edge, at most 20: by moves of 1, 1.4 aslant and 2.1969 for a knight's (Borgefors 1986)."""
     if not edges.any():
         return np.full(edges.shape, _FARTHEST, np.float64)
     nearest = ndimage.distance_transform_edt(~edges, return_distances=False, return_indices=True)
