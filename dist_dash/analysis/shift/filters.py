@@ -33,6 +33,7 @@ def smeared(image: Image, radius: int, sigma: float, degrees: float) -> Image:
     """
     along = np.arange(2 * radius + 1)
     weights = np.exp(-(along**2) / (2 * sigma**2))
+    along, weights = along[weights > 1e-6], weights[weights > 1e-6]
     weights /= weights.sum()
     direction = math.radians(degrees)
     rows = np.ceil(along * math.sin(direction) - 0.5).astype(int)
@@ -43,8 +44,7 @@ def smeared(image: Image, radius: int, sigma: float, degrees: float) -> Image:
     height, width = image.shape[-2:]
     total = np.zeros_like(image)
     for row, column, weight in zip(rows + before[0], columns + before[1], weights, strict=True):
-        if weight > 1e-6:
-            total += weight * padded[..., row : row + height, column : column + width]
+        total += weight * padded[..., row : row + height, column : column + width]
     return total
 
 
