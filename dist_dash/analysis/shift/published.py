@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,7 +58,7 @@ def published(given: str, kinds: Sequence[str], severities: Sequence[int], data:
         raise BadInput(f"published: {given} is no folder; it must hold arrays as CIFAR-10-C, or folders as ImageNet-C")
     if not data.uint8:
         raise BadInput("published: these samples are bytes; the run's data are floating-point numbers")
-    if (folder / "labels.npy").is_file():
+    if any(folder.glob("*.npy")):
         return _Arrays(folder, kinds, data.classes)
     return _Folders(folder, kinds, severities, data)
 
@@ -82,22 +83,24 @@ class _Arrays(Published):
 
     def __init__(self, folder: Path, kinds: Sequence[str], classes: int) -> None:
         super().__init__(folder)
-        labels = _array(str(folder / "labels.npy"))
+        labels = _mapped(folder / "labels.npy")
         if labels.ndim != 1 or labels.dtype.kind not in "ui" or not len(labels):
             raise BadInput(f"published: labels.npy holds {labels.dtype} {labels.shape}; it must hold whole numbers [N]")
+        lengths = {len(labels), 5 * len(labels)}
         for kind in kinds:
             path = folder / f"{kind}.npy"
             if not path.is_file():
                 raise _lacking(folder, kind, [file.stem for file in folder.glob("*.npy") if file.stem != "labels"])
-            found = _array(str(path))
-            if found.dtype != np.uint8 or found.ndim != 4 or len(found) not in (len(labels), 5 * len(labels)):
+            found = _mapped(path)
+            if found.dtype != np.uint8 or found.ndim != 4 or len(found) not in lengths:
                 raise BadInput(
                     f"published: {kind}.npy holds {found.dtype} {found.shape}; it must hold uint8 [5 N, H, W, C] for "
                     f"the {len(labels)} labels"
                 )
-        count = len(_array(str(folder / f"{kinds[0]}.npy"))) // len(SEVERITIES)
-        blocks = labels.astype(np.int64)[: len(labels) // count * count].reshape(-1, count)
-        if len(labels) % count or (blocks != blocks[0]).any():
+            lengths = {len(found)}  # the same for all
+        count = len(found) // len(SEVERITIES)
+        blocks = labels.astype(np.int64).reshape(-1, count) if len(labels) % count == 0 else labels[None]
+        if blocks.shape[1] != count or (blocks != blocks[0]).any():
             raise BadInput("published: labels.npy differs between severities; it must repeat itself five times")
         if blocks.min() < 0 or blocks.max() >= classes:
             raise BadInput(f"published: label {blocks.max()} in labels.npy; the run knows the classes 0…{classes - 1}")
@@ -114,23 +117,30 @@ class _ArraySplit(Split):
     """One severity of an array; never in memory as a whole."""
 
     def __init__(self, path: Path, severity: int, labels: NDArray[np.int64]) -> None:
-        self.path = str(path)
+        self.path = path
         self.first = (severity - 1) * len(labels)
         self.labels = labels
-        _, height, width, channels = _array(self.path).shape
+        _, height, width, channels = self.array.shape
         self.shape = (channels, height, width)
         self.dtype = np.dtype(np.uint8)
 
+    @cached_property
+    def array(self) -> NDArray:
+        """Of all severities."""
+        return _mapped(self.path)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A process that reads maps the file itself: what is handed over would be a copy.
+        return {name: value for name, value in vars(self).items() if name != "array"}
+
     def read(self, index: int) -> NDArray[np.uint8]:
-        return np.array(_array(self.path)[self.first + index].transpose(2, 0, 1))
+        return np.array(self.array[self.first + index].transpose(2, 0, 1))
 
     def name(self, index: int) -> str:
         return f"{self.path}[{self.first + index}]"
 
 
-@lru_cache(maxsize=32)
-def _array(path: str) -> NDArray:
-    """A mapped file: processes that read share its pages; one that is handed over would be copied."""
+def _mapped(path: Path) -> NDArray:
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:

@@ -131,12 +131,13 @@ def test_arrays_that_do_not_fit_are_refused(here, capsys):
     assert "labels.npy differs between severities" in said("labels.npy", np.sort(labels))
     assert "fog.npy holds float64" in said("fog.npy", fog / 255)
     assert "fog.npy holds uint8 (149, 8, 8, 3)" in said("fog.npy", fog[1:])
+    assert "fog.npy holds uint8 (30, 8, 8, 3)" in said("fog.npy", fog[:30])
     assert "labels.npy holds float64" in said("labels.npy", labels / 2)
     assert "labels.npy cannot be read as an array" in said("labels.npy", np.array([{}, 1], object))
     (arrays / "fog.npy").write_bytes(whole["fog.npy"][:1000])
     assert "fog.npy cannot be read as an array" in said()
     (arrays / "labels.npy").unlink()
-    assert "lacks gaussian_noise; it holds no corruption" in said()
+    assert "labels.npy cannot be read as an array: [Errno 2] No such file" in said()
     err = refused(capsys, run, "--published=nowhere")
     assert err == "published: nowhere is no folder; it must hold arrays as CIFAR-10-C, or folders as ImageNet-C"
 
