@@ -54,7 +54,7 @@ def severity(run: FinishedRun) -> Picture:
         caption=f"Scores of {found['samples']} test samples under {len(found['corruptions'])} corruptions of rising "
         "severity: bold the mean over all corruptions, of the ensemble and of its members; thin, the ensemble under "
         f"each corruption alone. Nothing is fitted under corruption: temperatures are from {found['fitted_on']}. "
-        f"Severities: {found['severities_from']}.",
+        + " ".join([f"Severities: {found['severities_from']}.", *found["remarks"]]),
         figure=figure,
         data={name: [row[name] for row in rows] for name in rows[0]},
         findings={

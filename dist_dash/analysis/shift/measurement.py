@@ -74,6 +74,7 @@ class Measurement:
         networks = [ensemble.networks[member] for member in kept]
         self.ensemble = Ensemble(networks, ensemble.shape, ensemble.classes, ensemble.class_names, self.weights)
         self.temperatures = Temperatures.fitted(held_out.log_probs[kept], held_out.labels, self.weights)
+        self.remarks = self.temperatures.remarks(kept)
         self.clean = {**self._scored(clean.log_probs[kept], clean.labels), "left_out": self.left_out}
         # OOD detection has nothing that is fitted: all chosen test samples count.
         self.test, inside = self.reported, clean.log_probs
@@ -148,6 +149,7 @@ def as_shift_json(
         "example": int(measurement.reported.indices[0]),
         "left_out": measurement.left_out,
         "fitted_on": measurement.fitted_on,
+        "remarks": measurement.remarks,
         "values": measurement.values.as_json(),
         "corruptions": {corruption.name: corruption.text for corruption in corruptions},
         "averaged_over": averaged_over,

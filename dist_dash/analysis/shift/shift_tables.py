@@ -32,6 +32,7 @@ def tables(found: dict[str, Any]) -> Group:
     ]
     if "baseline" in found:
         notes.append(_relative(found["baseline"]))
+    notes += found["remarks"]
     if found["left_out"]:
         notes.append(f"Members left out, for they predict NaN: {', '.join(map(str, found['left_out']))}.")
     convention = (
