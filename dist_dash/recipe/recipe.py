@@ -11,6 +11,7 @@ import torch
 from dist_dash.data import Augment, Source
 from dist_dash.errors import BadInput, require, require_fraction, require_non_negative, require_positive
 from dist_dash.member.engine import Engine
+from dist_dash.member.parameter_groups import ParameterGroup
 from dist_dash.methods import DASH, Method
 from dist_dash.models import Architecture
 from dist_dash.sparsity import Dense, Sparsity
@@ -146,6 +147,7 @@ class Recipe:
         engine: who owns precision and the update.
         method: the update rule.
         models: one architecture per member, in member order; replaces `model`.
+        parameter_groups: parameters with their own weight decay or learning rate, or that no ascent moves.
         augment: what is done to training images.
         schedule: the learning rate over the run, and when the weights become a member or start anew.
         sparsity: which weights exist.
@@ -169,6 +171,7 @@ class Recipe:
     engine: Engine
     method: Method = field(default_factory=DASH)
     models: list[Architecture] | None = None
+    parameter_groups: list[ParameterGroup] = field(default_factory=list)
     augment: Augment = field(default_factory=Augment)
     schedule: Trajectory = field(default_factory=Cosine)
     sparsity: Sparsity = field(default_factory=Dense)

@@ -17,6 +17,7 @@ from dist_dash.errors import BadInput, RunFailed, everywhere
 from dist_dash.files import write_atomically
 from dist_dash.member.batch import MicroBatch, Progress
 from dist_dash.member.member import Member
+from dist_dash.member.parameter_groups import with_groups
 from dist_dash.member.sketch import Sketch
 from dist_dash.ranks.exchange import Exchange
 from dist_dash.ranks.layout import Layout, ask_for_determinism
@@ -34,6 +35,7 @@ from dist_dash.training.agreement import Agreement
 from dist_dash.training.build import (
     build_network_of_member,
     check_facts,
+    groups_of_parameters,
     heads_of_parameters,
     load_data,
     on_device,
@@ -123,10 +125,12 @@ class Run:
         self.members_at, self.restarts_at = recipe.schedule.members(*length), recipe.schedule.restarts(*length)
         with exchange.together("model"):
             network = build_network_of_member(recipe, self.data, self.layout, say_first)
-            heads = heads_of_parameters(recipe, self.layout, network)
+            heads, groups = heads_of_parameters(recipe, self.layout, network), groups_of_parameters(recipe, network)
         with exchange.together("engine"):  # its collectives start once every rank has its network
-            recipe.engine.attach(network, recipe.optimizer, exchange)
-            self.member = Member(recipe.engine, self.layout.identity, recipe.loader.accumulation, recipe.seed, heads)
+            recipe.engine.attach(network, with_groups(recipe.optimizer, groups), exchange)
+            perturbed = [group is None or group.perturbed for group in groups]
+            identity, accumulation = self.layout.identity, recipe.loader.accumulation
+            self.member = Member(recipe.engine, identity, accumulation, recipe.seed, heads, perturbed)
         self.window = Window(exchange)
         with exchange.together("record"):
             self.recorder = self._open_record()
