@@ -32,6 +32,7 @@ from dist_dash.runs.record import Recorder, Window, say
 from dist_dash.runs.slurm import is_over
 from dist_dash.seeds import derived_seed
 from dist_dash.training.agreement import Agreement
+from dist_dash.training.best_weights import BestWeights
 from dist_dash.training.build import (
     build_network_of_member,
     check_facts,
@@ -121,9 +122,11 @@ class Run:
             self.total_steps = recipe.max_steps or recipe.epochs * self.steps_per_epoch
             check_facts(recipe, self.data, self.layout, self.total_steps, self.steps_per_epoch)
         length = self.steps_per_epoch, self.total_steps
+        self.best = BestWeights(recipe, exchange)
         self.rate_range = recipe.schedule.rate_range(*length)
         self.members_at, self.restarts_at = recipe.schedule.members(*length), recipe.schedule.restarts(*length)
         with exchange.together("model"):
+            self.best.check(recipe, self.data, self.layout, len(self.members_at))
             network = build_network_of_member(recipe, self.data, self.layout, say_first)
             heads, groups = heads_of_parameters(recipe, self.layout, network), groups_of_parameters(recipe, network)
         with exchange.together("engine"):  # its collectives start once every rank has its network
@@ -156,7 +159,7 @@ class Run:
         record, save = self.recipe.record, self.recipe.checkpoints
         batches = self.loader(*divmod(self.step, self.steps_per_epoch))
         with contextlib.closing(batches):
-            while self.step < self.total_steps:
+            while self.step < self.total_steps and not self.best.waited_enough:
                 self.prepare_update()
                 with self.exchange.clock.waiting("data", on_host=True):
                     host = next(batches)
@@ -240,6 +243,8 @@ class Run:
             with self.exchange.clock.excluded():
                 non_finite, found = self._evaluation("validation" if self.data.validation is not None else "test")
             self.evaluated = True
+            if self.best.is_best(found, self.step):
+                self.save_snapshot(0)
             if non_finite:
                 self.event(f"member {non_finite[0]}: predictions are not finite; this evaluation is left out")
             elif found is not None:
@@ -270,6 +275,7 @@ class Run:
                 self.recipe.method.load_state_dict(own["method"])
                 self.recipe.sparsity.load_state_dict(own["sparsity"])
                 self.window.load_state(own["window"])
+                self.best.load_state(own["best"])
             self.evaluated = own["evaluated"]
             with self.exchange.together("run folder"):
                 folder.check_owner()  # before anything is changed: starting takes long enough to be overtaken
@@ -319,6 +325,7 @@ class Run:
                 "masks": self.member.masks,
                 "window": self.window.state(),
                 "evaluated": self.evaluated,
+                "best": self.best.state(),
                 "skipped_in_a_row": self.member.skipped_in_a_row,
             }
             self.checkpoints.save(self.step, state, {"metrics_bytes": self.recorder.position()})
@@ -326,6 +333,13 @@ class Run:
     def finish(self) -> None:
         """Export the ensemble, evaluate it on the test split, print the table, mark the run as done."""
         network = self.member.engine.module
+        if self.best.waited_enough:
+            if not self.window.empty:
+                self.write_window()
+            self.event(f"ended after {self.epoch:g} epochs: the validation score has not become better")
+        if self.best.step is not None:
+            what = f"{self.recipe.checkpoints.best} {self.best.score:.4f}"
+            self.event(f"the exported weights are those of step {self.best.step}, the best: {what}")
         exported = export(self.folder, self.command, self.exchange, self.data, network, len(self.members_at))
         non_finite, found = self._evaluation("test", exported)
         if non_finite:
