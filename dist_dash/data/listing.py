@@ -37,21 +37,25 @@ class PassedOver:
 
     def remarks(self) -> list[str]:
         """All of it in words."""
-        found = [
-            (self.hidden, "hidden files or folders"),
+        often = sorted(self.endings.items(), key=lambda one: (-one[1], one[0]))
+        shown = ", ".join(f"{ending} {count}" for ending, count in often[:_MOST_ENDINGS])
+        texts = [f"{self.endings.total()} of other endings ({shown}{', …' * (len(often) > _MOST_ENDINGS)})"] * bool(
+            often
+        )
+        for paths, what in (
+            (self.hidden, "hidden"),
             (self.back, "links that lead back to a folder above or seen before"),
-            (self.again, "further names of a file that is a sample already"),
-            (self.other_class, "names of a file that is a sample of another class"),
-        ]
-        texts = [f"{len(paths)} {what} ({paths[0]} …)" for paths, what in found if paths]
-        if self.endings:
-            often = sorted(self.endings.items(), key=lambda one: (-one[1], one[0]))
-            most = ", ".join(f"{ending} {count}" for ending, count in often[:_MOST_ENDINGS])
-            more = ", …" if len(self.endings) > _MOST_ENDINGS else ""
-            texts.insert(0, f"{self.endings.total()} files whose endings are no image's ({most}{more})")
-        passed = ["passed over " + "; ".join(texts)] if texts else []
-        linked = f"{len(self.elsewhere)} images lie outside their class folder and are read through links"
-        return passed + ([f"{linked} ({self.elsewhere[0]} …)"] if self.elsewhere else [])
+            (self.again, "further names of samples of the class"),
+            (self.other_class, "names of samples of another class"),
+        ):
+            texts += [_counted(paths, what)] * bool(paths)
+        passed = ["passed over " + "; ".join(texts)] * bool(texts)
+        elsewhere = _counted(self.elsewhere, "images outside the class folders, behind links")
+        return passed + [f"read {elsewhere}"] * bool(self.elsewhere)
+
+
+def _counted(paths: list[str], what: str) -> str:
+    return f"{len(paths)} {what} ({', '.join(paths[:1])}{', …' * (len(paths) > 1)})"
 
 
 class Listed(NamedTuple):
