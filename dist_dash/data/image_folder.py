@@ -104,7 +104,7 @@ class ImageFolder(Source):
         empty = sorted(set(range(len(class_names))) - set(labels))
         if empty:
             said = "; ".join(["", *passed_over.remarks()])
-            raise BadInput(f"{field}: {str(folder / class_names[empty[0]])!r} has no images that Pillow decodes{said}")
+            raise BadInput(f"{field}: {str(folder / class_names[empty[0]])!r} has no images; it must hold some{said}")
         remarks += [f"{field}: {remark}" for remark in passed_over.remarks()]
         return FolderSplit(str(folder), files, np.array(labels, np.int64), self.image_size, self.resize, self.exif)
 

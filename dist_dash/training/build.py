@@ -32,9 +32,9 @@ def load_data(recipe: Recipe, layout: Layout, say: Say) -> DataSet:
     splits = recipe.data.load()
     if len(splits.heads) == 1:
         check_every_class(splits.train.labels, splits.classes, splits.class_names)
+    data = DataSet(splits, recipe.augment, seed=recipe.seed, order_seed=own_order, **noise)
     for remark in splits.remarks:
         say(remark)
-    data = DataSet(splits, recipe.augment, seed=recipe.seed, order_seed=own_order, **noise)
     if layout.ensemble_members == 1 and recipe.method.exchanges:
         say(f"one member has no peers: {type(recipe.method).__name__} does without them")
     return data
