@@ -93,8 +93,7 @@ def listed(folder: Path, class_names: list[str]) -> Listed:
 def _entries(folder: Path, name: str, passed_over: PassedOver) -> Iterator[_Entry]:
     """The images under `folder / name`, in no order."""
     endings = readable().endings
-    above = {*folder.resolve().parents, folder.resolve(), *(folder / name).resolve().parents}
-    seen = {_identity(path.stat()) for path in above}
+    seen = {_identity(path.stat()) for path in (folder / name).resolve().parents}
     waiting = [(name, (folder / name).is_symlink())]
     while waiting:
         where, linked = waiting.pop()
@@ -105,18 +104,18 @@ def _entries(folder: Path, name: str, passed_over: PassedOver) -> Iterator[_Entr
         seen.add(identity)
         with os.scandir(folder / where) as entries:
             for entry in entries:
-                path = f"{where}/{entry.name}"
-                target = _target(entry) if entry.is_symlink() else None
+                path, is_link = f"{where}/{entry.name}", entry.is_symlink()
+                target = _target(entry) if is_link else None
                 if is_hidden(entry.name):
                     passed_over.hidden.append(path)
                 elif entry.is_dir(follow_symlinks=False) or (target and stat.S_ISDIR(target.st_mode)):
-                    waiting.append((path, linked or entry.is_symlink()))
+                    waiting.append((path, linked or is_link))
                 elif (ending := _ending(entry.name)) not in endings or _is_special(entry, target):
                     passed_over.endings[ending or "none"] += 1
                 else:
                     # Not `stat` of every file: a large file server needs minutes for that.
                     inode = target.st_ino if target else entry.inode()
-                    yield _Entry(os.fsencode(path), inode, linked or entry.is_symlink())
+                    yield _Entry(os.fsencode(path), inode, linked or is_link)
 
 
 def _target(link: os.DirEntry[str]) -> os.stat_result | None:
@@ -149,6 +148,7 @@ def _each_once(
 ) -> list[int]:
     """Positions of the files that are samples."""
     _, place, counts = np.unique(inodes, return_inverse=True, return_counts=True)
+    # Entries of a folder may carry the same inode on a file server that has none to give: `stat` decides.
     doubtful = np.flatnonzero(linked | (counts[place] > 1))
     first: dict[tuple[int, int], int] = {}
     dropped = set[int]()
@@ -159,8 +159,7 @@ def _each_once(
         except OSError:  # a link to nothing: whoever reads the sample says so
             continue
         earlier = first.setdefault(_identity(found), one)
-        # Some file servers give every file the same inode; a file of one name that is no link is met only once.
-        if earlier != one and (linked[one] or found.st_nlink > 1):
+        if earlier != one:
             dropped.add(one)
             (passed_over.again if labels[earlier] == labels[one] else passed_over.other_class).append(name)
         elif linked[one]:
