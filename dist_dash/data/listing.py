@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import os
 import stat
 from collections import Counter
@@ -94,9 +95,10 @@ def _entries(folder: Path, name: str, passed_over: PassedOver) -> Iterator[_Entr
     """The images under `folder / name`, in no order."""
     endings = readable().endings
     seen = {_identity(path.stat()) for path in (folder / name).resolve().parents}
-    waiting = [(name, (folder / name).is_symlink())]
+    # Those that fewer links lead to first: a sample's name must not depend on the order that the file system has.
+    waiting = [(int((folder / name).is_symlink()), name)]
     while waiting:
-        where, linked = waiting.pop()
+        links, where = heapq.heappop(waiting)
         identity = _identity((folder / where).stat())
         if identity in seen:
             passed_over.back.append(where)
@@ -109,13 +111,13 @@ def _entries(folder: Path, name: str, passed_over: PassedOver) -> Iterator[_Entr
                 if is_hidden(entry.name):
                     passed_over.hidden.append(path)
                 elif entry.is_dir(follow_symlinks=False) or (target and stat.S_ISDIR(target.st_mode)):
-                    waiting.append((path, linked or is_link))
+                    heapq.heappush(waiting, (links + is_link, path))
                 elif (ending := _ending(entry.name)) not in endings or _is_special(entry, target):
                     passed_over.endings[ending or "none"] += 1
                 else:
                     # Not `stat` of every file: a large file server needs minutes for that.
                     inode = target.st_ino if target else entry.inode()
-                    yield _Entry(os.fsencode(path), inode, linked or is_link)
+                    yield _Entry(os.fsencode(path), inode, links > 0 or is_link)
 
 
 def _target(link: os.DirEntry[str]) -> os.stat_result | None:

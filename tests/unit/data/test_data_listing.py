@@ -125,6 +125,15 @@ def test_links_that_lead_back_are_not_followed(folder: Path, target: str) -> Non
     ]
 
 
+@pytest.mark.parametrize("name", ["a", "z"])
+def test_a_folder_is_read_under_its_own_name(folder: Path, name: str) -> None:
+    """Whatever the order in which the file system has it and a link to it."""
+    picture(folder / "train/b/deep/7.png")
+    for link in (name, f"{name}{name}", f"deep/{name}"):
+        (folder / "train/b" / link).symlink_to(folder / "train/b/deep")
+    assert samples(folder) == [*PLAIN[:4], "1 b/deep/7.png", *PLAIN[4:]]
+
+
 def test_a_class_that_is_a_link_to_another_has_no_samples(folder: Path) -> None:
     for split in ("train", "val"):
         (folder / split / "d").symlink_to("a")
