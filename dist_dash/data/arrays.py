@@ -10,7 +10,7 @@ import numpy as np
 
 from dist_dash.data.channel_statistics import channel_statistics
 from dist_dash.data.data_facts import Outline
-from dist_dash.data.labels import numbered
+from dist_dash.data.labels import class_numbers
 from dist_dash.data.source import ArraySplit, Source, Splits
 from dist_dash.errors import BadInput
 
@@ -24,7 +24,7 @@ class Arrays(Source):
         path: The .npz file.
         mean: Replaces the mean per channel, in units of x/255 for bytes and of the raw values otherwise.
         std: Replaces the standard deviation per channel, in the same units.
-        first_label: The lowest label; the classes are numbered from it without a gap.
+        first_label: The lowest label; the classes are class_numbers from it without a gap.
         compact_labels: Take any integers as labels: classes are those that occur in training, named after them.
     """
 
@@ -47,7 +47,7 @@ class Arrays(Source):
         parts = [part for part in ("train", "test", "val") if f"x_{part}" in arrays]
         samples = {part: self._samples(arrays, part) for part in parts}
         labels = {part: self._labels(arrays, part) for part in parts}
-        found = numbered(labels, self.first_label, self.compact_labels)
+        found = class_numbers(labels, self.first_label, self.compact_labels)
         splits = {part: ArraySplit(samples[part], found.labels[part]) for part in parts}
         mean, std = channel_statistics(samples["train"], self.mean, self.std)
         names, validation = found.class_names, splits.get("val")

@@ -8,11 +8,10 @@ from functools import cached_property
 import numpy as np
 
 from dist_dash.data.augment import Augment
-from dist_dash.data.data_facts import DataFacts
+from dist_dash.data.data_facts import DataFacts, Outline
 from dist_dash.data.labels import check_every_class, split_validation, with_symmetric_noise
 from dist_dash.data.rng import AUGMENT, order, sample_rng
 from dist_dash.data.source import Split, Splits, SubsetSplit
-from dist_dash.data.trained_on import TrainedOn
 from dist_dash.errors import BadInput, require
 
 
@@ -86,9 +85,9 @@ class DataSet:
         return self._splits.facts
 
     @property
-    def trained_on(self) -> TrainedOn:
-        """What a network that was trained on these data knows."""
-        return TrainedOn(self.shape, self.classes, self.uint8)
+    def outline(self) -> Outline:
+        """What a network that is trained on these data takes."""
+        return Outline(self.shape, self.classes, self.uint8)
 
     @staticmethod
     def _cut(splits: Splits, fraction: float, seed: int) -> tuple[np.ndarray, Split | None]:

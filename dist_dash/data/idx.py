@@ -11,7 +11,7 @@ import numpy as np
 
 from dist_dash.data.channel_statistics import channel_statistics
 from dist_dash.data.data_facts import Outline
-from dist_dash.data.labels import numbered
+from dist_dash.data.labels import class_numbers
 from dist_dash.data.source import ArraySplit, Source, Splits
 from dist_dash.errors import BadInput
 
@@ -24,7 +24,7 @@ class IDX(Source):
             t10k-labels-idx1-ubyte; each may end in .gz, and be spelt with a dot before idx.
         mean: Replaces the mean, in units of x/255.
         std: Replaces the standard deviation, in units of x/255.
-        first_label: The lowest label, 1 for EMNIST's letters; the classes are numbered from it without a gap.
+        first_label: The lowest label, 1 for EMNIST's letters; the classes are class_numbers from it without a gap.
         compact_labels: Take any labels: classes are those that occur in training, named after them.
     """
 
@@ -43,7 +43,7 @@ class IDX(Source):
 
     def load(self) -> Splits:
         (train, train_labels), (test, test_labels) = self._arrays("train"), self._arrays("t10k")
-        found = numbered({"train": train_labels, "test": test_labels}, self.first_label, self.compact_labels)
+        found = class_numbers({"train": train_labels, "test": test_labels}, self.first_label, self.compact_labels)
         mean, std = channel_statistics(train, self.mean, self.std)
         splits = ArraySplit(train, found.labels["train"]), ArraySplit(test, found.labels["test"])
         return Splits(*splits, found.classes, mean, std, class_names=found.class_names)

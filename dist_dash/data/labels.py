@@ -12,7 +12,7 @@ from dist_dash.errors import BadInput, require, require_fraction
 _SHOWN = 8
 
 
-class Numbered(NamedTuple):
+class ClassNumbers(NamedTuple):
     """Labels of every split as numbers of classes from 0, int64 `[N]`; how many classes; and their names, if any."""
 
     labels: dict[str, np.ndarray]
@@ -20,7 +20,7 @@ class Numbered(NamedTuple):
     class_names: list[str] | None
 
 
-def numbered(stored: dict[str, np.ndarray], first_label: int, compact_labels: bool) -> Numbered:
+def class_numbers(stored: dict[str, np.ndarray], first_label: int, compact_labels: bool) -> ClassNumbers:
     """Number the classes from 0: every one of them has a training sample.
 
     Args:
@@ -56,7 +56,7 @@ def numbered(stored: dict[str, np.ndarray], first_label: int, compact_labels: bo
             )
     same = low == 0 and high + 1 == len(known)
     numbers = {name: np.searchsorted(known, split) for name, split in labels.items()}
-    return Numbered(numbers, len(known), None if same else [str(label) for label in known])
+    return ClassNumbers(numbers, len(known), None if same else [str(label) for label in known])
 
 
 def check_every_class(labels: np.ndarray, classes: int, class_names: list[str] | None) -> None:

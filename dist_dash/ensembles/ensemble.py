@@ -15,7 +15,8 @@ from numpy.typing import ArrayLike, NDArray
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from dist_dash.data.trained_on import TrainedOn
+from dist_dash.data.data_facts import Outline
+from dist_dash.data.fitting import fitting_samples
 from dist_dash.errors import BadInput, RunFailed, first_line
 from dist_dash.files import read_json, replacing, write_atomically
 from dist_dash.metrics.mixture import mean_over_members, normalised
@@ -51,7 +52,7 @@ class Ensemble:
 
     Args:
         networks: stored samples `[n, *shape]` → logits `[n, classes]`, one per member.
-        trained_on: what samples and classes they know.
+        outline: of the training data.
         class_names: their names where the data had them.
         weights: how much each member counts, positive numbers; None: all count equally.
 
@@ -62,12 +63,12 @@ class Ensemble:
     def __init__(
         self,
         networks: Sequence[nn.Module],
-        trained_on: TrainedOn,
+        outline: Outline,
         class_names: list[str] | None = None,
         weights: ArrayLike | None = None,
     ) -> None:
         self.networks = [network.eval() for network in networks]
-        self.trained_on, self.class_names = trained_on, class_names
+        self.outline, self.class_names = outline, class_names
         self.weights = normalised(weights, len(self.networks))
 
     def __len__(self) -> int:
@@ -76,12 +77,12 @@ class Ensemble:
     @property
     def shape(self) -> tuple[int, ...]:
         """Of one sample."""
-        return self.trained_on.shape
+        return self.outline.shape
 
     @property
     def classes(self) -> int:
         """Of the training data."""
-        return self.trained_on.classes
+        return self.outline.classes
 
     def to(self, device: str | torch.device) -> Ensemble:
         """Move the members to a device."""
@@ -101,7 +102,7 @@ class Ensemble:
         """
         if isinstance(x, Tensor):
             x = (x.float() if x.is_floating_point() else x).detach().cpu()
-        samples = torch.from_numpy(self.trained_on.samples(np.asarray(x), "x"))
+        samples = torch.from_numpy(fitting_samples(np.asarray(x), self.outline, "x"))
         device = next(self.networks[0].parameters()).device
         parts = [part.to(device) for part in samples.split(batch_size)]
         logits = [torch.cat([network(part).cpu() for part in parts]).double() for network in self.networks]
@@ -128,12 +129,12 @@ class StoredEnsemble:
     @property
     def classes(self) -> int:
         """Of the training data."""
-        return self.trained_on.classes
+        return self.outline.classes
 
     @property
-    def trained_on(self) -> TrainedOn:
-        """What samples and classes the members know."""
-        return TrainedOn(tuple(self.spec["shape"]), int(self.spec["classes"]), self.spec["uint8"])
+    def outline(self) -> Outline:
+        """Of the training data."""
+        return Outline(tuple(self.spec["shape"]), int(self.spec["classes"]), self.spec["uint8"])
 
     @property
     def weights(self) -> NDArray[np.float64] | None:
@@ -211,7 +212,7 @@ def load_ensemble(folder: str | Path, device: str | torch.device = "cpu") -> Ens
     """
     stored = stored_ensemble(folder)
     networks = [network.to(device) for network in stored.networks()]
-    return Ensemble(networks, stored.trained_on, stored.spec.get("class_names"), stored.weights)
+    return Ensemble(networks, stored.outline, stored.spec.get("class_names"), stored.weights)
 
 
 def _is_entry(entry: Any) -> bool:

@@ -15,7 +15,7 @@ from dist_dash.ensembles.ensemble import Ensemble, StoredEnsemble, load_ensemble
 from dist_dash.errors import BadInput
 from dist_dash.files import parse_object, read_json
 from dist_dash.metrics.predictions import Predictions, load_predictions
-from dist_dash.recipe.data_argument import loaded
+from dist_dash.recipe.data_argument import source_of
 from dist_dash.recipe.parsing import SAFE_LOADER, Command, parse_command
 from dist_dash.recipe.recipe import Labels
 from dist_dash.runs.folder import RunFolder
@@ -106,7 +106,7 @@ class FinishedRun:
         """
         # Not from `command`: building optimizer and method takes seconds.
         labels, augment = self.group("labels", Labels), self.group("augment", Augment)
-        splits, seed = loaded(self.recipe.get("data") or {}), self.recipe.get("seed", 0)
+        splits, seed = source_of(self.recipe.get("data") or {}).load(), self.recipe.get("seed", 0)
         return DataSet(splits, augment, seed=seed, label_noise=labels.noise, validation=labels.validation)
 
     def group(self, name: str, kind: Callable[..., T]) -> T:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from dist_dash.data.fitting import fitting_labels
 from dist_dash.ensembles.ensemble import load_ensemble
 from dist_dash.errors import BadInput, require
 from dist_dash.metrics.predictions import load_arrays, save_predictions
@@ -28,7 +29,7 @@ def predict_file(run: str, source: str, output: str, batch_size: int) -> int:
     ensemble = load_ensemble(run)
     x, y = arrays["x"], arrays.get("y")
     if y is not None:
-        y = ensemble.trained_on.labels(y, len(x), "input: y")
+        y = fitting_labels(y, len(x), ensemble.outline, "input: y")
     log_probs = ensemble.predict(x, batch_size).member_log_probs.numpy()
     save_predictions(target, log_probs, y, weights=ensemble.weights)
     return 0

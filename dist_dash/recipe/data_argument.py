@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from dist_dash.data import Source
+from dist_dash.data.data_facts import Outline
 from dist_dash.data.dataset import DataSet
+from dist_dash.data.fitting import fitting_labels, fitting_samples, fitting_split
 from dist_dash.data.source import ArraySplit, Split, Splits
-from dist_dash.data.trained_on import TrainedOn
 from dist_dash.errors import BadInput, require
 from dist_dash.metrics.predictions import load_arrays
 from dist_dash.ranks.launched import Launcher
@@ -35,7 +36,7 @@ def other_split(given: str, fields: Sequence[str], name: str | None, own: DataSe
         if fields:
             raise BadInput(f"{fields[0].lstrip('-').partition('=')[0]}: no such field; an .npz file has none")
         require(name is None, "split", name, "left out with an .npz file, which has no splits")
-        return _of_file(given, own.trained_on)
+        return _of_file(given, own.outline)
     splits = loaded([f"--data={given}", *fields])
     require(splits.classes == own.classes, "data: classes", splits.classes, f"{own.classes}, as in the run's data")
     named = {"train": splits.train, "validation": splits.validation, "test": splits.test}
@@ -44,16 +45,7 @@ def other_split(given: str, fields: Sequence[str], name: str | None, own: DataSe
         raise BadInput(f"split: {name!r} does not exist in {given}; it must be train or test")
     if split.shape != own.shape:
         raise BadInput(f"data: {given} holds samples of shape {split.shape}; it must be the run's, {own.shape}")
-    return own.trained_on.split(split, f"data: {given}")
-
-
-def loaded(given: Sequence[str] | dict[str, Any]) -> Splits:
-    """The data of `source_of(given)`; the first rank says what is to be said of them. Raises `BadInput`."""
-    splits = source_of(given).load()
-    if Launcher().rank == 0:
-        for remark in splits.remarks:
-            say(remark)
-    return splits
+    return fitting_split(split, own.outline, f"data: {given}")
 
 
 def source_of(given: Sequence[str] | dict[str, Any]) -> Source:
@@ -79,9 +71,18 @@ def source_of(given: Sequence[str] | dict[str, Any]) -> Source:
     return explained(parse, there, Fields({"data": Source}, frozenset({"data"})))
 
 
-def _of_file(given: str, trained_on: TrainedOn) -> ArraySplit:
+def loaded(given: Sequence[str]) -> Splits:
+    """The data of `source_of(given)`; the first rank says what is to be said of them. Raises `BadInput`."""
+    splits = source_of(given).load()
+    if Launcher().rank == 0:
+        for remark in splits.remarks:
+            say(remark)
+    return splits
+
+
+def _of_file(given: str, trained_on: Outline) -> ArraySplit:
     arrays = load_arrays(Path(given), "data")
     if not {"x", "y"} <= set(arrays):
         raise BadInput(f"data: {given} holds {sorted(arrays)}; it must hold x, samples [N, …], and y, labels [N]")
-    x = trained_on.samples(arrays["x"], f"data: x of {given}")
-    return ArraySplit(x, trained_on.labels(arrays["y"], len(x), f"data: y of {given}"))
+    x = fitting_samples(arrays["x"], trained_on, f"data: x of {given}")
+    return ArraySplit(x, fitting_labels(arrays["y"], len(x), trained_on, f"data: y of {given}"))

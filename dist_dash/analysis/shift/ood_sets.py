@@ -15,6 +15,7 @@ from PIL import Image as Pillow
 from dist_dash.analysis.shift.samples import ChangedSplit, subset
 from dist_dash.analysis.shift.values import Values
 from dist_dash.data.dataset import DataSet
+from dist_dash.data.fitting import fitting_split
 from dist_dash.data.rng import sample_rng
 from dist_dash.data.source import ArraySplit, Split, SubsetSplit
 from dist_dash.errors import BadInput
@@ -93,7 +94,7 @@ def other(given: str, fields: Sequence[str], data: DataSet, resize: bool, sample
     else:
         name = given.rpartition(".")[2]
         split = _from_source(given, fields)
-    chosen = subset(data.trained_on.split(split, f"ood: {name}"), samples, seed)
+    chosen = subset(fitting_split(split, data.outline, f"ood: {name}"), samples, seed)
     text = f"{len(chosen)} samples of {name}"
     if split.shape == data.shape:
         return OodSet(name, text, chosen)

@@ -11,7 +11,7 @@ from complaints import source_complaint as complaint
 
 from dist_dash.data import IDX, Arrays, Augment
 from dist_dash.data.dataset import DataSet
-from dist_dash.data.labels import check_every_class, numbered
+from dist_dash.data.labels import check_every_class, class_numbers
 from dist_dash.data.source import ArraySplit, Source, Splits
 from dist_dash.errors import BadInput
 
@@ -80,9 +80,9 @@ def test_labels_that_number_the_classes_stay_as_they_are(tmp_path: Path, make: A
 def test_minus_one_is_no_class_unless_asked_for() -> None:
     """It usually says that a sample has no label."""
     with pytest.raises(BadInput, match=r"label -1 in the train split.*compact_labels") as caught:
-        numbered({"train": np.array([-1, 0, 1])}, 0, False)
+        class_numbers({"train": np.array([-1, 0, 1])}, 0, False)
     assert "first_label" not in str(caught.value)
-    assert numbered({"train": np.array([-1, 1, 1])}, 0, True).labels["train"].tolist() == [0, 1, 1]
+    assert class_numbers({"train": np.array([-1, 1, 1])}, 0, True).labels["train"].tolist() == [0, 1, 1]
 
 
 def test_noise_never_invents_a_class() -> None:

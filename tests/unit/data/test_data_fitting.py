@@ -5,25 +5,26 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from dist_dash.data.data_facts import Outline
+from dist_dash.data.fitting import fitting_labels, fitting_samples, fitting_split, fitting_values
 from dist_dash.data.source import ArraySplit
-from dist_dash.data.trained_on import TrainedOn
 from dist_dash.errors import BadInput
 
-BYTES = TrainedOn((1, 4, 4), 3, uint8=True)
-FLOATS = TrainedOn((1, 4, 4), 3, uint8=False)
+BYTES = Outline((1, 4, 4), 3, True)
+FLOATS = Outline((1, 4, 4), 3, False)
 X = np.random.default_rng(0).integers(0, 256, (5, 1, 4, 4), dtype=np.uint8)
 X.flat[:2] = 0, 255
 
 
 @pytest.mark.parametrize("dtype", ["u1", "i2", "i8", "u8", "f2", "f4", "f8"])
 def test_whole_numbers_are_bytes_whatever_their_type(dtype: str) -> None:
-    found = BYTES.samples(X.astype(dtype), "x")
+    found = fitting_samples(X.astype(dtype), BYTES, "x")
     assert found.dtype == np.uint8
     np.testing.assert_array_equal(found, X)
 
 
 def test_fractions_between_0_and_255_are_in_the_same_unit() -> None:
-    found = BYTES.samples(X / 2, "x")
+    found = fitting_samples(X / 2, BYTES, "x")
     assert found.dtype == np.float32
     np.testing.assert_array_equal(found, X / 2)
 
@@ -48,34 +49,34 @@ def test_fractions_between_0_and_255_are_in_the_same_unit() -> None:
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_what_cannot_be_bytes_is_refused(x: np.ndarray, came: str) -> None:
-    for check in (BYTES.samples, BYTES.values):
+    for check in (fitting_samples, fitting_values):
         with pytest.raises(BadInput) as caught:
-            check(x, "x")
+            check(x, BYTES, "x")
         assert str(caught.value).startswith(f"x holds {came}")
         assert "the network was trained on bytes (uint8, 0 … 255) and normalises them itself" in str(caught.value)
     with pytest.raises(BadInput, match="x holds"):
-        BYTES.split(ArraySplit(x, np.zeros(5, int)), "x")
+        fitting_split(ArraySplit(x, np.zeros(5, int)), BYTES, "x")
 
 
 def test_floats_stay_floats() -> None:
-    found = FLOATS.samples(X / 255, "x")
+    found = fitting_samples(X / 255, FLOATS, "x")
     np.testing.assert_array_equal(found, (X / 255).astype(np.float32))
     for x in (X, X.astype(np.int64), X > 9):
         with pytest.raises(BadInput, match=r"^x holds .*; the network was trained on floating-point numbers"):
-            FLOATS.samples(x, "x")
+            fitting_samples(x, FLOATS, "x")
     with pytest.raises(BadInput, match="x holds NaN or infinite values"):
-        FLOATS.samples(np.where(X > 9, np.nan, X), "x")
+        fitting_samples(np.where(X > 9, np.nan, X), FLOATS, "x")
 
 
 @pytest.mark.parametrize("shape", [(), (4, 4), (0, 1, 4, 4), (5, 4, 4, 1), (5, 16)])
 def test_shapes_are_those_of_training(shape: tuple[int, ...]) -> None:
     with pytest.raises(BadInput) as caught:
-        BYTES.samples(np.zeros(shape, np.uint8), "x")
+        fitting_samples(np.zeros(shape, np.uint8), BYTES, "x")
     assert str(caught.value) == f"x: shape {shape} is not allowed; it must be [N, 1, 4, 4] with N ≥ 1"
 
 
 def test_labels() -> None:
-    assert BYTES.labels(np.array([0, 2], np.uint8), 2, "y").tolist() == [0, 2]
+    assert fitting_labels(np.array([0, 2], np.uint8), 2, BYTES, "y").tolist() == [0, 2]
     for y, said in (
         (np.array([0, 3]), "y: label 3 is not allowed; labels must lie in 0 … 2"),
         (np.array([0, -1]), "y: label -1 is not allowed; labels must lie in 0 … 2"),
@@ -84,4 +85,4 @@ def test_labels() -> None:
         (np.array(["a", "b"]), "y holds <U1"),
     ):
         with pytest.raises(BadInput, match=said):
-            BYTES.labels(y, 2, "y")
+            fitting_labels(y, 2, BYTES, "y")
