@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from dist_dash.data.data_facts import Outline
 from dist_dash.data.fitting import fitting_labels, fitting_samples, fitting_split, fitting_values
+from dist_dash.data.image_folder import FolderSplit
 from dist_dash.data.source import ArraySplit
 from dist_dash.errors import BadInput
 
@@ -73,6 +76,13 @@ def test_shapes_are_those_of_training(shape: tuple[int, ...]) -> None:
     with pytest.raises(BadInput) as caught:
         fitting_samples(np.zeros(shape, np.uint8), BYTES, "x")
     assert str(caught.value) == f"x: shape {shape} is not allowed; it must be [N, 1, 4, 4] with N ≥ 1"
+
+
+def test_of_files_the_kind_of_numbers_is_known(tmp_path: Path) -> None:
+    split = FolderSplit(str(tmp_path), [b"a.png"], np.zeros(1, int), 4, 4, exif=True)
+    assert fitting_split(split, BYTES, "data") is split
+    with pytest.raises(BadInput, match=r"^data holds uint8; the network was trained on floating-point numbers"):
+        fitting_split(split, FLOATS, "data")
 
 
 def test_labels() -> None:
