@@ -204,7 +204,7 @@ class _ImagesAsTheyAre(FolderSplit):
     """Image files of one size, neither resized nor cut: they were, before they were corrupted."""
 
     def __init__(self, folder: str, files: list[bytes], labels: NDArray[np.int64]) -> None:
-        super().__init__(folder, files, labels, 1, 1)
+        super().__init__(folder, files, labels, 1, 1, exif=False)
         try:
             with Pillow.open(self.name(0)) as image:
                 self.shape = (3, image.height, image.width)
