@@ -98,7 +98,7 @@ def rank(method: str, folder: str, members: int, rounds: int) -> dict[str, list[
             if host is None:
                 batches = run.loader(number, 0)
                 host = next(batches)
-            for who, step in (("trainer", run.update), ("hand", hand)):
+            for who, step in (("trainer", lambda host: run.update(run.next_batch(iter([host])))), ("hand", hand)):
                 exchange.collect(0)
                 started, worked = time.perf_counter(), time.thread_time()
                 step(host)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import torch
 
 from dist_dash.data.host_batch import HostBatch, sample_hash
+from dist_dash.data.patience import Interrupted, Patience
 from dist_dash.ensembles.ensemble import StoredEnsemble, save_member
 from dist_dash.ensembles.evaluation import Evaluated, save_results
 from dist_dash.ensembles.predictor import MembersInTraining
@@ -81,7 +82,8 @@ def train(command: Command, layout: Layout, stop: StopRequest) -> int:
         except Stopped:
             reason = run.agreement.stopped_by
             run.event(f"{reason}: stopped at step {run.step}; run the same command to continue")
-            run.save()
+            if run.started:
+                run.save()
             run.leave(folder.to_continue, reason)
             return TO_BE_CONTINUED
 
@@ -110,7 +112,8 @@ class Run:
         if recipe.deterministic:
             ask_for_determinism()
         torch.manual_seed(derived_seed("rank", recipe.seed, self.layout.ensemble_rank))
-        self.step, self.evaluated = 0, True
+        self.step, self.evaluated, self.started = 0, True, False
+        self.patience = Patience(recipe.checks.deadline, lambda: stop.made)
         say_first = say if self.layout.rank == 0 else lambda text: None
         with exchange.together("data"):
             self.data = load_data(recipe, self.layout, say_first)
@@ -131,7 +134,7 @@ class Run:
         with exchange.together("record"):
             self.recorder = self._open_record()
         self.checkpoints = CheckpointSets(
-            folder, exchange, command.resolved, recipe.checkpoints.keep, self.recorder.say
+            folder, exchange, command.resolved, recipe.checkpoints.keep, self.recorder.say, self.patience
         )
         same_samples = recipe.loader.order == "shared"
         self.agreement = Agreement(exchange, stop, recipe.checks.max_skipped, same_samples)
@@ -147,16 +150,15 @@ class Run:
         """Update until all steps are done.
 
         Raises:
-            Stopped: all ranks agreed to stop after the present step.
+            Stopped: all ranks agreed to stop before the next update.
         """
         record, save = self.recipe.record, self.recipe.checkpoints
-        batches = self.loader(*divmod(self.step, self.steps_per_epoch))
+        batches = self.loader(*divmod(self.step, self.steps_per_epoch), self.patience)
         with contextlib.closing(batches):
             while self.step < self.total_steps:
+                host = self.next_batch(batches)
                 self.prepare_update()
-                with self.exchange.clock.waiting("data", on_host=True):
-                    host = next(batches)
-                stop = self.update(host)
+                self.update(host)
                 if self.step in self.members_at[:-1]:
                     self.save_snapshot(self.members_at.index(self.step))
                 end_of_epoch = self.step % self.steps_per_epoch == 0
@@ -166,15 +168,31 @@ class Run:
                 self.evaluated = not (
                     end_of_epoch and record.evaluate_every and epochs_done % record.evaluate_every == 0
                 )
-                if stop:
-                    raise Stopped
                 self.evaluate_if_due()
                 due = end_of_epoch and save.every_epochs and epochs_done % save.every_epochs == 0
                 if due or (save.every_steps and self.step % save.every_steps == 0):
                     self.save()
 
+    def next_batch(self, batches: Iterator[HostBatch]) -> HostBatch:
+        """This rank's samples of the next update, once all ranks have theirs and go on.
+
+        Raises:
+            Stopped: all ranks agreed to stop; nothing has changed.
+        """
+        exchange, checks = self.exchange, self.recipe.checks
+        host = None
+        with exchange.clock.waiting("data", on_host=True), contextlib.suppress(Interrupted):
+            host = next(batches)
+        compared = host is not None and self.step % checks.samples_every == 0
+        samples = sample_hash(host.ids) if host is not None and compared else None
+        with exchange.clock.waiting("wait", on_host=True):
+            stop = self.agreement.settle(self.step, self.member.skipped_in_a_row, samples)
+        if stop or host is None:
+            raise Stopped
+        return host
+
     def prepare_update(self) -> None:
-        """What comes before the update's samples are read: a restart of the weights, the method's look at an epoch."""
+        """What comes before an update: a restart of the weights, the method's look at an epoch."""
         exchange, method = self.exchange, self.recipe.method
         if self.step in self.restarts_at:
             cycle = 1 + self.restarts_at.index(self.step)
@@ -193,17 +211,19 @@ class Run:
         Raises:
             Stopped: all ranks agreed to stop; the pass is made again after the resume.
         """
-        for micro in unaugmented(self.recipe, self.data, self.layout, split):
-            if self.agreement.stop_now():
-                raise Stopped
-            yield micro
+        with contextlib.suppress(Interrupted):
+            for micro in unaugmented(self.recipe, self.data, self.layout, split, self.patience):
+                if self.agreement.stop_now():
+                    raise Stopped
+                yield micro
+            return
+        self.agreement.stop_now()  # of the other ranks
+        raise Stopped
 
-    def update(self, host: HostBatch) -> bool:
-        """One update of this rank's member; whether all ranks stop after it."""
+    def update(self, host: HostBatch) -> None:
+        """One update of this rank's member."""
         recipe, exchange = self.recipe, self.exchange
         exchange.step = self.step
-        compared = self.step % recipe.checks.samples_every == 0
-        settle = self.agreement.start(self.member.skipped_in_a_row, sample_hash(host.ids) if compared else None)
         factor = recipe.schedule.factor(self.step, self.steps_per_epoch, self.total_steps)
         self.member.engine.scale_learning_rate(factor)
         progress = Progress(self.step, self.total_steps, self.steps_per_epoch, factor, self.rate_range)
@@ -224,7 +244,6 @@ class Run:
             tell = self.event if self.layout.rank == 0 else say
             for name in host.bad:
                 tell(f"unreadable sample passed over: {name}")
-        return settle()
 
     def evaluate_if_due(self) -> None:
         """Evaluate at the end of an epoch, on the validation split where there is one.
@@ -256,7 +275,12 @@ class Run:
 
     def resume_or_start(self) -> None:
         """Go on from the newest complete checkpoint set, or start: weights as built, files as new."""
-        folder, found = self.folder, None if self.command.fresh else self.checkpoints.load()
+        folder = self.folder
+        try:
+            found = None if self.command.fresh else self.checkpoints.load()
+        except Stopped:
+            self.agreement.stop_now()
+            raise
         if found is not None:
             self.step, states, shared = found
             own = states[self.layout.replica]
@@ -278,6 +302,7 @@ class Run:
                     folder.checkpoints.mkdir(exist_ok=True)
             with self.exchange.together("sparsity"):
                 self.recipe.sparsity.start(self.member)
+        self.started = True
         with self.exchange.together("run folder"):
             if self.layout.rank == 0:
                 folder.mark(None)
@@ -364,4 +389,6 @@ class Run:
         asked = self.recipe, self.data, members, self.exchange, split
         first = layout.first_member * (len(members) // layout.members)
         with self.member.evaluating():
-            return evaluate_split(*asked, first=first, stop_now=self.agreement.stop_now, tell=self.event)
+            return evaluate_split(
+                *asked, first=first, stop_now=self.agreement.stop_now, patience=self.patience, tell=self.event
+            )
