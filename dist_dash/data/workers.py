@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from dist_dash.data.patience import Interrupted, Patience
 from dist_dash.errors import BadInput, RunFailed
+from dist_dash.ranks.launched import STOP_SIGNALS
 
 Key = TypeVar("Key")
 Item = TypeVar("Item")
@@ -46,7 +47,7 @@ def _unchanged(batch: Item) -> Item:
 def _start_worker(_: int) -> None:
     # The trainer agrees on a stop and then closes its workers; a signal sent to the whole group must not end them
     # before.
-    for stop in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
+    for stop in STOP_SIGNALS:
         signal.signal(stop, signal.SIG_IGN)
     torch.set_num_threads(1)
 

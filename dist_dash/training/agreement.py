@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dist_dash.errors import RunFailed, everywhere
 from dist_dash.ranks.exchange import Exchange
-from dist_dash.runs.preemption import STOP_SIGNALS, StopRequest
+from dist_dash.runs.preemption import StopRequest
 
 
 class Agreement:
@@ -61,7 +61,7 @@ class Agreement:
 
     def _noted(self, level: int) -> bool:
         if level:
-            self.stopped_by = STOP_SIGNALS[level - 1].name
+            self.stopped_by = self._stop.named(level)
         return level > 0
 
     def _name_the_odd_one(self, step: int, samples: int) -> None:
