@@ -1,7 +1,7 @@
 """Which signals torch's agent hands on to the ranks, and how long they may take to save then.
 
-The latter where torch can be asked to wait: not in 2.11, whose agent kills the ranks after 30 seconds (a default argument
-within it, no setting).
+The latter where torch can be asked to wait: not in 2.11, whose agent kills the ranks after 30 seconds (a default
+argument within it, no setting).
 As a script (`python3 -m dist_dash.training.grace 300`) it quickly prints the words for torchrun's command line.
 """
 
