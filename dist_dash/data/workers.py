@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar, cast
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from dist_dash.data.patience import Interrupted, Patience
+from dist_dash.data.time_limit import Interrupted, TimeLimit
 from dist_dash.errors import BadInput, RunFailed
 from dist_dash.ranks.launched import STOP_SIGNALS
 
@@ -57,7 +57,7 @@ def stream(
     keys: Iterable[Key],
     workers: int,
     pin_memory: bool,
-    patience: Patience | None = None,
+    limit: TimeLimit | None = None,
 ) -> Generator[Item, None, None]:
     """`assemble(key)` for each key, in order, computed ahead by `workers` processes (0: here).
 
@@ -65,9 +65,9 @@ def stream(
     `assemble` raised, `RunFailed` if a worker died or an item did not come in time, and `Interrupted` if a stop was
     asked for while it did not come.
     """
-    patience = patience or Patience()
+    limit = limit or TimeLimit()
     if not workers:
-        assemble = partial(patience.call, assemble, what=lambda: "loader: the data have not answered")
+        assemble = partial(limit.call, assemble, what=lambda: "loader: the data have not answered")
     loader = DataLoader(
         _Items(assemble),
         batch_size=None,
@@ -86,7 +86,7 @@ def stream(
         while True:
             try:
                 # Not in this thread: a worker may hang while it hands its batch over.
-                batch = patience.call(next, batches, what=partial(_late, batches)) if workers else next(batches)
+                batch = limit.call(next, batches, what=partial(_late, batches)) if workers else next(batches)
             except StopIteration:
                 return
             except (Interrupted, RunFailed):

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dist_dash.data.loader import EvalLoader
-from dist_dash.data.patience import Interrupted, Patience
 from dist_dash.data.source import Split
+from dist_dash.data.time_limit import Interrupted, TimeLimit
 from dist_dash.data.workers import stream
 from dist_dash.member.engine import Engine
 from dist_dash.ranks.exchange import Exchange
@@ -94,7 +94,7 @@ def predict_split(
     loader: Loader,
     exchange: Exchange | None = None,
     stop_now: Callable[[], bool] | None = None,
-    patience: Patience | None = None,
+    limit: TimeLimit | None = None,
 ) -> Predicted | None:
     """Every member's log-probabilities of all samples, on rank 0; None on the others.
 
@@ -108,7 +108,7 @@ def predict_split(
         loader: how they are read.
         exchange: joined; None for a lone process.
         stop_now: whether all ranks agreed to stop; asked at every batch.
-        patience: with samples that do not come.
+        limit: with samples that do not come.
 
     Raises:
         BadInput: a sample cannot be read (on this rank), or a member cannot be loaded (on all ranks alike).
@@ -122,8 +122,8 @@ def predict_split(
     dealt = [divmod(pair, batches) for pair in own]
     with agreeing(exchange, "members"):
         forwards = {member: members.forward_of(member, layout.device) for member in {member for member, _ in dealt}}
-    patience = patience or (Patience(exchange.deadline) if exchange else None)
-    pieces = _pieces(forwards, split, loader, layout.device, dealt, patience)
+    limit = limit or (TimeLimit(exchange.deadline) if exchange else None)
+    pieces = _pieces(forwards, split, loader, layout.device, dealt, limit)
     gathered = _Gathered(len(members), len(split), members.classes) if layout.rank == 0 else None
     unreadable = set[str]()
     with contextlib.closing(pieces):
@@ -177,14 +177,14 @@ def _pieces(
     loader: Loader,
     device: torch.device,
     pairs: list[tuple[int, int]],
-    patience: Patience | None,
+    limit: TimeLimit | None,
 ) -> Generator[Piece, None, None]:
     """The predictions of this rank's pairs, batch by batch: a batch is read once for all members that need it."""
     batches = EvalLoader(split, batch_size=loader.batch_size, on_bad_sample=loader.on_bad_sample)
     members_of: dict[int, list[int]] = {}
     for member, number in sorted(pairs, key=lambda pair: pair[::-1]):
         members_of.setdefault(number, []).append(member)
-    read = stream(batches.assemble, list(members_of), loader.workers, device.type == "cuda", patience)
+    read = stream(batches.assemble, list(members_of), loader.workers, device.type == "cuda", limit)
     with contextlib.closing(read):
         for members, batch in zip(members_of.values(), read, strict=True):
             x = batch.x.to(device, non_blocking=True)

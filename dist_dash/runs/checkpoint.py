@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from dist_dash.data.patience import Interrupted, Patience
+from dist_dash.data.time_limit import Interrupted, TimeLimit
 from dist_dash.errors import BadInput, RunFailed, everywhere
 from dist_dash.files import naming, sync_folder, write_atomically
 from dist_dash.ranks.exchange import Exchange
@@ -40,7 +40,7 @@ class CheckpointSets:
         recipe: the resolved recipe, nested; a set of another recipe is refused, unless the difference is harmless.
         keep: how many of the newest sets stay.
         say: prints a line for the user, on rank 0.
-        patience: with a file system that does not answer.
+        limit: with a file system that does not answer.
     """
 
     def __init__(
@@ -50,9 +50,9 @@ class CheckpointSets:
         recipe: dict[str, Any],
         keep: int,
         say: Callable[[str], None],
-        patience: Patience | None = None,
+        limit: TimeLimit | None = None,
     ) -> None:
-        self._patience = patience or Patience(exchange.deadline)
+        self._limit = limit or TimeLimit(exchange.deadline)
         self._folder, self._exchange, self._keep, self._say = folder, exchange, keep, say
         self._recipe = {k: v for k, v in flat(recipe).items() if not under(k, HARMLESS)}
         self._layout = layout = exchange.layout
@@ -132,9 +132,9 @@ class CheckpointSets:
             try:
                 late = partial("run: the file system of {} has not answered".format, self._path(step))
                 read = (self._path(step) / "manifest.json").read_text
-                manifest = json.loads(self._patience.call(read, what=late))
+                manifest = json.loads(self._limit.call(read, what=late))
                 self._check_same_run(manifest)
-                states = self._patience.call(self._states, step, manifest, what=late)
+                states = self._limit.call(self._states, step, manifest, what=late)
             except Interrupted:
                 problem = ("stop", "")
             except RunFailed:

@@ -5,9 +5,14 @@ Before it, because a rank whose samples do not come can take no part in the upda
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
+from dist_dash.data.host_batch import HostBatch, sample_hash
+from dist_dash.data.time_limit import Interrupted
 from dist_dash.errors import RunFailed, everywhere
 from dist_dash.ranks.exchange import Exchange
-from dist_dash.runs.preemption import StopRequest
+from dist_dash.runs.preemption import Stopped, StopRequest
 
 
 class Agreement:
@@ -22,8 +27,29 @@ class Agreement:
 
     def __init__(self, exchange: Exchange, stop: StopRequest, max_skipped: int, same_samples: bool) -> None:
         self._exchange, self._stop, self._max_skipped, self._same_samples = exchange, stop, max_skipped, same_samples
-        self.stopped_by = ""
-        """The signal that all ranks stop for, once they agreed to."""
+
+    def next_batch(self, batches: Iterator[HostBatch], step: int, skipped_in_a_row: int, compared: bool) -> HostBatch:
+        """This rank's samples of an update, once all ranks have theirs and go on.
+
+        Args:
+            batches: where they come from.
+            step: number of the update.
+            skipped_in_a_row: updates that this rank's member skipped for a non-finite gradient.
+            compared: whether members' samples are compared at this step.
+
+        Raises:
+            RunFailed: a member has skipped too many updates in a row, or members saw different samples.
+            Stopped: all ranks agreed to stop; nothing has changed.
+        """
+        clock, host = self._exchange.clock, None
+        with clock.waiting("data", on_host=True), contextlib.suppress(Interrupted):
+            host = next(batches)
+        samples = sample_hash(host.ids) if host is not None and compared else None
+        with clock.waiting("wait", on_host=True):
+            stop = self.settle(step, skipped_in_a_row, samples)
+        if stop or host is None:
+            raise Stopped
+        return host
 
     def settle(self, step: int, skipped_in_a_row: int, samples: int | None) -> bool:
         """Whether all ranks stop now; before the update for which they have their samples.
@@ -47,7 +73,7 @@ class Agreement:
             times = f"{self._max_skipped} updates in a row"
             text = f"member {stuck - 1}: no finite gradient for {times}; lower its learning rate"
             raise everywhere(RunFailed(text))
-        if self._noted(stop):
+        if stop:
             return True  # a rank without samples has compared none
         # The maximum of h and of −h are each other's negative exactly where all members of a replica index agree.
         for high, low in zip(hashes[: layout.replicas], hashes[layout.replicas :], strict=True):
@@ -57,12 +83,11 @@ class Agreement:
 
     def stop_now(self) -> bool:
         """Whether any rank was asked to stop; for loops outside the training step."""
-        return self._noted(self._exchange.maximum([self._stop.level])[0])
+        return self._exchange.maximum([self._stop.level])[0] > 0
 
-    def _noted(self, level: int) -> bool:
-        if level:
-            self.stopped_by = self._stop.named(level)
-        return level > 0
+    def reason(self) -> str:
+        """The signal that all ranks stop for, when they have agreed to."""
+        return self._stop.named(self._exchange.maximum([self._stop.level])[0])
 
     def _name_the_odd_one(self, step: int, samples: int) -> None:
         layout = self._exchange.layout

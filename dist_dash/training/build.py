@@ -10,11 +10,12 @@ from torch.nn.functional import one_hot
 from dist_dash.data.dataset import DataSet, Sharding
 from dist_dash.data.host_batch import HostBatch
 from dist_dash.data.loader import EvalLoader, TrainLoader
-from dist_dash.data.patience import Patience
+from dist_dash.data.time_limit import TimeLimit
 from dist_dash.errors import require
 from dist_dash.member.batch import Batch, MicroBatch, Progress, micro_batch
 from dist_dash.member.facts import RunFacts
-from dist_dash.member.parameters import names_of
+from dist_dash.member.parameter_groups import ParameterGroup, group_of_each
+from dist_dash.member.parameters import kinds_of, names_of
 from dist_dash.models import load_pretrained
 from dist_dash.models.network import check_logits, seeded_network
 from dist_dash.ranks.layout import Layout
@@ -80,7 +81,7 @@ def train_loader(recipe: Recipe, data: DataSet, layout: Layout) -> TrainLoader:
     )
 
 
-def evaluation_loader(recipe: Recipe, data: DataSet, layout: Layout, split: str, patience: Patience) -> EvalLoader:
+def evaluation_loader(recipe: Recipe, data: DataSet, layout: Layout, split: str, limit: TimeLimit) -> EvalLoader:
     """This rank's share of a split to be evaluated."""
     loader = recipe.loader
     return EvalLoader(
@@ -90,19 +91,19 @@ def evaluation_loader(recipe: Recipe, data: DataSet, layout: Layout, split: str,
         workers=loader.workers,
         pin_memory=layout.device.type == "cuda",
         on_bad_sample=loader.on_bad_sample,
-        patience=patience,
+        limit=limit,
     )
 
 
 def unaugmented(
-    recipe: Recipe, data: DataSet, layout: Layout, split: str, patience: Patience
+    recipe: Recipe, data: DataSet, layout: Layout, split: str, limit: TimeLimit
 ) -> Generator[MicroBatch, None, None]:
     """A split's samples in evaluation order, not augmented, with the labels that are trained on; this replica's share.
 
     Every rank gets equally many micro-batches; those beyond the split's end are empty.
     """
     dtype = recipe.engine.dtype
-    for batch in evaluation_loader(recipe, data, layout, split, patience):
+    for batch in evaluation_loader(recipe, data, layout, split, limit):
         x, labels, ids = batch.x[batch.valid], batch.labels[batch.valid], batch.ids[batch.valid]
         yield micro_batch(x, one_hot(labels, data.classes), ids, None, recipe.labels.smoothing, layout.device, dtype)
 
@@ -139,7 +140,21 @@ def build_network_of_member(recipe: Recipe, data: DataSet, layout: Layout, say: 
 def heads_of_parameters(recipe: Recipe, layout: Layout, network: nn.Module) -> list[int | None]:
     """For each trainable parameter the head that it belongs to; None where all heads share it."""
     architecture = recipe.models[layout.identity] if recipe.models else recipe.model
-    return [architecture.head_of(name.removeprefix("net.")) for name in names_of(network)]
+    return [architecture.head_of(name) for name in _own_names(network)]
+
+
+def groups_of_parameters(recipe: Recipe, network: nn.Module) -> list[ParameterGroup | None]:
+    """For each trainable parameter its group, None where it has none.
+
+    Raises:
+        BadInput: a group has no parameter.
+    """
+    return group_of_each(recipe.parameter_groups, _own_names(network), kinds_of(network))
+
+
+def _own_names(network: nn.Module) -> list[str]:
+    """The names that parameters have in the user's network, without the normalisation of pixels before it."""
+    return [name.removeprefix("net.") for name in names_of(network)]
 
 
 def on_device(recipe: Recipe, host: HostBatch, layout: Layout, progress: Progress) -> Batch:

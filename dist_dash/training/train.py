@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 import torch
 
-from dist_dash.data.host_batch import HostBatch, sample_hash
-from dist_dash.data.patience import Interrupted, Patience
+from dist_dash.data.host_batch import HostBatch
+from dist_dash.data.time_limit import Interrupted, TimeLimit
 from dist_dash.ensembles.ensemble import StoredEnsemble, save_member
 from dist_dash.ensembles.evaluation import Evaluated, save_results
 from dist_dash.ensembles.predictor import MembersInTraining
@@ -18,6 +18,7 @@ from dist_dash.errors import BadInput, RunFailed, everywhere
 from dist_dash.files import write_atomically
 from dist_dash.member.batch import MicroBatch, Progress
 from dist_dash.member.member import Member
+from dist_dash.member.parameter_groups import with_groups
 from dist_dash.member.sketch import Sketch
 from dist_dash.ranks.exchange import Exchange
 from dist_dash.ranks.layout import Layout, ask_for_determinism
@@ -32,9 +33,11 @@ from dist_dash.runs.record import Recorder, Window, say
 from dist_dash.runs.slurm import is_over
 from dist_dash.seeds import derived_seed
 from dist_dash.training.agreement import Agreement
+from dist_dash.training.best_weights import BestWeights
 from dist_dash.training.build import (
     build_network_of_member,
     check_facts,
+    groups_of_parameters,
     heads_of_parameters,
     load_data,
     on_device,
@@ -80,7 +83,7 @@ def train(command: Command, layout: Layout, stop: StopRequest) -> int:
             run.finish()
             return FINISHED
         except Stopped:
-            reason = run.agreement.stopped_by
+            reason = run.agreement.reason()
             run.event(f"{reason}: stopped at step {run.step}; run the same command to continue")
             if run.started:
                 run.save()
@@ -113,7 +116,7 @@ class Run:
             ask_for_determinism()
         torch.manual_seed(derived_seed("rank", recipe.seed, self.layout.ensemble_rank))
         self.step, self.evaluated, self.started = 0, True, False
-        self.patience = Patience(recipe.checks.deadline, lambda: stop.made)
+        self.limit = TimeLimit(recipe.checks.deadline, lambda: stop.made)
         say_first = say if self.layout.rank == 0 else lambda text: None
         with exchange.together("data"):
             self.data = load_data(recipe, self.layout, say_first)
@@ -122,19 +125,23 @@ class Run:
             self.total_steps = recipe.max_steps or recipe.epochs * self.steps_per_epoch
             check_facts(recipe, self.data, self.layout, self.total_steps, self.steps_per_epoch)
         length = self.steps_per_epoch, self.total_steps
+        self.best = BestWeights(recipe, exchange)
         self.rate_range = recipe.schedule.rate_range(*length)
         self.members_at, self.restarts_at = recipe.schedule.members(*length), recipe.schedule.restarts(*length)
         with exchange.together("model"):
+            self.best.check(recipe, self.data, self.layout, len(self.members_at))
             network = build_network_of_member(recipe, self.data, self.layout, say_first)
-            heads = heads_of_parameters(recipe, self.layout, network)
+            heads, groups = heads_of_parameters(recipe, self.layout, network), groups_of_parameters(recipe, network)
         with exchange.together("engine"):  # its collectives start once every rank has its network
-            recipe.engine.attach(network, recipe.optimizer, exchange)
-            self.member = Member(recipe.engine, self.layout.identity, recipe.loader.accumulation, recipe.seed, heads)
+            recipe.engine.attach(network, with_groups(recipe.optimizer, groups), exchange)
+            perturbed = [group is None or group.perturbed for group in groups]
+            identity, accumulation = self.layout.identity, recipe.loader.accumulation
+            self.member = Member(recipe.engine, identity, accumulation, recipe.seed, heads, perturbed)
         self.window = Window(exchange)
         with exchange.together("record"):
             self.recorder = self._open_record()
         self.checkpoints = CheckpointSets(
-            folder, exchange, command.resolved, recipe.checkpoints.keep, self.recorder.say, self.patience
+            folder, exchange, command.resolved, recipe.checkpoints.keep, self.recorder.say, self.limit
         )
         same_samples = recipe.loader.order == "shared"
         self.agreement = Agreement(exchange, stop, recipe.checks.max_skipped, same_samples)
@@ -153,10 +160,11 @@ class Run:
             Stopped: all ranks agreed to stop before the next update.
         """
         record, save = self.recipe.record, self.recipe.checkpoints
-        batches = self.loader(*divmod(self.step, self.steps_per_epoch), self.patience)
+        batches = self.loader(*divmod(self.step, self.steps_per_epoch), self.limit)
         with contextlib.closing(batches):
-            while self.step < self.total_steps:
-                host = self.next_batch(batches)
+            while self.step < self.total_steps and not self.best.waited_enough:
+                compared = self.step % self.recipe.checks.samples_every == 0
+                host = self.agreement.next_batch(batches, self.step, self.member.skipped_in_a_row, compared)
                 self.prepare_update()
                 self.update(host)
                 if self.step in self.members_at[:-1]:
@@ -172,24 +180,6 @@ class Run:
                 due = end_of_epoch and save.every_epochs and epochs_done % save.every_epochs == 0
                 if due or (save.every_steps and self.step % save.every_steps == 0):
                     self.save()
-
-    def next_batch(self, batches: Iterator[HostBatch]) -> HostBatch:
-        """This rank's samples of the next update, once all ranks have theirs and go on.
-
-        Raises:
-            Stopped: all ranks agreed to stop; nothing has changed.
-        """
-        exchange, checks = self.exchange, self.recipe.checks
-        host = None
-        with exchange.clock.waiting("data", on_host=True), contextlib.suppress(Interrupted):
-            host = next(batches)
-        compared = host is not None and self.step % checks.samples_every == 0
-        samples = sample_hash(host.ids) if host is not None and compared else None
-        with exchange.clock.waiting("wait", on_host=True):
-            stop = self.agreement.settle(self.step, self.member.skipped_in_a_row, samples)
-        if stop or host is None:
-            raise Stopped
-        return host
 
     def prepare_update(self) -> None:
         """What comes before an update: a restart of the weights, the method's look at an epoch."""
@@ -212,7 +202,7 @@ class Run:
             Stopped: all ranks agreed to stop; the pass is made again after the resume.
         """
         with contextlib.suppress(Interrupted):
-            for micro in unaugmented(self.recipe, self.data, self.layout, split, self.patience):
+            for micro in unaugmented(self.recipe, self.data, self.layout, split, self.limit):
                 if self.agreement.stop_now():
                     raise Stopped
                 yield micro
@@ -255,6 +245,8 @@ class Run:
             with self.exchange.clock.excluded():
                 non_finite, found = self._evaluation("validation" if self.data.validation is not None else "test")
             self.evaluated = True
+            if self.best.is_best(found, self.step):
+                self.save_snapshot(0)
             if non_finite:
                 self.event(f"member {non_finite[0]}: predictions are not finite; this evaluation is left out")
             elif found is not None:
@@ -275,12 +267,7 @@ class Run:
 
     def resume_or_start(self) -> None:
         """Go on from the newest complete checkpoint set, or start: weights as built, files as new."""
-        folder = self.folder
-        try:
-            found = None if self.command.fresh else self.checkpoints.load()
-        except Stopped:
-            self.agreement.stop_now()
-            raise
+        folder, found = self.folder, None if self.command.fresh else self.checkpoints.load()
         if found is not None:
             self.step, states, shared = found
             own = states[self.layout.replica]
@@ -290,6 +277,7 @@ class Run:
                 self.recipe.method.load_state_dict(own["method"])
                 self.recipe.sparsity.load_state_dict(own["sparsity"])
                 self.window.load_state(own["window"])
+                self.best.load_state(own["best"])
             self.evaluated = own["evaluated"]
             with self.exchange.together("run folder"):
                 folder.check_owner()  # before anything is changed: starting takes long enough to be overtaken
@@ -340,6 +328,7 @@ class Run:
                 "masks": self.member.masks,
                 "window": self.window.state(),
                 "evaluated": self.evaluated,
+                "best": self.best.state(),
                 "skipped_in_a_row": self.member.skipped_in_a_row,
             }
             self.checkpoints.save(self.step, state, {"metrics_bytes": self.recorder.position()})
@@ -347,6 +336,13 @@ class Run:
     def finish(self) -> None:
         """Export the ensemble, evaluate it on the test split, print the table, mark the run as done."""
         network = self.member.engine.module
+        if self.best.waited_enough:
+            if not self.window.empty:
+                self.write_window()
+            self.event(f"ended after {self.epoch:g} epochs: the validation score has not become better")
+        if self.best.step is not None:
+            what = f"{self.recipe.checkpoints.best} {self.best.score:.4f}"
+            self.event(f"the exported weights are those of step {self.best.step}, the best: {what}")
         exported = export(self.folder, self.command, self.exchange, self.data, network, len(self.members_at))
         non_finite, found = self._evaluation("test", exported)
         if non_finite:
@@ -390,5 +386,5 @@ class Run:
         first = layout.first_member * (len(members) // layout.members)
         with self.member.evaluating():
             return evaluate_split(
-                *asked, first=first, stop_now=self.agreement.stop_now, patience=self.patience, tell=self.event
+                *asked, first=first, stop_now=self.agreement.stop_now, limit=self.limit, tell=self.event
             )

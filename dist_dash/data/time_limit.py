@@ -19,7 +19,7 @@ class Interrupted(Exception):
     """This rank was asked to stop before what it waited for had come."""
 
 
-class Patience:
+class TimeLimit:
     """How long a rank waits for data: until a deadline, or until it is asked to stop.
 
     Args:
