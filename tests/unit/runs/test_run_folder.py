@@ -50,7 +50,7 @@ def without_flock(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(fcntl, "flock", flock)
     (tmp_path / "patch").mkdir()
     (tmp_path / "patch/sitecustomize.py").write_text(NO_FLOCK)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "patch"))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "patch"), prepend=os.pathsep)
     monkeypatch.setenv("FLOCK", request.param)
 
 
