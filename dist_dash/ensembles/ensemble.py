@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from dist_dash.data.data_facts import Outline
 from dist_dash.errors import BadInput, RunFailed, first_line
 from dist_dash.files import read_json, replacing, write_atomically
 from dist_dash.metrics.mixture import mean_over_members, normalised
@@ -123,6 +124,22 @@ class StoredEnsemble:
         return int(self.spec["classes"])
 
     @property
+    def outline(self) -> Outline:
+        """Of the training data."""
+        return Outline(tuple(self.spec["shape"]), self.classes, self.spec["uint8"])
+
+    @property
+    def class_names(self) -> list[str] | None:
+        """Of the training data, where these have them."""
+        names = self.spec.get("class_names")
+        return names if isinstance(names, list) else None
+
+    @property
+    def data(self) -> dict[str, Any] | None:
+        """What is kept of the training data, see `DataFacts.as_json`; None in ensembles of versions without."""
+        return trained_on(self.spec)
+
+    @property
     def weights(self) -> NDArray[np.float64] | None:
         """How much each member counts `[members]`, adding up to 1; None where all count equally. Raises `BadInput`."""
         given = [member.get("weight", 1.0) for member in self.spec["members"]]
@@ -167,6 +184,12 @@ class StoredEnsemble:
     def write(self) -> None:
         """Write `ensemble.json`; do it last, for it says that the ensemble is complete."""
         write_atomically(self.folder / "ensemble.json", json.dumps(self.spec, indent=1))
+
+
+def trained_on(spec: dict[str, Any]) -> dict[str, Any] | None:
+    """What the content of an `ensemble.json` says of the training data; None where it does not have their digest."""
+    known = spec.get("data")
+    return known if isinstance(known, dict) and "digest" in known else None
 
 
 def stored_ensemble(folder: str | Path) -> StoredEnsemble:

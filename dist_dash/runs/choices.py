@@ -8,6 +8,8 @@ from typing import Any
 
 HARMLESS = ("record", "checks", "checkpoints", "loader.workers", "members")
 """What a resumed run may change; the layout is compared in place of `members`."""
+PLACES = ("data.root", "data.path")
+"""Where the data lie: no matter where their digest is known, for that says whether they are the same."""
 OURS = re.compile(r"dist_dash(?:\.\w+)*\.([A-Z]\w*)")
 
 

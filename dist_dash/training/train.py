@@ -42,7 +42,7 @@ from dist_dash.training.build import (
 )
 from dist_dash.training.export import export
 from dist_dash.training.held_out import evaluate_split
-from dist_dash.training.identity import check_members, equal_members
+from dist_dash.training.identity import check_members, check_same_data, equal_members
 
 
 def train(command: Command, layout: Layout, stop: StopRequest) -> int:
@@ -114,10 +114,12 @@ class Run:
         say_first = say if self.layout.rank == 0 else lambda text: None
         with exchange.together("data"):
             self.data = load_data(recipe, self.layout, say_first)
+            facts = self.data.facts.as_json()
             self.loader = train_loader(recipe, self.data, self.layout)
             self.steps_per_epoch = self.loader.steps_per_epoch
             self.total_steps = recipe.max_steps or recipe.epochs * self.steps_per_epoch
             check_facts(recipe, self.data, self.layout, self.total_steps, self.steps_per_epoch)
+        check_same_data(exchange, facts)
         length = self.steps_per_epoch, self.total_steps
         self.rate_range = recipe.schedule.rate_range(*length)
         self.members_at, self.restarts_at = recipe.schedule.members(*length), recipe.schedule.restarts(*length)
@@ -131,7 +133,7 @@ class Run:
         with exchange.together("record"):
             self.recorder = self._open_record()
         self.checkpoints = CheckpointSets(
-            folder, exchange, command.resolved, recipe.checkpoints.keep, self.recorder.say
+            folder, exchange, command.resolved, facts, recipe.checkpoints.keep, self.recorder.say
         )
         same_samples = recipe.loader.order == "shared"
         self.agreement = Agreement(exchange, stop, recipe.checks.max_skipped, same_samples)

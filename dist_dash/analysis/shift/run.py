@@ -47,7 +47,7 @@ def measure_shift(options: argparse.Namespace, fields: Sequence[str]) -> int:
     if options.ood is None and (fields or options.resize):
         raise BadInput(f"{'ood' if fields else 'resize'}: not allowed without --ood DATA")
     run = FinishedRun(options.run)
-    ensemble, data = run.ensemble(), run.data()
+    ensemble, data = run.ensemble(), run.data(say)
     outside = None
     if options.ood is not None:
         outside = other(options.ood, fields, data, options.resize, options.samples, options.seed)
