@@ -215,9 +215,10 @@ def _check_fit(folder: RunFolder, parts: Sequence[TrainedAlone]) -> None:
     for number, part in enumerate(parts):
         data = {name: part.stored.spec.get(name) for name in OF_THE_DATA}
         replicas = part.environment.get("layout", {}).get("replicas")
-        if not all(one.stored.data for one in parts):  # of an earlier version: where they lie is all that is known
-            data |= {name: value for name, value in flat(part.recipe).items() if name in PLACES}
         found[number] = {"replicas": replicas, "saved members": len(part.stored), "data": data}
+        if not all(one.stored.data for one in parts):  # of an earlier version: where they lie is all that is known
+            recipe = flat(part.recipe)
+            found[number]["place of the data"] = [recipe[name] for name in PLACES if name in recipe]
     _check_equal(folder, found)
     for number, part in enumerate(parts):
         part.stored.check()
