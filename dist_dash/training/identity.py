@@ -11,7 +11,10 @@ from torch import nn
 
 from dist_dash.data.same_data import what_differs
 from dist_dash.errors import BadInput, RunFailed, everywhere
+from dist_dash.models.network import draws_in_training
 from dist_dash.ranks.exchange import Exchange
+from dist_dash.recipe.recipe import Recipe
+from dist_dash.sparsity import Dense
 
 
 def weights_digest(module: nn.Module) -> str:
@@ -45,6 +48,29 @@ def check_members(exchange: Exchange, module: nn.Module, must_differ: bool) -> N
             "(DistributedDataParallel or DeepSpeed on the world group does)"
         )
         raise everywhere(RunFailed(text))
+
+
+def check_can_differ(exchange: Exchange, network: nn.Module, recipe: Recipe, shape: tuple[int, ...]) -> None:
+    """Refuse members that start equal, get equal updates and hence stay equal; before anything is changed.
+
+    Args:
+        exchange: between all ranks.
+        network: this rank's, on the host, with its initial weights.
+        recipe: of the run.
+        shape: of a sample.
+
+    Raises:
+        BadInput: two members are equal, and nothing in the recipe can make them differ.
+    """
+    if not recipe.method.exchanges or recipe.method.own_chance or type(recipe.sparsity) is not Dense:
+        return
+    equal = equal_members(exchange, network)
+    if equal and not any(exchange.collect(draws_in_training(network, shape))):
+        what = (
+            f"members {equal[0]} and {equal[1]} start equal, and {type(recipe.method).__name__} would keep them equal"
+        )
+        how = "init: own, init_noise: 0.01, or one file per member (init: [a.safetensors, b.safetensors, …])"
+        raise everywhere(BadInput(f"init: {what}; use {how}"))
 
 
 def equal_members(exchange: Exchange, module: nn.Module) -> tuple[int, int] | None:

@@ -42,7 +42,7 @@ from dist_dash.training.build import (
 )
 from dist_dash.training.export import export
 from dist_dash.training.held_out import evaluate_split
-from dist_dash.training.identity import check_members, check_same_data, equal_members
+from dist_dash.training.identity import check_can_differ, check_members, check_same_data, equal_members
 
 
 def train(command: Command, layout: Layout, stop: StopRequest) -> int:
@@ -126,6 +126,7 @@ class Run:
         with exchange.together("model"):
             network = build_network_of_member(recipe, self.data, self.layout, say_first)
             heads = heads_of_parameters(recipe, self.layout, network)
+        check_can_differ(exchange, network, recipe, self.data.shape)
         with exchange.together("engine"):  # its collectives start once every rank has its network
             recipe.engine.attach(network, recipe.optimizer, exchange)
             self.member = Member(recipe.engine, self.layout.identity, recipe.loader.accumulation, recipe.seed, heads)

@@ -73,3 +73,8 @@ class LocalCopy(ImageFolder):
 
     def load(self) -> Splits:
         return ImageFolder(f"{self.root}/{os.environ['RANK']}", self.image_size, self.resize).load()
+
+
+def lazy(shape: tuple[int, ...], classes: int, dropout: float = 0.0) -> nn.Module:
+    """A network whose weights are drawn when it sees its first samples."""
+    return nn.Sequential(nn.Flatten(), nn.LazyLinear(8), nn.ReLU(), nn.Dropout(dropout), nn.LazyLinear(classes))
