@@ -79,7 +79,7 @@ def add_noise(network: nn.Module, scale: float, seed: int) -> None:
     with torch.no_grad():
         for parameter in network.parameters():
             noise = torch.randn(parameter.shape, generator=generator)
-            parameter += scale * parameter.square().mean().sqrt() * noise
+            parameter.add_(noise * parameter.square().mean().sqrt(), alpha=scale)
 
 
 def draws_in_training(network: nn.Module, shape: tuple[int, ...]) -> bool:

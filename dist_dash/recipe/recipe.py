@@ -158,8 +158,8 @@ class Recipe:
         max_steps: end after this many updates; null: after `epochs`.
         seed: all randomness derives from it.
         members: ensemble members; null: one per rank.
-        init: `own` initial weights per member, `shared` ones, or a `.safetensors` file to fine-tune from, or a list of one
-            per member. A head that does not fit the classes starts anew, each member's own.
+        init: `own` initial weights per member, `shared` ones, or a `.safetensors` file to fine-tune from, or a list
+            of one per member. A head that does not fit the classes starts anew, each member's own.
         init_noise: Gaussian noise of each member's own on its initial weights, as a share of each tensor's root mean
             square; 0 adds none.
         exchange: `gather` all members' logits, or `reduce` them to a sum (memory independent of the members).

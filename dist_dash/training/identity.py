@@ -66,9 +66,8 @@ def check_can_differ(exchange: Exchange, network: nn.Module, recipe: Recipe, sha
         return
     equal = equal_members(exchange, network)
     if equal and not any(exchange.collect(draws_in_training(network, shape))):
-        what = (
-            f"members {equal[0]} and {equal[1]} start equal, and {type(recipe.method).__name__} would keep them equal"
-        )
+        method = type(recipe.method).__name__
+        what = f"members {equal[0]} and {equal[1]} start equal, and {method} would keep them equal"
         how = "init: own, init_noise: 0.01, or one file per member (init: [a.safetensors, b.safetensors, …])"
         raise everywhere(BadInput(f"init: {what}; use {how}"))
 
