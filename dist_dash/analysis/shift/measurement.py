@@ -40,15 +40,13 @@ class Measurement:
         loader: how samples are read; changes no figure.
 
     Raises:
-        BadInput: the data do not fit the ensemble, or cannot be read.
+        BadInput: the data cannot be read.
         RunFailed: all members are non-finite.
     """
 
     def __init__(
         self, ensemble: Ensemble, data: DataSet, values: Values, samples: int | None, seed: int, loader: Loader
     ) -> None:
-        if ensemble.shape != data.shape:
-            raise BadInput(f"x: shape {data.shape} is not allowed; samples must have the ensemble's, {ensemble.shape}")
         self.values, self.seed, self.loader = values, seed, loader
         fitting, self.reported, source = divided(data, samples, seed)
         held_out, clean = (self._predict(split, ensemble) for split in (fitting, self.reported))
