@@ -11,6 +11,7 @@ from dist_dash.ensembles.finished import FinishedRun
 from dist_dash.ensembles.predictor import agreeing, predict_split
 from dist_dash.ranks.exchange import Exchange
 from dist_dash.recipe.recipe import Loader
+from dist_dash.runs.record import say
 
 
 def evaluate_run(path: str | Path, split: str = "test", write: bool = True) -> dict[str, Any]:
@@ -25,11 +26,11 @@ def evaluate_run(path: str | Path, split: str = "test", write: bool = True) -> d
         The content of `evaluation.json`.
 
     Raises:
-        BadInput: the run is not finished, has no such split, its data cannot be read, or no member's predictions are
-            finite; nothing was written.
+        BadInput: the run is not finished, has no such split, its data cannot be read or are others, or no member's
+            predictions are finite; nothing was written.
     """
     run = FinishedRun(path)
-    found = evaluated(run, run.data().evaluation_split(split), split)
+    found = evaluated(run, run.data(say).evaluation_split(split), split)
     assert found is not None  # there are no other ranks
     if write:
         found.save(run.folder.evaluation_of(split), run.folder.predictions_of(split))

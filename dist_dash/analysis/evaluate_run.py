@@ -12,11 +12,11 @@ from typing import Any
 from rich.console import Console
 
 from dist_dash.analysis.evaluate import evaluated
-from dist_dash.data.dataset import DataSet
 from dist_dash.data.source import Split
 from dist_dash.ensembles.evaluation import Evaluated
 from dist_dash.ensembles.finished import FinishedRun
 from dist_dash.ensembles.predictor import agreeing
+from dist_dash.ensembles.trained_data import Tell
 from dist_dash.errors import BadInput, require
 from dist_dash.metrics.mixture import members_in_words
 from dist_dash.metrics.predictions import load_predictions
@@ -55,7 +55,7 @@ def evaluate_run(options: argparse.Namespace, fields: Sequence[str]) -> int:
             exchange = stack.enter_context(Exchange(layout_from_environment(None)))
         with agreeing(exchange, "run"):
             run = FinishedRun(options.run)
-            split, name = _samples(options, fields, run.data())
+            split, name = _samples(options, fields, run, say if launcher.rank == 0 else None)
         found = evaluated(run, split, name, strict=options.strict, exchange=exchange)
         with agreeing(exchange, "results"):
             if found is not None:
@@ -78,13 +78,16 @@ def _check(options: argparse.Namespace, fields: Sequence[str]) -> None:
         require(not RunFolder(output).recipe.exists(), "output", options.output, "another folder than a run's")
 
 
-def _samples(options: argparse.Namespace, fields: Sequence[str], own: DataSet) -> tuple[Split, str]:
+def _samples(
+    options: argparse.Namespace, fields: Sequence[str], run: FinishedRun, tell: Tell | None
+) -> tuple[Split, str]:
     """The samples to predict, and the name of their split."""
     if options.data is None:
         name = options.split or "test"
-        return own.evaluation_split(name), name
+        return run.data(tell).evaluation_split(name), name
     name = "given" if options.data.endswith(".npz") else options.split or "test"
-    return other_split(options.data, fields, options.split, own), name
+    stored = run.stored
+    return other_split(options.data, fields, options.split, stored.outline, stored.class_names, tell), name
 
 
 def _keep_and_show(found: Evaluated, run: FinishedRun, options: argparse.Namespace) -> None:

@@ -27,6 +27,7 @@ class ComparedRun:
         settings: the choices that may make a difference, by field, as texts; without seed, data and labels.
         labels: what was done to the targets, by field, as texts: the condition of its section.
         data: where its images and labels came from, by field, as texts.
+        facts: what is known of the data themselves, see `DataFacts.as_json`; None for runs of earlier versions.
         samples: of the split that was evaluated.
         split: which that is.
         metrics: `ensemble.nll`, `member_mean.accuracy`, `diversity.kl`, …: those that are finite numbers.
@@ -41,6 +42,7 @@ class ComparedRun:
     settings: Mapping[str, str]
     labels: Mapping[str, str]
     data: Mapping[str, str]
+    facts: Mapping[str, Any] | None
     samples: int | None
     split: str
     metrics: Mapping[str, float]
@@ -71,6 +73,7 @@ def read_run(path: Path) -> ComparedRun:
         settings=settings,
         labels=labels,
         data=data,
+        facts=run.trained_on,
         samples=samples if isinstance(samples, int) else None,
         split=str(evaluation.get("split")),
         metrics=_metrics(evaluation),

@@ -11,8 +11,9 @@ from dist_dash.comparison.equivalent import with_equivalents
 from dist_dash.comparison.section import Group, Section, group_of, section_of
 from dist_dash.comparison.selection import SelectedRun, select
 from dist_dash.comparison.settings import Settings, names, section_names
+from dist_dash.data.same_data import what_differs
 from dist_dash.errors import BadInput
-from dist_dash.runs.choices import differing
+from dist_dash.runs.choices import PLACES, differing
 
 
 @dataclass(frozen=True)
@@ -117,13 +118,16 @@ def _check_same_data(runs: Sequence[ComparedRun]) -> None:
     first = runs[0]
     for run in runs[1:]:
         known = [{**one.data, "split": one.split, "samples": str(one.samples)} for one in (first, run)]
-        for field in differing(known):
+        for field in differing(known, PLACES if first.facts and run.facts else ()):
             ours, theirs = (one.get(field, "none") for one in known)
             what = "test labels" if field == "samples" else "data"
             raise BadInput(
                 f"{field}: {first.path} has {ours}, {run.path} has {theirs}; runs of different {what} cannot be "
                 "compared"
             )
+        if first.facts and run.facts and (what := what_differs(first.facts, run.facts)):
+            text = f"data: {run.path} was trained on other data than {first.path} ({what})"
+            raise BadInput(f"{text}; runs of different data cannot be compared")
 
 
 def _check_known(baselines: Sequence[str], grouped: Mapping[str, Sequence[Group]], may_lack: bool) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
 
 
 class Outline(NamedTuple):
@@ -24,6 +24,22 @@ class Outline(NamedTuple):
 
 
 @dataclass(frozen=True)
+class SplitFacts:
+    """What is known of a split.
+
+    Args:
+        digest: 128 bits in hexadecimal that change with the names of samples (their content, where they lie in memory),
+            their order and their labels, and with nothing else.
+        per_class: samples of each class.
+        names: for each class 32 bits that change with the names of its samples; None where they lie in memory.
+    """
+
+    digest: str
+    per_class: list[int]
+    names: list[str] | None
+
+
+@dataclass(frozen=True)
 class DataFacts:
     """What is known of a data set once it is loaded; no pixel is decoded for it.
 
@@ -32,37 +48,37 @@ class DataFacts:
         classes: how many.
         class_names: their names, where the data have them.
         uint8: whether samples are stored as bytes.
-        counts: samples per split, as the source gives them: before validation samples are cut off.
+        splits: as the source gives them: before validation samples are cut off.
         bytes: that the samples take in memory; None where they are read when they are needed.
-        digest: 128 bits in hexadecimal that change with the names of samples (their content, where they lie in memory),
-            their labels, their number and the names of the classes, and with nothing else.
     """
 
     shape: tuple[int, ...]
     classes: int
     class_names: list[str] | None
     uint8: bool
-    counts: dict[str, int]
+    splits: dict[str, SplitFacts]
     bytes: int | None
-    digest: str
 
-    def as_json(self) -> dict[str, object]:
-        """What `ensemble.json` keeps of it: `digest counts class_names`."""
-        return {"digest": self.digest, "counts": self.counts, "class_names": self.class_names}
+    @property
+    def counts(self) -> dict[str, int]:
+        """Samples per split."""
+        return {name: sum(split.per_class) for name, split in self.splits.items()}
+
+    @property
+    def digest(self) -> str:
+        """128 bits in hexadecimal that change with the splits and with the names of the classes."""
+        names = json.dumps([self.classes, self.class_names]).encode()
+        return digest_of([names, *(bytes.fromhex(split.digest) for split in self.splits.values())])
+
+    def as_json(self) -> dict[str, Any]:
+        """What `ensemble.json` and the manifests of checkpoints keep of it: `digest counts class_names splits`."""
+        splits = {name: asdict(split) for name, split in self.splits.items()}
+        return {"digest": self.digest, "counts": self.counts, "class_names": self.class_names, "splits": splits}
 
 
-def digest_of(classes: int, class_names: list[str] | None, contents: Iterable[Iterable[bytes | memoryview]]) -> str:
-    """A digest of a data set.
-
-    Args:
-        classes: how many.
-        class_names: their names, where the data have them.
-        contents: for every split what distinguishes it from others, in pieces.
-    """
-    found = hashlib.blake2b(json.dumps([classes, class_names]).encode(), digest_size=16)
-    for pieces in contents:
-        own = hashlib.blake2b(digest_size=16)
-        for piece in pieces:
-            own.update(piece)
-        found.update(own.digest())
+def digest_of(pieces: Iterable[bytes | memoryview]) -> str:
+    """128 bits of all pieces, in hexadecimal."""
+    found = hashlib.blake2b(digest_size=16)
+    for piece in pieces:
+        found.update(piece)
     return found.hexdigest()

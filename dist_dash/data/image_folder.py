@@ -127,9 +127,11 @@ class FolderSplit(Split):
     def name(self, index: int) -> str:
         return f"{self.folder}/{os.fsdecode(self.files[index])}"
 
-    def content(self) -> Iterator[bytes | memoryview]:
-        yield str(self.files.dtype).encode()
-        yield self.files.tobytes()
+    def content(self, of: np.ndarray | None = None) -> Iterator[bytes | memoryview]:
+        # As wide as the longest of them, not as the longest of all.
+        files = self.files if of is None else np.array(self.files[of].tolist(), dtype=np.bytes_)
+        yield str(files.dtype).encode()
+        yield files.tobytes()
 
     def read(self, index: int) -> Image.Image:
         return decoded(self.name(index), self.exif)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from dist_dash.data.channel_statistics import check_override, check_statistics
-from dist_dash.data.data_facts import DataFacts, Outline, digest_of
+from dist_dash.data.data_facts import DataFacts, Outline, SplitFacts, digest_of
 from dist_dash.errors import BadInput, require
 
 SMALL = 64 * 2**20  # bytes that may be read merely to learn what the data look like
@@ -59,9 +59,13 @@ class Split(ABC):
         """What the samples take in memory; None where they are read when they are needed."""
         return None
 
-    def content(self) -> Iterator[bytes | memoryview]:
-        """What distinguishes these samples from others, beside their labels: names, or the values in memory."""
-        yield from (os.fsencode(self.name(index)) + b"\0" for index in range(len(self)))
+    def content(self, of: np.ndarray | None = None) -> Iterator[bytes | memoryview]:
+        """What distinguishes the samples `of` these positions (None: all) from others, beside their labels.
+
+        Their names, without the place where all of them lie; or the values in memory.
+        """
+        chosen = range(len(self)) if of is None else of
+        yield from (os.fsencode(self.name(int(index))) + b"\0" for index in chosen)
 
 
 class ArraySplit(Split):
@@ -80,9 +84,10 @@ class ArraySplit(Split):
     def nbytes(self) -> int | None:
         return self.samples.nbytes
 
-    def content(self) -> Iterator[bytes | memoryview]:
-        yield f"{self.samples.dtype} {self.samples.shape}".encode()
-        yield np.ascontiguousarray(self.samples).data.cast("B")
+    def content(self, of: np.ndarray | None = None) -> Iterator[bytes | memoryview]:
+        samples = self.samples if of is None else self.samples[of]
+        yield f"{samples.dtype} {samples.shape}".encode()
+        yield np.ascontiguousarray(samples).data.cast("B")
 
 
 class SubsetSplit(Split):
@@ -108,9 +113,8 @@ class SubsetSplit(Split):
     def nbytes(self) -> int | None:
         return self.base.nbytes
 
-    def content(self) -> Iterator[bytes | memoryview]:
-        yield from self.base.content()
-        yield self.indices.tobytes()
+    def content(self, of: np.ndarray | None = None) -> Iterator[bytes | memoryview]:
+        yield from self.base.content(self.indices if of is None else self.indices[of])
 
 
 @dataclass
@@ -161,14 +165,19 @@ class Splits:
 
     @property
     def facts(self) -> DataFacts:
-        """What is known of the data; of a large data set in memory, the digest takes seconds."""
+        """What is known of the data; of a large data set in memory, the digests take seconds."""
         parts = self.parts()
-        contents = (chain([name.encode(), split.labels.tobytes()], split.content()) for name, split in parts.items())
-        counts = {name: len(split) for name, split in parts.items()}
+        splits = {name: split_facts(name, split, self.classes) for name, split in parts.items()}
         held = [split.nbytes for split in parts.values() if split.nbytes is not None]
-        digest = digest_of(self.classes, self.class_names, contents)
         size = sum(held) if held else None
-        return DataFacts(self.shape, self.classes, self.class_names, self.uint8, counts, size, digest)
+        return DataFacts(self.shape, self.classes, self.class_names, self.uint8, splits, size)
+
+    def with_classes(self, names: Sequence[str]) -> Splits:
+        """The samples of these classes, with their numbers in `names`; all of them must be among `class_names`."""
+        numbers = numbered(self.class_names or [], names)
+        train, test = relabelled(self.train, numbers), relabelled(self.test, numbers)
+        validation = None if self.validation is None else relabelled(self.validation, numbers)
+        return Splits(train, test, len(names), self.mean, self.std, validation, list(names))
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -179,6 +188,36 @@ class Splits:
     def uint8(self) -> bool:
         """Whether the samples are stored as bytes (0 … 255)."""
         return self.train.dtype == np.uint8
+
+
+def numbered(own: Sequence[str], wanted: Sequence[str]) -> np.ndarray:
+    """For each class in `own` its number in `wanted`, −1 for none: int64 `[classes]`."""
+    places = {name: number for number, name in enumerate(wanted)}
+    return np.array([places.get(name, -1) for name in own], dtype=np.int64)
+
+
+def relabelled(split: Split, numbers: np.ndarray) -> SubsetSplit:
+    """Samples with `numbers[label]` for labels; those with −1 are left out."""
+    labels = numbers[split.labels]
+    kept = np.flatnonzero(labels >= 0)
+    return SubsetSplit(split, kept, labels[kept])
+
+
+def split_facts(name: str, split: Split, classes: int) -> SplitFacts:
+    """What is known of a split that has this name.
+
+    Args:
+        name: `train`, `validation` or `test`.
+        split: the samples.
+        classes: how many there are.
+    """
+    digest = digest_of(chain([name.encode(), split.labels.tobytes()], split.content()))
+    counts = np.bincount(split.labels, minlength=classes)
+    names = None
+    if split.nbytes is None:
+        by_class = np.split(np.argsort(split.labels, kind="stable"), np.cumsum(counts)[:-1])
+        names = [digest_of(split.content(own))[:8] for own in by_class]
+    return SplitFacts(digest, counts.tolist(), names)
 
 
 class Source(ABC):

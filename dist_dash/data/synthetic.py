@@ -89,9 +89,11 @@ class SyntheticSplit(Split):
         self.dtype = np.dtype(np.uint8)
         self._pixels = np.arange(size)
 
-    def content(self) -> Iterator[bytes | memoryview]:
+    def content(self, of: np.ndarray | None = None) -> Iterator[bytes | memoryview]:
         yield repr((self.shape, self.seed, self.stream, self.difficulty)).encode()
         yield self.patterns.tobytes()
+        if of is not None:
+            yield of.tobytes()
 
     def read(self, index: int) -> np.ndarray:
         """Make sample `index`: uint8 `[C, size, size]`."""

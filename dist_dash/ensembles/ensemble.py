@@ -137,6 +137,17 @@ class StoredEnsemble:
         return Outline(tuple(self.spec["shape"]), int(self.spec["classes"]), self.spec["uint8"])
 
     @property
+    def class_names(self) -> list[str] | None:
+        """Of the training data, where these have them."""
+        names = self.spec.get("class_names")
+        return names if isinstance(names, list) else None
+
+    @property
+    def data(self) -> dict[str, Any] | None:
+        """What is kept of the training data, see `DataFacts.as_json`; None in ensembles of versions without."""
+        return trained_on(self.spec)
+
+    @property
     def weights(self) -> NDArray[np.float64] | None:
         """How much each member counts `[members]`, adding up to 1; None where all count equally. Raises `BadInput`."""
         given = [member.get("weight", 1.0) for member in self.spec["members"]]
@@ -181,6 +192,12 @@ class StoredEnsemble:
     def write(self) -> None:
         """Write `ensemble.json`; do it last, for it says that the ensemble is complete."""
         write_atomically(self.folder / "ensemble.json", json.dumps(self.spec, indent=1))
+
+
+def trained_on(spec: dict[str, Any]) -> dict[str, Any] | None:
+    """What the content of an `ensemble.json` says of the training data; None where it does not have their digest."""
+    known = spec.get("data")
+    return known if isinstance(known, dict) and "digest" in known else None
 
 
 def stored_ensemble(folder: str | Path) -> StoredEnsemble:

@@ -11,9 +11,10 @@ import yaml
 
 from dist_dash.data import Augment
 from dist_dash.data.dataset import DataSet
-from dist_dash.ensembles.ensemble import Ensemble, StoredEnsemble, load_ensemble, stored_ensemble
+from dist_dash.ensembles.ensemble import Ensemble, StoredEnsemble, load_ensemble, stored_ensemble, trained_on
+from dist_dash.ensembles.trained_data import Tell, as_trained
 from dist_dash.errors import BadInput
-from dist_dash.files import parse_object, read_json
+from dist_dash.files import parse_object, read_json, read_object
 from dist_dash.metrics.predictions import Predictions, load_predictions
 from dist_dash.recipe.data_argument import source_of
 from dist_dash.recipe.parsing import SAFE_LOADER, Command, parse_command
@@ -36,6 +37,7 @@ class FinishedRun:
     def __init__(self, path: str | Path) -> None:
         self.folder = RunFolder(path)
         self.path = self.folder.path
+        self._data: DataSet | None = None
         if not self.path.is_dir():
             raise BadInput(f"run: {self.path} is no folder; it must be a finished run")
         if not self.folder.recipe.is_file():
@@ -94,20 +96,32 @@ class FinishedRun:
         """The trained members, read one by one."""
         return stored_ensemble(self.path)
 
+    @cached_property
+    def trained_on(self) -> dict[str, Any] | None:
+        """What is known of the training data, see `DataFacts.as_json`; None in runs of versions that kept nothing."""
+        return trained_on(read_object(self.folder.ensemble / "ensemble.json"))
+
     def ensemble(self) -> Ensemble:
         """The trained members, on the host."""
         return load_ensemble(self.path)
 
-    def data(self) -> DataSet:
+    def data(self, tell: Tell | None = None) -> DataSet:
         """The data as the run saw them: splits, noisy training labels.
 
+        Args:
+            tell: takes, at the first reading, what cannot be compared with the data trained on, and what is left out.
+
         Raises:
-            BadInput: they cannot be read, or the recipe's fields are not those of this version.
+            BadInput: they cannot be read, are other data than the run was trained on, or the recipe's fields are not
+                those of this version.
         """
-        # Not from `command`: building optimizer and method takes seconds.
-        labels, augment = self.group("labels", Labels), self.group("augment", Augment)
-        splits, seed = source_of(self.recipe.get("data") or {}).load(), self.recipe.get("seed", 0)
-        return DataSet(splits, augment, seed=seed, label_noise=labels.noise, validation=labels.validation)
+        if self._data is None:
+            # Not from `command`: building optimizer and method takes seconds.
+            labels, augment = self.group("labels", Labels), self.group("augment", Augment)
+            source, seed = source_of(self.recipe.get("data") or {}), self.recipe.get("seed", 0)
+            splits = as_trained(source.load(), self.stored, tell)
+            self._data = DataSet(splits, augment, seed=seed, label_noise=labels.noise, validation=labels.validation)
+        return self._data
 
     def group(self, name: str, kind: Callable[..., T]) -> T:
         """A group of fields of the recipe, such as `loader`, as the class that checks them. Raises `BadInput`."""

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from dist_dash.data.same_data import what_differs
 from dist_dash.ensembles.ensemble import StoredEnsemble
 from dist_dash.ensembles.evaluation import Evaluated, save_results, save_trace, score_predictions
 from dist_dash.ensembles.predictor import Predicted
@@ -29,7 +30,7 @@ from dist_dash.files import read_json, replacing, write_atomically
 from dist_dash.metrics.mixture import members_in_words
 from dist_dash.metrics.predictions import Predictions, load_arrays, load_predictions
 from dist_dash.ranks.launched import Launcher
-from dist_dash.runs.choices import HARMLESS, differing, flat
+from dist_dash.runs.choices import HARMLESS, PLACES, differing, flat
 from dist_dash.runs.folder import RunFolder
 from dist_dash.runs.owner import OwnedFolder
 from dist_dash.runs.record import say
@@ -37,7 +38,7 @@ from dist_dash.runs.slurm import is_over
 
 PATIENCE = 60.0  # seconds that the last members to finish wait for each other
 OF_ALL = ("ensemble", "diversity")  # keys of an evaluation's line that one part alone does not know
-MAY_DIFFER = tuple(name for name in HARMLESS if name != "members")
+MAY_DIFFER = (*(name for name in HARMLESS if name != "members"), *PLACES)
 OF_THE_DATA = ("format", "shape", "classes", "class_names", "uint8")
 
 
@@ -215,9 +216,18 @@ def _check_fit(folder: RunFolder, parts: Sequence[TrainedAlone]) -> None:
         data = {name: part.stored.spec.get(name) for name in OF_THE_DATA}
         replicas = part.environment.get("layout", {}).get("replicas")
         found[number] = {"replicas": replicas, "saved members": len(part.stored), "data": data}
+        if not all(one.stored.data for one in parts):  # of an earlier version: where they lie is all that is known
+            recipe = flat(part.recipe)
+            found[number]["place of the data"] = [recipe[name] for name in PLACES if name in recipe]
     _check_equal(folder, found)
-    for part in parts:
+    for number, part in enumerate(parts):
         part.stored.check()
+        then, now = parts[0].stored.data, part.stored.data
+        if then and now and (what := what_differs(then, now)):
+            raise BadInput(
+                f"run: the members in {folder.path} were trained on different data: member {number}'s differ from "
+                f"member 0's ({what})"
+            )
     for name in ("mean", "std"):  # of unlike machines, they may differ in the last digits
         values = [np.asarray(part.stored.spec.get(name), dtype=float) for part in parts]
         odd = [n for n, v in enumerate(values) if v.shape != values[0].shape or not np.allclose(v, values[0], 1e-5)]

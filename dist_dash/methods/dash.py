@@ -70,6 +70,7 @@ class DASH(Method):
         if ascent == "joint" and diversity_in != "ascent":
             raise BadInput(f"method.ascent: joint has no meaning with diversity_in: {diversity_in}; use separate")
         self.rho_loss, self.rho_div, self.ascent_sync, self.rho_warmup = rho_loss, rho_div, ascent_sync, rho_warmup
+        self.own_chance = direction == "random"
         self.diversity = Diversity(temperature, peers, classes)
         self._alone = SAM(rho_loss, ascent_sync=ascent_sync, rho_warmup=rho_warmup)
         self._sibling: Sibling | None = None

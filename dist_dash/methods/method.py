@@ -38,6 +38,9 @@ class Method(ABC):
     exchanges = False
     """Whether members exchange predictions: they must then see the same samples in the same order."""
 
+    own_chance = False
+    """Whether an update draws random numbers of each member's own: members that start equal then come to differ."""
+
     def copies(self, members: int) -> int:
         """Vectors as long as all parameters that an update holds at most, beside weights and descent gradient.
 

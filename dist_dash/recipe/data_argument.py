@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from dist_dash.data import Source
 from dist_dash.data.data_facts import Outline
-from dist_dash.data.dataset import DataSet
 from dist_dash.data.fitting import fitting_labels, fitting_samples, fitting_split
-from dist_dash.data.source import ArraySplit, Split, Splits
+from dist_dash.data.same_data import some_classes
+from dist_dash.data.source import ArraySplit, Split, Splits, numbered, relabelled
 from dist_dash.errors import BadInput, require
 from dist_dash.metrics.predictions import load_arrays
 from dist_dash.ranks.launched import Launcher
@@ -20,32 +20,65 @@ from dist_dash.runs.choices import spelled
 from dist_dash.runs.record import say
 
 
-def other_split(given: str, fields: Sequence[str], name: str | None, own: DataSet) -> Split:
-    """Samples of other data that suit a run.
+def other_split(
+    given: str,
+    fields: Sequence[str],
+    name: str | None,
+    own: Outline,
+    class_names: Sequence[str] | None = None,
+    tell: Callable[[str], None] | None = None,
+) -> Split:
+    """Samples of other data that suit a run; classes are those of the same names, where both sides have names.
 
     Args:
         given: a source, by the name that recipes have for it, or an `.npz` file with x and y.
         fields: of the source, `--data.field=value`.
         name: of its split; None: `test`.
         own: the run's data.
+        class_names: theirs, where they have them.
+        tell: takes which classes are left out, or have no samples.
 
     Raises:
-        BadInput: they cannot be read, or have another shape, type or number of classes than the run's data.
+        BadInput: they cannot be read, or have another shape, type, number or names of classes than the run's data.
     """
     if given.endswith(".npz"):
         if fields:
             raise BadInput(f"{fields[0].lstrip('-').partition('=')[0]}: no such field; an .npz file has none")
         require(name is None, "split", name, "left out with an .npz file, which has no splits")
-        return _of_file(given, own.outline)
+        return _of_file(given, own)
     splits = loaded([f"--data={given}", *fields])
-    require(splits.classes == own.classes, "data: classes", splits.classes, f"{own.classes}, as in the run's data")
     named = {"train": splits.train, "validation": splits.validation, "test": splits.test}
     split = named[name or "test"]
     if split is None:
         raise BadInput(f"split: {name!r} does not exist in {given}; it must be train or test")
+    if splits.class_names is None or class_names is None:
+        require(splits.classes == own.classes, "data: classes", splits.classes, f"{own.classes}, as in the run's data")
+    elif splits.class_names != class_names:
+        split = _by_name(split, splits.class_names, class_names, given, tell)
+    return _fitting(split, own, given)
+
+
+def _by_name(
+    split: Split, names: Sequence[str], wanted: Sequence[str], given: str, tell: Callable[[str], None] | None
+) -> Split:
+    """The samples of the classes that a run knows, with its numbers for them."""
+    new, missing = ([name for name in one if name not in other] for one, other in ((names, wanted), (wanted, names)))
+    if new and missing:
+        what = f"{some_classes(new)} unknown to the run, {some_classes(missing)} missing"
+        raise BadInput(f"data: {given} has other classes: {what}; they must be the run's, by name")
+    found = relabelled(split, numbered(names, wanted))
+    if not len(found):
+        raise BadInput(f"data: {given} holds no sample of the run's classes")
+    if tell and (new or missing):
+        what, names = ("left out", new) if new else ("without samples", missing)
+        tell(f"data: {some_classes(names)} {what}")
+    return found
+
+
+def _fitting(split: Split, own: Outline, given: str) -> Split:
     if split.shape != own.shape:
         raise BadInput(f"data: {given} holds samples of shape {split.shape}; it must be the run's, {own.shape}")
-    return fitting_split(split, own.outline, f"data: {given}")
+    return fitting_split(split, own, f"data: {given}")
 
 
 def source_of(given: Sequence[str] | dict[str, Any]) -> Source:

@@ -168,7 +168,10 @@ class Recipe:
         max_steps: end after this many updates; null: after `epochs`.
         seed: all randomness derives from it.
         members: ensemble members; null: one per rank.
-        init: `own` initial weights per member, `shared` ones, or a `.safetensors` file to fine-tune from.
+        init: `own` initial weights per member, `shared` ones, or a `.safetensors` file to fine-tune from, or a list
+            of one per member. A head that does not fit the classes starts anew, each member's own.
+        init_noise: Gaussian noise of each member's own on its initial weights, as a share of each tensor's root mean
+            square; 0 adds none.
         exchange: `gather` all members' logits, or `reduce` them to a sum (memory independent of the members).
         deterministic: ask torch for deterministic kernels: resumes are then equal to the bit on a GPU too.
     """
@@ -192,7 +195,8 @@ class Recipe:
     max_steps: int | None = None
     seed: int = 0
     members: int | None = None
-    init: str = "own"
+    init: list[str] | str = "own"
+    init_noise: float = 0.0
     exchange: Literal["gather", "reduce"] = "gather"
     deterministic: bool = True
 
@@ -209,13 +213,17 @@ class Recipe:
             raise BadInput(f"optimizer: {error}; the optimizer refuses it") from error
         if isinstance(tried, torch.optim.LBFGS):
             raise BadInput("optimizer: LBFGS evaluates the loss again inside its step; it must be a first-order one")
-        if self.init not in ("own", "shared") and not self.init.endswith(".safetensors"):
-            raise BadInput(f"init: {self.init!r} is not allowed; it must be own, shared or a .safetensors file")
+        require_non_negative("init_noise", self.init_noise)
+        files = self.init if isinstance(self.init, list) else [self.init] * (self.init not in ("own", "shared"))
+        if self.init == [] or not all(file.endswith(".safetensors") for file in files):
+            allowed = "own, shared, a .safetensors file or a list of one per member"
+            raise BadInput(f"init: {self.init!r} is not allowed; it must be {allowed}")
         if self.loader.order == "own" and self.method.exchanges:
             name = type(self.method).__name__
             raise BadInput(
                 f"loader.order: own is not allowed with method {name}, whose members must see the same samples"
             )
-        if self.exchange == "reduce" and self.init != "own" and self.method.exchanges:
+        equal = self.init != "own" and not isinstance(self.init, list) and not self.init_noise
+        if self.exchange == "reduce" and equal and self.method.exchanges:
             # Sums cannot give equal members exactly their own prediction back: noise would steer the ascent.
             raise BadInput("exchange: reduce is not allowed with members that start equal (init); use gather")

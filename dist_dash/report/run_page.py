@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dist_dash.ensembles.finished import FinishedRun
+from dist_dash.ensembles.trained_data import NOT_COMPARED
 from dist_dash.report.catalogue import PARTS
 from dist_dash.report.draw import DrawnPicture, draw_all, processes_for, remove_others
 from dist_dash.report.html import name_of, page, relative, write_page
@@ -16,6 +17,7 @@ from dist_dash.report.readings import check_evaluation
 from dist_dash.report.tables import answers, cost, diversity
 from dist_dash.report.words import what_came_of_it, what_was_trained
 from dist_dash.runs.folder import PICTURES
+from dist_dash.runs.record import say
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,8 @@ def report_of_run(path: Path, output: Path, without: Collection[str]) -> None:
     """
     run = FinishedRun(path)
     check_evaluation(run)
+    if run.trained_on is None:
+        say(NOT_COMPARED)
     # All that can be refused is refused before the first picture is drawn.
     values = {
         "trained": " ".join(what_was_trained(run)),

@@ -20,11 +20,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from dist_dash.data.same_data import what_differs
 from dist_dash.data.time_limit import Interrupted, TimeLimit
 from dist_dash.errors import BadInput, RunFailed, everywhere
 from dist_dash.files import naming, sync_folder, write_atomically
 from dist_dash.ranks.exchange import Exchange
-from dist_dash.runs.choices import HARMLESS, differing, flat, under
+from dist_dash.runs.choices import HARMLESS, PLACES, differing, flat, under
 from dist_dash.runs.owner import OwnedFolder
 from dist_dash.runs.preemption import Stopped
 
@@ -38,6 +39,7 @@ class CheckpointSets:
         folder: the run's.
         exchange: all ranks save and load together.
         recipe: the resolved recipe, nested; a set of another recipe is refused, unless the difference is harmless.
+        data: what is known of the data, see `DataFacts.as_json`; a set of other data is refused.
         keep: how many of the newest sets stay.
         say: prints a line for the user, on rank 0.
         limit: with a file system that does not answer.
@@ -48,12 +50,13 @@ class CheckpointSets:
         folder: OwnedFolder,
         exchange: Exchange,
         recipe: dict[str, Any],
+        data: dict[str, Any],
         keep: int,
         say: Callable[[str], None],
         limit: TimeLimit | None = None,
     ) -> None:
         self._limit = limit or TimeLimit(exchange.deadline)
-        self._folder, self._exchange, self._keep, self._say = folder, exchange, keep, say
+        self._folder, self._exchange, self._data, self._keep, self._say = folder, exchange, data, keep, say
         self._recipe = {k: v for k, v in flat(recipe).items() if not under(k, HARMLESS)}
         self._layout = layout = exchange.layout
         self._sizes = {"members": layout.members, "replicas": layout.replicas, "first_member": layout.first_member}
@@ -85,7 +88,8 @@ class CheckpointSets:
             written = exchange.collect((name, {"blake2b": digest, "bytes": size}))
             with exchange.together(f"checkpoint of step {step}"):
                 if is_first:
-                    facts = {"format": FORMAT, "step": step, **self._sizes, "recipe": self._recipe, "shared": shared}
+                    facts = {"format": FORMAT, "step": step, **self._sizes, "recipe": self._recipe}
+                    facts |= {"data": self._data, "shared": shared}
                     self._publish(partial, {**facts, "parts": dict(written)})
             self._newest = step
         except BaseException:
@@ -122,7 +126,8 @@ class CheckpointSets:
         A torn set is reported and skipped. This rank's random number generators are restored.
 
         Raises:
-            BadInput: the set belongs to another layout or recipe (what differs is listed), or no set can be read.
+            BadInput: the set belongs to another layout, to another recipe or to other data (what differs is listed), or
+                no set can be read.
             RunFailed: the file system does not answer.
             Stopped: a rank was asked to stop before it had read its part; nothing has changed.
         """
@@ -153,6 +158,8 @@ class CheckpointSets:
                 continue
             _set_rng_state(states[self._layout.replica]["rng"])
             assert manifest is not None
+            if not manifest.get("data"):
+                self._say(f"checkpoint {self._path(step)} has no digest of the data: whether they changed is not known")
             self._newest = step
             return step, states, manifest["shared"]
         if newest_first:
@@ -170,13 +177,17 @@ class CheckpointSets:
     def _check_same_run(self, manifest: dict[str, Any]) -> None:
         mine = {"format": FORMAT, **self._sizes, **self._recipe}
         theirs = {**{k: manifest.get(k, 0) for k in ("format", *self._sizes)}, **flat(manifest["recipe"])}
-        found = sorted(differing([theirs, mine]).items())
+        data = manifest.get("data")  # where they lie says nothing, if what they are is known
+        found = sorted(differing([theirs, mine], PLACES if data else ()).items())
         differences = [f"{field} {before!r} → {now!r}" for field, (before, now) in found]
         if differences:
             what = "; ".join(differences[:8]) + ("; …" if len(differences) > 8 else "")
             raise BadInput(
                 f"run: {self._folder.path} was started with other settings ({what}); use another --run, or --fresh"
             )
+        if data and (what := what_differs(data, self._data)):
+            how = "bring those back, use another --run, or --fresh"
+            raise BadInput(f"data: these are not the data that {self._folder.path} was started with ({what}); {how}")
 
     def _states(self, step: int, manifest: dict[str, Any]) -> list[dict[str, Any]]:
         return [self._read(step, manifest, replica) for replica in range(self._layout.replicas)]

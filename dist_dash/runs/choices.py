@@ -14,6 +14,8 @@ HARMLESS = (
     "members",
 )
 """What a resumed run may change; the layout is compared in place of `members`."""
+PLACES = ("data.root", "data.path")
+"""Where the data lie: no matter where their digest is known, for that says whether they are the same."""
 OURS = re.compile(r"dist_dash(?:\.\w+)*\.([A-Z]\w*)")
 
 

@@ -18,7 +18,7 @@ from dist_dash.member.facts import RunFacts
 from dist_dash.member.parameter_groups import ParameterGroup, group_of_each
 from dist_dash.member.parameters import kinds_of, names_of
 from dist_dash.models import load_pretrained
-from dist_dash.models.network import check_logits, seeded_network
+from dist_dash.models.network import add_noise, seeded_network
 from dist_dash.ranks.layout import Layout
 from dist_dash.recipe.recipe import Recipe
 from dist_dash.seeds import derived_seed
@@ -134,12 +134,17 @@ def build_network_of_member(recipe: Recipe, data: DataSet, layout: Layout, say: 
     again = [cycle] if cycle else []
     seed = derived_seed("weights", recipe.seed, 0 if recipe.init == "shared" else layout.identity, *again)
     statistics = data.mean, data.std, data.uint8
-    network = seeded_network(seed, architectures[layout.identity], data.shape, data.classes, *statistics)
-    if recipe.init.endswith(".safetensors"):
-        fresh = load_pretrained(network.net, recipe.init)  # type: ignore[arg-type]
+    own = architectures[layout.identity], data.shape, data.classes, *statistics
+    network = seeded_network(seed, *own, heads=data.heads)
+    if isinstance(recipe.init, list):
+        require(len(recipe.init) == members, "init", len(recipe.init), f"one file per member ({members} members)")
+    file = recipe.init[layout.identity] if isinstance(recipe.init, list) else recipe.init
+    if file not in ("own", "shared"):
+        fresh = load_pretrained(network.net, file)  # type: ignore[arg-type]
         if fresh:
             say(f"init: {', '.join(fresh)} start anew: the file has them for another number of classes")
-    check_logits(network, data.shape, data.heads)
+    if recipe.init_noise:
+        add_noise(network, recipe.init_noise, derived_seed("init noise", recipe.seed, layout.identity, *again))
     return network
 
 

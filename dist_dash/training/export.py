@@ -71,7 +71,5 @@ def export(
         members = [{**member, "weight": weight} for member, weight in zip(members, weights, strict=True)]
     names = {"classes": data.classes, "class_names": data.class_names, "shape": list(data.shape)}
     numbers = {"mean": list(data.mean), "std": list(data.std), "uint8": data.uint8}
-    spec = {"format": FORMAT, "members": members, **names, **numbers}
-    if layout.rank == 0:  # who writes it; the digest may take seconds
-        spec["data"] = data.facts.as_json()
+    spec = {"format": FORMAT, "members": members, **names, **numbers, "data": data.facts.as_json()}
     return StoredEnsemble(folder.ensemble, spec)

@@ -46,7 +46,7 @@ from dist_dash.training.build import (
 )
 from dist_dash.training.export import export
 from dist_dash.training.held_out import evaluate_split
-from dist_dash.training.identity import check_members, equal_members
+from dist_dash.training.identity import check_can_differ, check_members, check_same_data, equal_members
 
 
 def train(command: Command, layout: Layout, stop: StopRequest) -> int:
@@ -120,10 +120,12 @@ class Run:
         say_first = say if self.layout.rank == 0 else lambda text: None
         with exchange.together("data"):
             self.data = load_data(recipe, self.layout, say_first)
+            facts = self.data.facts.as_json()
             self.loader = train_loader(recipe, self.data, self.layout)
             self.steps_per_epoch = self.loader.steps_per_epoch
             self.total_steps = recipe.max_steps or recipe.epochs * self.steps_per_epoch
             check_facts(recipe, self.data, self.layout, self.total_steps, self.steps_per_epoch)
+        check_same_data(exchange, facts)
         length = self.steps_per_epoch, self.total_steps
         self.best = BestWeights(recipe, exchange)
         self.rate_range = recipe.schedule.rate_range(*length)
@@ -132,6 +134,7 @@ class Run:
             self.best.check(recipe, self.data, self.layout, len(self.members_at))
             network = build_network_of_member(recipe, self.data, self.layout, say_first)
             heads, groups = heads_of_parameters(recipe, self.layout, network), groups_of_parameters(recipe, network)
+        check_can_differ(exchange, network, recipe, self.data.shape)
         with exchange.together("engine"):  # its collectives start once every rank has its network
             recipe.engine.attach(network, with_groups(recipe.optimizer, groups), exchange)
             perturbed = [group is None or group.perturbed for group in groups]
@@ -141,7 +144,7 @@ class Run:
         with exchange.together("record"):
             self.recorder = self._open_record()
         self.checkpoints = CheckpointSets(
-            folder, exchange, command.resolved, recipe.checkpoints.keep, self.recorder.say, self.limit
+            folder, exchange, command.resolved, facts, recipe.checkpoints.keep, self.recorder.say, self.limit
         )
         same_samples = recipe.loader.order == "shared"
         self.agreement = Agreement(exchange, stop, recipe.checks.max_skipped, same_samples)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 from torch import Tensor, nn
+
+from dist_dash.data import ImageFolder
+from dist_dash.data.source import Splits
 
 CLASSES = ("ant", "bee", "cat")
 
@@ -62,3 +66,15 @@ class Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.scale * self.layer(x.flatten(1))
+
+
+class LocalCopy(ImageFolder):
+    """Pictures of which every node has a copy of its own, in ROOT/RANK."""
+
+    def load(self) -> Splits:
+        return ImageFolder(f"{self.root}/{os.environ['RANK']}", self.image_size, self.resize).load()
+
+
+def lazy(shape: tuple[int, ...], classes: int, dropout: float = 0.0) -> nn.Module:
+    """A network whose weights are drawn when it sees its first samples."""
+    return nn.Sequential(nn.Flatten(), nn.LazyLinear(8), nn.ReLU(), nn.Dropout(dropout), nn.LazyLinear(classes))

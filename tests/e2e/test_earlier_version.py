@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from dist_dash.ensembles.finished import FinishedRun
+from dist_dash.runs.choices import HARMLESS, under
 from tests.e2e.runs import assert_same_run, finish, start
 
 QUICK = ["--max_steps=6", "--schedule=Cosine", "--method.rho_div=0.1"]
@@ -44,8 +45,7 @@ def test_a_run_of_an_earlier_version_goes_on_as_if_nothing_had_been_renamed(tmp_
     (tmp_path / "run/recipe.yaml").write_text(yaml.safe_dump(recipe))
     (manifest,) = tmp_path.glob("run/checkpoints/step_*/manifest.json")
     content = json.loads(manifest.read_text())
-    harmless = ("record", "checks", "checkpoints", "loader.workers", "members")
-    content["recipe"] = {name: value for name, value in leaves(recipe).items() if not name.startswith(harmless)}
+    content["recipe"] = {name: value for name, value in leaves(recipe).items() if not under(name, HARMLESS)}
     assert content["recipe"]["method.init_args.rho_div"] == 0.1
     assert content["recipe"]["schedule.class_path"] == EARLIER["Cosine"]
     manifest.write_text(json.dumps(content))

@@ -97,6 +97,14 @@ def labels(shift: int, samples: int) -> Callable[[Path], None]:
     return change
 
 
+def other_data(content: dict[str, Any]) -> None:
+    content["data"]["digest"], content["data"]["counts"]["test"] = "0", 448
+
+
+def moved(run: Path) -> None:
+    edited(run / "member_01/recipe.yaml", lambda content: content["data"]["init_args"].update(root="elsewhere"))
+
+
 UNFIT = {
     "a choice": (
         recipe(lambda r: r.update(epochs=7)),
@@ -125,6 +133,14 @@ UNFIT = {
     ),
     "other classes": (spec(class_names=list("abcdefghij")), "were trained differently: data.class_names "),
     "other training data": (spec(mean=[0.9]), "were trained on different data: mean of member 1"),
+    "other data": (
+        lambda run: edited(run / "member_01/ensemble/ensemble.json", other_data),
+        "trained on different data: member 1's differ from member 0's (test: 448 samples instead of 449)",
+    ),
+    "another place of data that nobody knows": (
+        lambda run: (moved(run), spec(data=None)(run)),
+        "were trained differently: place of the data [] (members 0 2), ['elsewhere'] (member 1)",
+    ),
     "other labels": (labels(1, 449), "the labels of members 0 and 1 differ (1 of 449); their test data did"),
     "fewer samples": (
         labels(0, 448),
@@ -151,6 +167,7 @@ def test_members_that_do_not_belong_together(unfit: str, run: Path) -> None:
 
 def test_members_may_differ_in_what_changes_nothing(run: Path, together: Path) -> None:
     edited(run / "member_01/recipe.yaml", lambda r: (r["loader"].update(workers=2), r["record"].update(every=1)))
+    moved(run)  # a copy of its own, of the same digest
     edited(run / "member_02/ensemble/ensemble.json", lambda s: s.update(mean=[s["mean"][0] * (1 + 1e-9)]))
     assert join(run)
     assert_joined(run, together)

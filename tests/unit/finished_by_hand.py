@@ -34,11 +34,12 @@ def finished_run(
         networks.append(network.eval())
         spec = {"class_path": f"dist_dash.models.{type(architecture).__name__}", "init_args": vars(architecture)}
         members.append({"file": file, "architecture": spec})
-    names = {"shape": list(SHAPE), "classes": CLASSES, "class_names": None}
-    save_spec(path / "ensemble", members, **names, mean=list(MEAN), std=list(STD), uint8=True)
     given = ["--data=Arrays", f"--data.path={path.parent / 'data.npz'}", "--model=SmallCNN", "--optimizer=SGD"]
     command = parse_command([*given, "--optimizer.lr=0.1", "--loader.batch_size=8", *arguments])
     (path / "recipe.yaml").write_text(command.as_yaml(len(networks)))
+    names = {"shape": list(SHAPE), "classes": CLASSES, "class_names": None}
+    facts = command.recipe.data.load().facts.as_json()
+    save_spec(path / "ensemble", members, **names, mean=list(MEAN), std=list(STD), uint8=True, data=facts)
     return FinishedRun(path), networks
 
 

@@ -30,7 +30,8 @@ def finished(path: Path, members: int, *arguments: str, gain: float = 8.0) -> Pa
         {"file": RunFolder.weights(member), "architecture": command.resolved["model"]} for member in range(members)
     ]
     names = {"classes": splits.classes, "class_names": splits.class_names, "shape": list(splits.shape)}
-    save_spec(folder.ensemble, specs, **names, mean=list(splits.mean), std=list(splits.std), uint8=splits.uint8)
+    names |= {"mean": list(splits.mean), "std": list(splits.std), "uint8": splits.uint8}
+    save_spec(folder.ensemble, specs, **names, data=splits.facts.as_json())
     return path
 
 

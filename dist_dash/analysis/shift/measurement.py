@@ -43,7 +43,7 @@ class Measurement:
         resize: whether published ones are made to fit.
 
     Raises:
-        BadInput: the data do not fit the ensemble, or cannot be read.
+        BadInput: the data cannot be read.
         RunFailed: all members are non-finite.
     """
 
@@ -58,8 +58,6 @@ class Measurement:
         published: Published | None = None,
         resize: bool = False,
     ) -> None:
-        if ensemble.shape != data.shape:
-            raise BadInput(f"x: shape {data.shape} is not allowed; samples must have the ensemble's, {ensemble.shape}")
         self.values, self.seed, self.loader = values, seed, loader
         self.samples, self.published, self.resize = samples, published, resize
         self.paired = published is None or published.follows(data.test)

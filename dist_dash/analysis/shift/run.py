@@ -53,7 +53,7 @@ def measure_shift(options: argparse.Namespace, fields: Sequence[str]) -> int:
     if options.ood is None and options.published is None and options.resize:
         raise BadInput("resize: not allowed without --ood DATA or --published FOLDER")
     run = FinishedRun(options.run)
-    ensemble, data = run.ensemble(), run.data()
+    ensemble, data = run.ensemble(), run.data(say)
     outside = None
     if options.ood is not None:
         outside = other(options.ood, fields, data, options.resize, options.samples, options.seed)

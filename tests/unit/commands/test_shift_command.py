@@ -235,7 +235,7 @@ def test_data_that_are_gone_or_others(capsys, tmp_path):
     np.savez(data, **{name: x[:, :4] if x.ndim == 2 else x for name, x in content.items()})
     status, out, err = called(capsys, run)
     assert (status, out) == (2, "")
-    assert "x: shape (" in err
+    assert "shape (4,) instead of (5,)" in err
     assert not (run / "shift.json").exists()
 
 

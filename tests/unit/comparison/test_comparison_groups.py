@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from compared import loaded, run_at, study
+from compared import RECIPE, loaded, run_at, study
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -284,6 +284,22 @@ def test_runs_of_different_data_are_refused(tmp_path: Path, change: dict[str, An
     said = refusal([one, other])
     assert said.startswith(f"{field}: {one} has ")
     assert str(other) in said
+
+
+def test_the_digest_says_whether_data_are_the_same(tmp_path: Path) -> None:
+    """Not the place where they lie; nor the choices alone, for what lies there may have changed."""
+    elsewhere = {**RECIPE["data"]["init_args"], "root": "elsewhere"}
+    one, other = run_at(tmp_path / "a"), run_at(tmp_path / "b", "SAM", data__init_args=elsewhere)
+    assert refusal([one, other]).startswith(f"data.root: {one} has none, {other} has elsewhere; runs of different")
+    facts = {"digest": "0", "counts": {"train": 5, "test": 449}, "class_names": ["a", "b"]}
+    for run in (one, other):
+        (run / "ensemble/ensemble.json").write_text(json.dumps({"format": 2, "data": facts}))
+    assert len(only(load_comparison([one, other])).groups) == 2
+    changed = {**facts, "digest": "1", "class_names": ["b", "a"]}
+    (other / "ensemble/ensemble.json").write_text(json.dumps({"format": 2, "data": changed}))
+    what = "classes in another order: number 0 is 'b' instead of 'a'"
+    text = f"data: {other} was trained on other data than {one} ({what}); runs of different data cannot be compared"
+    assert refusal([one, other]) == text
 
 
 @pytest.mark.parametrize(

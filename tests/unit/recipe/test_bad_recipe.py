@@ -69,7 +69,7 @@ WRONG = [
     ("model.norm", "layer", "batch, group, none"),
     ("engine.precision", "fp8", "fp32, fp64, bf16"),
     ("engine.zero", "7", "0, 1, 2"),
-    ("init", "random", "own, shared or a .safetensors file"),
+    ("init", "random", "own, shared, a .safetensors file or a list of one per member"),
     # what is there, and refused with its reason
     ("engine.zero", "3", "0, 1 or 2"),
     ("engine.precision", "fp16", "use bf16 or fp32"),
