@@ -56,11 +56,12 @@ def train(command: Command, layout: Layout, stop: StopRequest) -> int:
         RunFailed: the run broke; the last complete checkpoint set is intact.
     """
     recipe, folder = command.recipe, OwnedFolder(command.run)
-    command.fresh = command.fresh and not layout.restarted  # a requeued job goes on
     if command.replicas not in (None, layout.replicas):
         what = f"{layout.world} ranks for {layout.members} members make {layout.replicas}"
         raise BadInput(f"replicas: {command.replicas} is not allowed; {what}")
     with Exchange(layout, recipe.exchange, recipe.checks.deadline) as exchange, contextlib.ExitStack() as stack:
+        if any(exchange.collect(layout.restarted)):  # a requeued job goes on; torchrun's agents count each for itself
+            command.fresh = False
         with exchange.together("run folder"):
             if layout.rank == 0:
                 folder.acquire(layout.job, is_over)
