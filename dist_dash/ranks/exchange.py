@@ -19,6 +19,7 @@ from torch import Tensor
 from dist_dash.errors import BadInput, RunFailed, everywhere, first_line, require_positive
 from dist_dash.ranks.clock import Clock
 from dist_dash.ranks.diagnosis import Diagnosis
+from dist_dash.ranks.host import problem_of_host
 from dist_dash.ranks.layout import Layout
 from dist_dash.ranks.meeting import meet
 from dist_dash.ranks.peers import PendingPeers, PendingStack, View
@@ -45,7 +46,7 @@ class Exchange:
         layout, timeout = self.layout, timedelta(seconds=self.deadline)
         if layout.device.type == "cuda":
             torch.cuda.set_device(layout.device)
-        meeting = meet(layout, self.deadline)
+        meeting = meet(layout, self.deadline, problem_of_host(layout.backend))
         self._diagnosis = Diagnosis(meeting, layout, self.deadline)
         self._guarded(lambda: self._join(dist.PrefixStore("world", meeting.connect()), timeout))
         return self
