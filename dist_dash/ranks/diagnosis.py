@@ -13,7 +13,7 @@ import contextlib
 import json
 import threading
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch.distributed as dist
@@ -58,6 +58,8 @@ class Diagnosis:
         self.step = 0
         self.made = False
         """Whether this rank has said why a collective failed."""
+        self.lost: list[int] = []
+        """Who is missing, once that is known."""
         self._beats, self._calls, self._waiting, self._ended = 0, 0, False, ""
         self.begin(0)
         self._end = threading.Event()
@@ -106,8 +108,9 @@ class Diagnosis:
             self._ended = within(PATIENCE + STAYING + min(self._deadline, 10.0), lambda: self._find_out(failed, what))
             self._mark(self.store)
         except (RuntimeError, TimeoutError):  # unless it was heard of before, nobody is left to ask
-            self._ended = self._ended or json.dumps([False, f"{failed}; {lost_host(self._layout)}"])
-        is_input, text = json.loads(self._ended)
+            lost = [0] if Launcher().rank_0_hosts_store else []
+            self._ended = self._ended or json.dumps([False, f"{failed}; {lost_host(self._layout)}", lost])
+        is_input, text, self.lost = json.loads(self._ended)
         return (BadInput if is_input else RunFailed)(text)
 
     def name(self, rank: int) -> str:
@@ -131,9 +134,9 @@ class Diagnosis:
         state = LEAVING if self._ended else WAITING if self._waiting else BUSY
         store.set(f"mark/{self._layout.rank}", json.dumps(Mark(self._beats, state, self._calls)))
 
-    def _leave(self, is_input: bool, text: str, lost: Collection[int] = ()) -> str:
+    def _leave(self, is_input: bool, text: str, lost: Sequence[int] = ()) -> str:
         """Leave why the run ends, unless somebody has; returns what is there."""
-        ended = self.store.compare_set("ended", "", json.dumps([is_input, text])).decode()
+        ended = self.store.compare_set("ended", "", json.dumps([is_input, text, [*lost]])).decode()
         if self._layout.rank == 0 and Launcher().rank_0_hosts_store:
             others = {*range(1, self._layout.world)} - {*lost}
             wait_for(lambda: all(self._marks()[rank].state == LEAVING for rank in others))

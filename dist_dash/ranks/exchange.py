@@ -86,6 +86,11 @@ class Exchange:
     def step(self, step: int) -> None:
         self._diagnosis.begin(step)
 
+    @property
+    def lost(self) -> list[int]:
+        """The ranks that were missing when an exchange did not complete."""
+        return self._diagnosis.lost
+
     # -- predictions, between members ------------------------------------------------------------------------------
 
     @property

@@ -25,10 +25,8 @@ from typing import Any
 from tests.e2e.runs import SMALL
 from tests.support.ranks import FORKED, Ranks
 
-DEADLINE = 6  # seconds of a collective
-IN_TIME = 60  # seconds after the strike
 RECIPE = ["--data=Synthetic", "--data.size=8", "--data.channels=1", "--data.train=320", "--data.test=100"]
-RECIPE += ["--engine=Torch", "--max_steps=1000000", "--checkpoints.every_steps=50", f"--checks.deadline={DEADLINE}"]
+RECIPE += ["--engine=Torch", "--max_steps=1000000", "--checkpoints.every_steps=50"]
 STORES = ("file", "launcher", "rank 0")
 
 
@@ -43,6 +41,7 @@ class Trial:
         strike: SIGKILL or SIGSTOP.
         after: seconds after the ranks' start; the run takes its first steps after about one.
         store: where the store is: see `STORES`.
+        deadline: of a collective, in seconds; survivors have ten times as long.
     """
 
     world: int
@@ -51,9 +50,11 @@ class Trial:
     strike: signal.Signals
     after: float
     store: str
+    deadline: int = 6
 
     @classmethod
     def drawn(cls, draw: random.Random) -> Trial:
+        """A random one."""
         world, members = draw.choice([(2, 2), (2, 2), (2, 1), (3, 3), (4, 2)])
         strike = draw.choice([signal.SIGKILL, signal.SIGSTOP])
         return cls(world, members, draw.randrange(world), strike, draw.uniform(0.3, 4.0), draw.choice(STORES))
@@ -93,6 +94,7 @@ def run_trial(trial: Trial, folder: Path) -> str:
         environment |= {"TORCHELASTIC_USE_AGENT_STORE": str(trial.store == "launcher")}
     run = folder / "run"
     arguments = ["train", *SMALL, *RECIPE, f"--run={run}", f"--members={trial.members}"]
+    arguments.append(f"--checks.deadline={trial.deadline}")
     ranks = Ranks(trial.world, main, arguments, environment=environment)
     try:
         time.sleep(trial.after)
@@ -101,7 +103,7 @@ def run_trial(trial: Trial, folder: Path) -> str:
         if early:
             return f"rank {early[0]} had ended before the strike: {ranks.output(early[0])}"
         ranks.signal(trial.strike, [trial.victim])
-        end = time.monotonic() + IN_TIME
+        end = time.monotonic() + 10 * trial.deadline
         for rank in survivors:
             ranks.processes[rank].join(max(0.0, end - time.monotonic()))
         return "; ".join(filter(None, (_complaint(ranks, rank, trial.victim) for rank in survivors)))
