@@ -76,9 +76,8 @@ def _complain(error: BaseException, status: int) -> int:
 def _lack_of_memory(error: BaseException) -> str:
     """What to do where memory ran out; empty for every other error."""
     text = " ".join(str(error).split())
-    if not isinstance(error, MemoryError) and not re.search(
-        "can't allocate memory|out of memory|start new thread", text
-    ):
+    known = re.search("can't allocate memory|out of memory|start new thread", text)
+    if not (known or isinstance(error, MemoryError)):
         return ""
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
     limited = "" if limit == resource.RLIM_INFINITY else f", or raise `ulimit -v`, which allows {limit >> 20} MiB"

@@ -22,7 +22,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from tests.e2e.runs import SMALL
+from tests.e2e.runs import SMALL, step_of, until
 from tests.support.ranks import FORKED, Ranks
 
 RECIPE = ["--data=Synthetic", "--data.size=8", "--data.channels=1", "--data.train=320", "--data.test=100"]
@@ -42,6 +42,7 @@ class Trial:
         after: seconds after the ranks' start; the run takes its first steps after about one.
         store: where the store is: see `STORES`.
         deadline: of a collective, in seconds; survivors have ten times as long.
+        from_first_step: whether `after` counts from there.
     """
 
     world: int
@@ -51,6 +52,7 @@ class Trial:
     after: float
     store: str
     deadline: int = 6
+    from_first_step: bool = False
 
     @classmethod
     def drawn(cls, draw: random.Random) -> Trial:
@@ -97,6 +99,8 @@ def run_trial(trial: Trial, folder: Path) -> str:
     arguments.append(f"--checks.deadline={trial.deadline}")
     ranks = Ranks(trial.world, main, arguments, environment=environment)
     try:
+        if trial.from_first_step:
+            until(lambda: step_of(run), ranks)
         time.sleep(trial.after)
         survivors = [rank for rank in range(trial.world) if rank != trial.victim]
         early = [rank for rank in range(trial.world) if not ranks.processes[rank].is_alive()]

@@ -9,12 +9,12 @@ from pathlib import Path
 from tests.campaign.kills import Trial, run_trial
 
 TRIALS = [
-    Trial(2, 2, 0, signal.SIGKILL, 2.0, "rank 0", deadline=60),
-    Trial(3, 3, 1, signal.SIGKILL, 2.5, "rank 0", deadline=60),
-    Trial(2, 1, 1, signal.SIGKILL, 3.0, "launcher", deadline=60),
-    Trial(4, 2, 3, signal.SIGKILL, 2.0, "file", deadline=60),
-    Trial(3, 3, 1, signal.SIGSTOP, 3.0, "rank 0", deadline=15),
-    Trial(2, 2, 0, signal.SIGSTOP, 2.5, "rank 0", deadline=15),
+    Trial(2, 2, 0, signal.SIGKILL, 0.3, "rank 0", deadline=60, from_first_step=True),
+    Trial(3, 3, 1, signal.SIGKILL, 0.8, "rank 0", deadline=60, from_first_step=True),
+    Trial(2, 1, 1, signal.SIGKILL, 1.3, "launcher", deadline=60, from_first_step=True),
+    Trial(4, 2, 3, signal.SIGKILL, 0.3, "file", deadline=60, from_first_step=True),
+    Trial(3, 3, 1, signal.SIGSTOP, 1.3, "rank 0", deadline=15, from_first_step=True),
+    Trial(2, 2, 0, signal.SIGSTOP, 0.8, "rank 0", deadline=15, from_first_step=True),
 ]
 
 
