@@ -122,9 +122,8 @@ def _complaint(ranks: Ranks, rank: int, victim: int) -> str:
     if ranks.processes[rank].is_alive():
         return f"rank {rank} goes on"
     said = [line for line in ranks.output(rank).splitlines() if line.startswith("dist-dash: ")]
-    named = (
-        {int(number) for number in re.findall(r"\(rank (\d+)", said[-1].partition("missing: ")[2])} if said else None
-    )
+    missing = said[-1].partition("missing: ")[2] if said else ""
+    named = {int(number) for number in re.findall(r"\(rank (\d+)", missing)}
     if named == {victim} and len(said) == 1 and "Traceback" not in ranks.output(rank):
         return ""
     return f"rank {rank} names {sorted(named)}: {' | '.join(said) or ranks.output(rank)[-300:]}"
