@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import tempfile
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
 from functools import partial
+from multiprocessing.queues import Queue
 from typing import Any, Generic, TypeVar, cast
 
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from dist_dash.data.time_limit import Interrupted, TimeLimit
-from dist_dash.errors import BadInput, RunFailed
+from dist_dash.errors import BadInput, RunFailed, first_line
 from dist_dash.ranks.launched import STOP_SIGNALS
 
 Key = TypeVar("Key")
@@ -50,6 +52,23 @@ def _start_worker(_: int) -> None:
     for stop in STOP_SIGNALS:
         signal.signal(stop, signal.SIG_IGN)
     torch.set_num_threads(1)
+    # Called where a batch cannot be handed over; by default it is printed and dropped, and the reader waits for ever.
+    Queue._on_queue_feeder_error = _hand_over_failed  # type: ignore[attr-defined]
+
+
+def _hand_over_failed(queue: Queue, error: Exception, item: tuple[int, Any]) -> None:
+    queue.put((item[0], RunFailed(f"loader.workers: a batch cannot be handed over ({first_line(error)}{_cure(error)}")))
+
+
+def _cure(error: Exception) -> str:
+    text = str(error)
+    if "AF_UNIX path too long" in text:
+        return f"); TMPDIR, {tempfile.gettempdir()}, is too long for sockets: set a shorter one, at most 60 characters"
+    if "shared memory" in text:
+        return "); /dev/shm is too small: enlarge it (docker run --shm-size), or lower loader.workers or batch_size"
+    if "Too many open files" in text:
+        return "); raise `ulimit -n`, or lower loader.workers"
+    return ")"
 
 
 def stream(
@@ -92,11 +111,15 @@ def stream(
             except (Interrupted, RunFailed):
                 hang = True
                 raise
-            except RuntimeError as error:
-                if "DataLoader worker (pid" not in str(error):
+            except (RuntimeError, OSError) as error:
+                text = " ".join(str(error).split())
+                if workers and ("Too many open files" in text or "ancdata" in text):
+                    what = f"{workers} workers need more open files"
+                    raise RunFailed(f"loader.workers: {what}; raise `ulimit -n`, or lower loader.workers") from error
+                if "DataLoader worker (pid" not in text:
                     raise
-                raise RunFailed(f"loader.workers: a worker died: {' '.join(str(error).split())}") from error
-            if isinstance(batch, BadInput):
+                raise RunFailed(f"loader.workers: a worker died: {text}") from error
+            if isinstance(batch, BadInput | RunFailed):
                 raise batch
             yield cast(Item, batch)
     finally:

@@ -1,53 +1,86 @@
 """Why a collective failed: who is missing, or which error another rank has ended with.
 
-Every rank leaves in the rendezvous' store at which update it is, how many collectives it has started and, where it ends
-alone, its last error. Between updates a thread writes the second a few times a second: the store at every collective
-would cost more than the collective.
+A thread of every rank leaves a mark in the rendezvous' store a few times a second: a count that grows while the process
+lives, how many collectives it has started, and whether it waits in one. A rank whose count stands still was killed or
+hangs; one that lives outside the collective in which the others wait is held up there. The first that finds out leaves
+it for all: by then the host of the store may be the next to end. The store at every collective would cost more than the
+collective.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import threading
 import time
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch.distributed as dist
 
 from dist_dash.errors import BadInput, RunFailed, first_line
+from dist_dash.ranks.launched import Launcher
 from dist_dash.ranks.layout import Layout
+from dist_dash.ranks.meeting import STAYING, Meeting, listed, lost_host, wait_for
+from dist_dash.ranks.store import within
 
 INTERVAL = 0.2  # seconds between two marks
-NOT_MISSING = 2**62
+PATIENCE = 3.0  # seconds without a new mark after which a rank does not live
+WAITING, BUSY, LEAVING = "waiting", "busy", "leaving"
+LOST_CONNECTION = "all ranks live: a connection between them broke"
+
+
+class Mark(NamedTuple):
+    """What a rank's thread leaves.
+
+    Args:
+        beats: how often it has left a mark.
+        state: `WAITING` in a collective, `BUSY` outside, or `LEAVING`, because it knows that the run ends.
+        calls: collectives that the rank has started.
+    """
+
+    beats: int = 0
+    state: str = BUSY
+    calls: int = 0
 
 
 class Diagnosis:
     """This rank's marks in the store, and the reading of all ranks' marks after a failure.
 
     Args:
-        store: of the rendezvous.
+        meeting: of all ranks.
         layout: who this rank is.
         deadline: of a collective, in seconds.
     """
 
-    def __init__(self, store: Any, layout: Layout, deadline: float) -> None:
-        self.store, self._layout, self._deadline = store, layout, deadline
+    def __init__(self, meeting: Meeting, layout: Layout, deadline: float) -> None:
+        self.store, self._meeting, self._layout, self._deadline = meeting.connect(), meeting, layout, deadline
         self.step = 0
         self.made = False
         """Whether this rank has said why a collective failed."""
-        self._calls, self._left = 0, (-1, -1)
-        self._end, self._writing = threading.Event(), threading.Lock()
-        self._write()
-        self._writer = threading.Thread(target=self._keep_writing, daemon=True)
+        self.lost: list[int] = []
+        """Who is missing, once that is known."""
+        self._beats, self._calls, self._waiting, self._ended = 0, 0, False, ""
+        self.begin(0)
+        self._end = threading.Event()
+        self._writer = threading.Thread(target=self._keep_writing, args=(meeting.connect(),), daemon=True)
         self._writer.start()
 
     def begin(self, step: int) -> None:
         """An update begins."""
         self.step = step
         with contextlib.suppress(RuntimeError):  # the store's host is gone: the collectives will say so
-            self._write()
+            self.store.set(f"step/{self._layout.rank}", str(step))
 
-    def count(self) -> None:
-        """Another collective is about to start."""
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """The body is a collective, or waits for one."""
         self._calls += 1
+        self._waiting = True
+        try:
+            yield
+        finally:
+            self._waiting = False
 
     def close(self, patience: float = INTERVAL + 1.0) -> None:
         """Write no more marks; waits so many seconds for one that is being written."""
@@ -57,64 +90,88 @@ class Diagnosis:
     def leave_error(self, error: Exception) -> None:
         """Leave the error with which this rank ends alone, for the others to say."""
         known = isinstance(error, BadInput | RunFailed)
-        kind = "input" if isinstance(error, BadInput) else "failure"
         text = first_line(error) if known else f"{type(error).__name__}: {first_line(error)}"
-        with contextlib.suppress(RuntimeError):  # the store's host may be gone; nobody is there to read it then
-            self.store.set(f"last_error/{self._layout.rank}", f"{kind} {text}")
+        text = f"{text} ({self.name(self._layout.rank)})"
+        with contextlib.suppress(RuntimeError, TimeoutError):  # nobody is there to read it
+            within(STAYING, lambda: self._leave(isinstance(error, BadInput), text))
 
-    def reason(self) -> BadInput | RunFailed:
-        """Why a collective failed, by what each rank has left in the store; takes a few seconds."""
+    def reason(self, error: Exception | None = None) -> BadInput | RunFailed:
+        """Why a collective failed, by what the ranks have left in the store; takes a few seconds.
+
+        Args:
+            error: with which it failed; the deadline has passed where there is none.
+        """
         self.made = True
         failed = f"step {self.step}: an exchange did not complete"
-        left = self._read()
-        if left is None:
-            return RunFailed(f"{failed}; the host of the rendezvous (rank 0, or the launcher) does not answer")
-        if self._layout.rank == 0:
-            time.sleep(2.0)  # this process may host the store, and the others are reading it
-        behind = []
-        for rank, (last_error, mark) in enumerate(left):
-            if last_error is not None:
-                kind, text = last_error.split(" ", 1)
-                return (BadInput if kind == "input" else RunFailed)(f"{text} ({self.name(rank)})")
-            calls, step, host = mark.split(" ", 2)
-            if int(calls) < self._calls:
-                which = f"member {self._layout.identity_of(rank)}"
-                behind.append(f"{which} (rank {rank}, {host}, last seen at step {step})")
-        missing = "missing: " + ", ".join(behind) if behind else "a peer ended or a connection broke during it"
-        return RunFailed(f"{failed}; {missing}")
+        what = f" ({first_line(error)})" if error is not None else ""
+        try:
+            self._ended = within(PATIENCE + STAYING + min(self._deadline, 10.0), lambda: self._find_out(failed, what))
+            self._mark(self.store)
+        except (RuntimeError, TimeoutError):  # unless it was heard of before, nobody is left to ask
+            lost = [0] if Launcher().rank_0_hosts_store else []
+            self._ended = self._ended or json.dumps([False, f"{failed}; {lost_host(self._layout)}", lost])
+        is_input, text, self.lost = json.loads(self._ended)
+        return (BadInput if is_input else RunFailed)(text)
 
     def name(self, rank: int) -> str:
         """What messages call a rank."""
         return f"rank {rank}, member {self._layout.identity_of(rank)}"
 
-    def _keep_writing(self) -> None:
-        while not self._end.wait(INTERVAL):
-            with contextlib.suppress(RuntimeError):  # the store's host is gone: the collectives will say so
-                self._write()
+    # -- this rank's marks ---------------------------------------------------------------------------------------------
 
-    def _write(self) -> None:
-        with self._writing:  # an older mark must not come after a newer one
-            mark = (NOT_MISSING if self.made else self._calls), self.step
-            if mark != self._left:
-                self.store.set(f"at/{self._layout.rank}", f"{mark[0]} {mark[1]} {self._layout.host}")
-                self._left = mark
+    def _keep_writing(self, store: dist.Store) -> None:
+        # A connection of its own: another's would wait for the answers that this one waits for.
+        with contextlib.suppress(RuntimeError):  # the store's host is gone: the collectives will say so
+            while True:
+                self._mark(store)
+                if not self._ended and store.check(["ended"]):
+                    self._ended = store.get("ended").decode()
+                elif self._end.wait(INTERVAL):
+                    return
 
-    def _read(self) -> list[tuple[str | None, str]] | None:
-        """Each rank's last error, if it left one, and its last mark; None where the store's host does not answer."""
-        found: list[tuple[str | None, str]] = []
+    def _mark(self, store: dist.Store) -> None:
+        self._beats += 1
+        state = LEAVING if self._ended else WAITING if self._waiting else BUSY
+        store.set(f"mark/{self._layout.rank}", json.dumps(Mark(self._beats, state, self._calls)))
 
-        def left(what: str) -> str | None:
-            return self.store.get(what).decode() if self.store.check([what]) else None
+    def _leave(self, is_input: bool, text: str, lost: Sequence[int] = ()) -> str:
+        """Leave why the run ends, unless somebody has; returns what is there."""
+        ended = self.store.compare_set("ended", "", json.dumps([is_input, text, [*lost]])).decode()
+        if self._layout.rank == 0 and Launcher().rank_0_hosts_store:
+            others = {*range(1, self._layout.world)} - {*lost}
+            wait_for(lambda: all(self._marks()[rank].state == LEAVING for rank in others))
+        return ended
 
-        def read() -> None:
-            with contextlib.suppress(RuntimeError):
-                self._write()  # a rank that looks for the missing is not missing itself
-                time.sleep(1.0)  # ranks that fail for the same reason are still on their way to this line
-                ranks = range(self._layout.world)
-                found.extend((left(f"last_error/{r}"), left(f"at/{r}") or "0 none host unknown") for r in ranks)
+    # -- all ranks' marks ----------------------------------------------------------------------------------------------
 
-        # A store has no deadline of its own: one whose host hangs would hang its readers.
-        reader = threading.Thread(target=read, daemon=True)
-        reader.start()
-        reader.join(2.0 + min(self._deadline, 10.0))
-        return found if len(found) == self._layout.world else None
+    def _find_out(self, failed: str, what: str) -> str:
+        time.sleep(INTERVAL)  # a last mark may still be on its way
+        first = marks = self._marks()
+        living, end = {self._layout.rank}, time.monotonic() + PATIENCE
+        while len(living) < len(marks) and time.monotonic() < end:
+            if self.store.check(["ended"]):
+                return self.store.get("ended").decode()
+            time.sleep(INTERVAL)
+            marks = self._marks()
+            living |= {r for r, mark in enumerate(marks) if mark.state == LEAVING or mark.beats != first[r].beats}
+        lost = [rank for rank in range(len(marks)) if rank not in living] or self._held_up(marks)
+        missing = f"missing: {listed([self._last_seen(rank) for rank in lost])}"
+        return self._leave(False, f"{failed}; {missing if lost else LOST_CONNECTION + what}", lost)
+
+    def _held_up(self, marks: Sequence[Mark]) -> list[int]:
+        """The ranks that live outside the collectives and have started the fewest; none where all have as many."""
+        busy = {rank: mark.calls for rank, mark in enumerate(marks) if mark.state == BUSY and mark.calls < self._calls}
+        return [rank for rank, calls in busy.items() if calls == min(busy.values())]
+
+    def _marks(self) -> list[Mark]:
+        keys = [f"mark/{rank}" for rank in range(self._layout.world)]
+        if self.store.check(keys):
+            return [Mark(*json.loads(mark)) for mark in self.store.multi_get(keys)]
+        there = [self.store.check([key]) for key in keys]  # a rank may have ended before its first
+        return [Mark(*json.loads(self.store.get(k))) if t else Mark() for k, t in zip(keys, there, strict=True)]
+
+    def _last_seen(self, rank: int) -> str:
+        key = f"step/{rank}"
+        step = self.store.get(key).decode() if self.store.check([key]) else "0"
+        where = f"rank {rank}, {self._meeting.hosts[rank]}"
+        return f"member {self._layout.identity_of(rank)} ({where}, last seen at step {step})"

@@ -19,7 +19,9 @@ from torch import Tensor
 from dist_dash.errors import BadInput, RunFailed, everywhere, first_line, require_positive
 from dist_dash.ranks.clock import Clock
 from dist_dash.ranks.diagnosis import Diagnosis
+from dist_dash.ranks.host import problem_of_host
 from dist_dash.ranks.layout import Layout
+from dist_dash.ranks.meeting import meet
 from dist_dash.ranks.peers import PendingPeers, PendingStack, View
 from dist_dash.ranks.transport import Transport
 
@@ -44,24 +46,16 @@ class Exchange:
         layout, timeout = self.layout, timedelta(seconds=self.deadline)
         if layout.device.type == "cuda":
             torch.cuda.set_device(layout.device)
-        try:
-            self._join(timeout)
-        except BadInput:
-            raise
-        except (RuntimeError, ValueError) as error:  # the latter where the launcher set no address
-            what = f"the {layout.world} ranks did not find each other within {self.deadline:g} s"
-            raise RunFailed(f"{what} ({first_line(error)})") from error
+        meeting = meet(layout, self.deadline, problem_of_host(layout.backend))
+        self._diagnosis = Diagnosis(meeting, layout, self.deadline)
+        self._guarded(lambda: self._join(dist.PrefixStore("world", meeting.connect()), timeout))
         return self
 
-    def _join(self, timeout: timedelta) -> None:
+    def _join(self, store: dist.Store, timeout: timedelta) -> None:
         layout = self.layout
-        rendezvous, _, _ = next(dist.rendezvous(layout.rendezvous, layout.rank, layout.world, timeout=timeout))
-        rendezvous.set_timeout(timeout)
-        self._check_backends(rendezvous)
+        store.set_timeout(timeout)
         backend = "cpu:gloo,cuda:nccl" if layout.backend == "nccl" else "gloo"
-        store = dist.PrefixStore("world", rendezvous)
         dist.init_process_group(backend, store=store, rank=layout.rank, world_size=layout.world, timeout=timeout)
-        self._diagnosis = Diagnosis(rendezvous, layout, self.deadline)
         # Flags and checks have a gloo group of their own: control never waits behind the accelerator's stream.
         self._control = dist.new_group(backend="gloo", timeout=timeout)
         # NCCL's own watchdog ends the process without a word that names anybody: `await_device` comes before it.
@@ -71,19 +65,6 @@ class Exchange:
         self.replica_group = replicas[layout.member]
         self._members = Transport(members[layout.replica], layout.members, layout.backend, self._guarded)
         self._replicas = Transport(self.replica_group, layout.replicas, layout.backend, self._guarded)
-
-    def _check_backends(self, store: dist.Store) -> None:
-        """Refuse ranks some of which share a device and some of which do not: their groups would never form."""
-        layout = self.layout
-        store.set(f"backend/{layout.rank}", layout.backend)
-        backends = [store.get(f"backend/{rank}").decode() for rank in range(layout.world)]
-        store.set(f"backend_read/{layout.rank}", "")
-        if len(set(backends)) > 1:
-            for rank in range(layout.world):  # this process may host the store: nobody ends while others read
-                store.get(f"backend_read/{rank}")
-            odd = next(rank for rank, backend in enumerate(backends) if backend != backends[0])
-            what = f"rank 0 would use {backends[0]}, rank {odd} {backends[odd]}"
-            raise everywhere(BadInput(f"ranks: {what}; every node must have as many ranks as GPUs, or all must share"))
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
         # After a failure the peers may be gone, and leaving the groups in order would wait for them.
@@ -104,6 +85,11 @@ class Exchange:
     @step.setter
     def step(self, step: int) -> None:
         self._diagnosis.begin(step)
+
+    @property
+    def lost(self) -> list[int]:
+        """The ranks that were missing when an exchange did not complete."""
+        return self._diagnosis.lost
 
     # -- predictions, between members ------------------------------------------------------------------------------
 
@@ -164,10 +150,11 @@ class Exchange:
         done = torch.cuda.Event()
         done.record()
         end = time.monotonic() + self.deadline
-        while not done.query():
-            if time.monotonic() > end:
-                raise self._diagnosis.reason()
-            time.sleep(1e-4)
+        with self._diagnosis.waiting():
+            while not done.query():
+                if time.monotonic() > end:
+                    raise self._diagnosis.reason()
+                time.sleep(1e-4)
 
     # -- flags and checks, between all ranks -----------------------------------------------------------------------
 
@@ -218,8 +205,8 @@ class Exchange:
 
     def _guarded(self, call: Callable[[], T]) -> T:
         """Run a collective; where it fails or exceeds the deadline, say who is missing, or what a rank ended with."""
-        self._diagnosis.count()
-        try:
-            return call()
-        except RuntimeError as error:
-            raise self._diagnosis.reason() from error
+        with self._diagnosis.waiting():
+            try:
+                return call()
+            except RuntimeError as error:
+                raise self._diagnosis.reason(error) from error

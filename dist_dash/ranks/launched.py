@@ -77,6 +77,46 @@ class Launcher:
         return "env://" if self._torchrun or not self._slurm else f"tcp://{self._slurm_head}"
 
     @property
+    def meeting_file(self) -> str:
+        """The file in which the ranks meet; empty where they meet at an address."""
+        return self.rendezvous.removeprefix("file://") if self.rendezvous.startswith("file://") else ""
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port where the ranks meet.
+
+        Raises:
+            BadInput: the variables name none.
+        """
+        if self.rendezvous == "env://":
+            if not (host := self._variables.get("MASTER_ADDR", "")):
+                raise self._problem("MASTER_ADDR", "is missing")
+            return host, self._number("MASTER_PORT")
+        found = re.fullmatch(r"tcp://(.+):(\d{1,5})", self.rendezvous)
+        if found is None:
+            text = f"is {self.rendezvous!r}, but must be file:///PATH or tcp://HOST:PORT"
+            raise self._problem("DIST_DASH_RENDEZVOUS", text)
+        return found[1], int(found[2])
+
+    @property
+    def address_variable(self) -> str:
+        """The variable that names the host where the ranks meet."""
+        if self._variables.get("DIST_DASH_RENDEZVOUS"):
+            return "DIST_DASH_RENDEZVOUS"
+        return "MASTER_ADDR" if self.rendezvous == "env://" else "SLURM_STEP_NODELIST"
+
+    @property
+    def rank_0_hosts_store(self) -> bool:
+        """Whether what the ranks leave for each other ends with rank 0; not in a file, nor with torchrun's agent."""
+        agent = self.rendezvous == "env://" and self._variables.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+        return not (agent or self.meeting_file)
+
+    @property
+    def restarted(self) -> bool:
+        """Whether the launcher has started these ranks before: a requeued job, another attempt of torchrun's."""
+        return self.job.partition(".")[2] not in ("", "0") or self._number("TORCHELASTIC_RESTART_COUNT", 0) > 0
+
+    @property
     def job(self) -> str:
         """`job.restarts` under Slurm, else empty: each life of a requeued job has another one."""
         job = self._variables.get("SLURM_JOB_ID", "")

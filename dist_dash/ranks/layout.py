@@ -85,19 +85,14 @@ class Layout:
         return socket.gethostname()
 
     @property
-    def rendezvous(self) -> str:
-        """Where the ranks meet."""
-        return Launcher().rendezvous
-
-    @property
     def job(self) -> str:
         """The Slurm job and its restart count, where there is one: it tells a requeued job from its earlier life."""
         return Launcher().job
 
     @property
     def restarted(self) -> bool:
-        """Whether Slurm has started this job before."""
-        return self.job.partition(".")[2] not in ("", "0")
+        """Whether the launcher has started these ranks before."""
+        return Launcher().restarted
 
     def member_of(self, rank: int) -> int:
         """The member that a rank trains."""

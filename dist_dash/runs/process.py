@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import faulthandler
 import os
+import re
+import resource
 import signal
 import sys
 from collections.abc import Callable
@@ -33,6 +35,10 @@ def guarded(call: Callable[[], int]) -> int:
         return _complain(error, BAD_INPUT)
     except (RunFailed, OSError) as error:
         return _complain(error, FAILED)
+    except (MemoryError, RuntimeError) as error:
+        if not (text := _lack_of_memory(error)):
+            raise
+        return _complain(RunFailed(text), FAILED)
 
 
 def leave(status: int) -> NoReturn:
@@ -72,3 +78,15 @@ def _complain(error: BaseException, status: int) -> int:
         which = f"rank {rank}: " if rank else ""
         print(f"dist-dash: {which}{' '.join(str(error).split())}", file=sys.stderr, flush=True)
     return status
+
+
+def _lack_of_memory(error: BaseException) -> str:
+    """What to do where memory ran out; empty for every other error."""
+    text = " ".join(str(error).split())
+    known = re.search("can't allocate memory|out of memory|start new thread", text)
+    if not (known or isinstance(error, MemoryError)):
+        return ""
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    limited = "" if limit == resource.RLIM_INFINITY else f", or raise `ulimit -v`, which allows {limit >> 20} MiB"
+    why = f" ({text})" if text else ""
+    return f"memory ran out{why}; lower loader.batch_size or the model's size, or start fewer ranks a host{limited}"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -12,8 +14,10 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from dist_dash.errors import BadInput
 from dist_dash.recipe.parsing import Command
 from dist_dash.runs.folder import RunFolder
+from dist_dash.runs.owner import OwnedFolder
 from dist_dash.runs.process import FINISHED, TO_BE_CONTINUED
 from dist_dash.training.grace import grace_for, signals_to_handle
 from dist_dash.training.train import finished_already
@@ -57,13 +61,32 @@ def launch_local(arguments: Sequence[str], command: Command) -> int:
         signals_to_handle=signals_to_handle(),
         **grace_for(LaunchConfig),
     )
+    before = folder.owner().get("token")
     try:
         elastic_launch(config, sys.executable)("-u", "-m", "dist_dash", "train", *arguments, f"--members={members}")
     except ChildFailedError as error:
         statuses = {failure.exitcode for failure in error.failures.values()}
+        killed = [f"rank {rank} was {_killed_by(f.exitcode)}" for rank, f in error.failures.items() if f.exitcode < 0]
+        for line in killed:
+            print(f"dist-dash: {line}", file=sys.stderr, flush=True)
+        if folder.owner().get("token") != before:  # a rank of this launch has taken the folder
+            _note_failure(folder, next(iter(killed), "rank 0 ended without a word"))
         return next((status for status in (2, TO_BE_CONTINUED) if status in statuses), 1)
     except (SignalException, KeyboardInterrupt):  # the latter where the ranks have not been started yet
         if folder.done.exists():
             return FINISHED
         return TO_BE_CONTINUED if folder.to_continue.exists() else 1
     return FINISHED
+
+
+def _killed_by(exit_code: int) -> str:
+    name = signal.Signals(-exit_code).name
+    return f"killed ({name}{'; so does a system that runs out of memory' if name == 'SIGKILL' else ''})"
+
+
+def _note_failure(folder: RunFolder, why: str) -> None:
+    """Leave `FAILED` where rank 0, which would have, was killed; nothing where a marker or another run is there."""
+    if any(marker.exists() for marker in (folder.done, folder.to_continue, folder.failed)):
+        return
+    with contextlib.suppress(BadInput, OSError), OwnedFolder(folder.path).held() as owned:
+        owned.mark(owned.failed, why)

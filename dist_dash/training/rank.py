@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from dist_dash.ranks.host import allow_open_files
 from dist_dash.runs.preemption import StopRequest
 from dist_dash.runs.process import quiet_torch, say_at_once, show_stacks_on_quit
 
@@ -23,6 +24,7 @@ def stoppable(speaks: bool) -> Iterator[StopRequest]:
     """
     quiet_torch()
     show_stacks_on_quit()
+    allow_open_files()
     with StopRequest().listening(say_at_once if speaks else lambda text: None) as stop:
         yield stop
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import torch
@@ -60,17 +60,20 @@ def train(command: Command, layout: Layout, stop: StopRequest) -> int:
         RunFailed: the run broke; the last complete checkpoint set is intact.
     """
     recipe, folder = command.recipe, OwnedFolder(command.run)
-    command.fresh = command.fresh and not layout.restarted  # a requeued job goes on
     if command.replicas not in (None, layout.replicas):
         what = f"{layout.world} ranks for {layout.members} members make {layout.replicas}"
         raise BadInput(f"replicas: {command.replicas} is not allowed; {what}")
     with Exchange(layout, recipe.exchange, recipe.checks.deadline) as exchange, contextlib.ExitStack() as stack:
+        if any(exchange.collect(layout.restarted)):  # a requeued job goes on; torchrun's agents count each for itself
+            command.fresh = False
         with exchange.together("run folder"):
             if layout.rank == 0:
                 folder.acquire(layout.job, is_over)
                 stack.callback(folder.release)
                 stack.enter_context(folder.noting_failure())
         folder.token = exchange.collect(folder.token)[0]
+        if layout.rank:
+            stack.enter_context(noting_loss_of_owner(folder, exchange))
         with exchange.together("run folder"):
             folder.check_shared()
         if exchange.collect(finished_already(command, layout.rank == 0))[0]:
@@ -89,6 +92,19 @@ def train(command: Command, layout: Layout, stop: StopRequest) -> int:
                 run.save()
             run.leave(folder.to_continue, reason)
             return TO_BE_CONTINUED
+
+
+@contextlib.contextmanager
+def noting_loss_of_owner(folder: OwnedFolder, exchange: Exchange) -> Iterator[None]:
+    """Leave `FAILED` in place of rank 0 where that is what went missing in the body."""
+    try:
+        yield
+    except RunFailed as error:
+        if 0 in exchange.lost:
+            with contextlib.suppress(OSError, RunFailed):  # a full disk, a new owner: the first error matters more
+                folder.check_owner()
+                folder.mark(folder.failed, " ".join(str(error).split()))
+        raise
 
 
 def finished_already(command: Command, speak: bool = True) -> bool:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import time
+from pathlib import Path
 
 import pytest
 
 from dist_dash.errors import BadInput, RunFailed
+from dist_dash.ranks import store
 from dist_dash.ranks.exchange import Exchange
 from dist_dash.ranks.layout import Layout, layout_from_environment
 from tests.support.ranks import Ranks, on_ranks
@@ -50,7 +53,7 @@ def without_an_answer(store: Deaf) -> str:
 def test_the_rendezvous_itself_does_not_answer(store: Deaf) -> None:
     kind, text = Ranks(2, without_an_answer, store).results(200)[0]  # long before the store would answer
     assert kind == "value"
-    assert text.startswith("step 0: an exchange did not complete; the host of the rendezvous (rank 0, or the launcher)")
+    assert re.fullmatch("step 0: an exchange did not complete; the file system of .*/store, .*, does not answer", text)
 
 
 def ends_alone(error: Exception, who: int) -> int:
@@ -122,3 +125,46 @@ def test_nodes_of_different_kinds_are_refused() -> None:
         "ranks: rank 0 would use gloo, rank 1 nccl; every node must have as many ranks as GPUs, or all must share"
     )
     assert on_ranks(2, joins_with_other_devices) == [expected] * 2
+
+
+def joins(tell: bool) -> str:
+    """Meet, and end without a word to anybody: what was left in the store stays there."""
+    store.RESOLVING = 1.0
+    try:
+        with Exchange(layout_from_environment(2), deadline=60) as exchange:
+            exchange.collect(0)
+            if tell:
+                return "met"
+            os._exit(0)
+    except (BadInput, RunFailed) as error:
+        return f"{type(error).__name__}: {error}"
+
+
+def test_a_restarted_attempt_finds_none_of_the_earlier_one_s_words(tmp_path: Path) -> None:
+    """So it is with `torchrun --max-restarts`, whose agent keeps its store."""
+    same = {"DIST_DASH_RENDEZVOUS": f"file://{tmp_path}/store"}
+    for _ in range(2):
+        assert Ranks(2, joins, False, environment=same).results() == [("killed", 0)] * 2
+    assert on_ranks(2, joins, True, environment=same) == ["met"] * 2
+
+
+NOBODY = {"DIST_DASH_RENDEZVOUS": "", "MASTER_ADDR": "no-such-host.invalid", "MASTER_PORT": "1234"}
+SURROUNDINGS = {
+    "interface": (
+        {"GLOO_SOCKET_IFNAME": "nope0"},
+        "GLOO_SOCKET_IFNAME is 'nope0', but the interfaces of this host are ",
+    ),
+    "no address": ({"DIST_DASH_RENDEZVOUS": "", "MASTER_ADDR": ""}, "MASTER_ADDR is missing; start with torchrun, "),
+    "no such host": (NOBODY, "MASTER_ADDR names 'no-such-host.invalid', which "),
+    "no folder": ({"DIST_DASH_RENDEZVOUS": "file:///no/such/file"}, "DIST_DASH_RENDEZVOUS names a file in /no/such, "),
+}
+
+
+@pytest.mark.parametrize("what", SURROUNDINGS)
+def test_what_a_launcher_got_wrong_is_said_at_once(what: str) -> None:
+    environment, expected = SURROUNDINGS[what]
+    started = time.monotonic()
+    found = on_ranks(2, joins, True, environment=environment)
+    assert found[0].startswith(f"BadInput: environment: {expected}"), found
+    assert f"environment: {expected}" in found[1]
+    assert time.monotonic() - started < 59  # the deadline has not been waited for

@@ -79,6 +79,7 @@ def test_a_killed_rank(victim: int, tmp_path: Path, undisturbed: Path) -> None:
         assert f"missing: member {victim} (rank {victim}, " in line
         assert line.endswith(", last seen at step 12)")
         assert line.count("member") == 1
+    assert f"missing: member {victim} (rank {victim}, " in (run / "FAILED").read_text()
     assert sets(run) == [5, 10]
     finish(run, 3, 3, "--engine=tests.e2e.faults.Struck", f"--engine.orders={tmp_path / 'orders'}")
     assert_same_run(run, undisturbed)
@@ -94,6 +95,7 @@ def test_a_hung_rank(tmp_path: Path) -> None:
             assert "step 12: an exchange did not complete; missing: member 0 (rank 0, " in line
             assert line.endswith(", last seen at step 12)")
             assert line.count("member") == 1
+        assert "missing: member 0 (rank 0, " in (run / "FAILED").read_text()
     finally:
         ranks.signal(signal.SIGKILL, [0])
     assert ranks.results() == [("killed", 9), ("value", 1), ("value", 1)]
@@ -169,4 +171,4 @@ def test_ranks_that_never_come_are_waited_for_until_the_deadline(tmp_path: Path)
     ranks = Ranks(1, main, alone, environment={"WORLD_SIZE": "2"})
     assert ranks.results() == [("value", 1)]
     (line,) = complaints(ranks, 0)
-    assert "the 2 ranks did not find each other within 2 s" in line
+    assert line.endswith("the 2 ranks did not find each other within 2 s; missing: member 1 (rank 1)")

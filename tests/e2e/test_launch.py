@@ -214,3 +214,14 @@ def test_a_stop_before_anything_has_started(run: Path) -> None:
         assert "Traceback" not in launched.output
         assert status == 75, launched.output
     assert not (run / "DONE").exists()
+
+
+def test_a_killed_rank_0_leaves_failed_through_the_launcher(tmp_path: Path) -> None:
+    """With one rank there is nobody else who could."""
+    run, orders = tmp_path / "run", tmp_path / "orders"
+    orders.write_text(f"0 12 {signal.SIGKILL}")
+    struck = [*SMALL, *LIGHT, "--engine=tests.e2e.faults.Struck", f"--engine.orders={orders}", f"--run={run}"]
+    with Launched(sys.executable, "-m", "dist_dash", "train", *struck, "--members=1") as launched:
+        assert launched.wait() == 1, launched.output
+        assert "dist-dash: rank 0 was killed (SIGKILL; so does a system that runs out of memory)\n" in launched.output
+    assert (run / "FAILED").read_text().startswith("rank 0 was killed (SIGKILL")
