@@ -86,12 +86,19 @@ def read_json(path: Path, what: str) -> Any:
         what: the message begins with it.
 
     Raises:
-        BadInput: the file is missing or is not JSON.
+        BadInput: the file is missing or is not JSON, or an object in it has a name twice.
     """
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        return json.loads(path.read_text(), object_pairs_hook=_named_once)
+    except (OSError, ValueError, RecursionError) as error:
         raise BadInput(f"{what}: {path} is missing or unreadable ({type(error).__name__})") from error
+
+
+def _named_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name stands there twice")
+    return found
 
 
 def parse_object(text: str | bytes) -> dict[str, Any]:

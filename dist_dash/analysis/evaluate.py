@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,15 @@ from dist_dash.ranks.exchange import Exchange
 from dist_dash.recipe.recipe import Loader
 
 
-def evaluate_run(path: str | Path, split: str = "test", write: bool = True) -> dict[str, Any]:
+def evaluate_run(
+    path: str | Path, split: str = "test", write: bool = True, allow_code: Collection[str] = ()
+) -> dict[str, Any]:
     """Evaluate a finished run's ensemble in this process.
 
     Args:
         path: the run.
         split: of its own data: `test`, `validation` or `train` (with the labels that were trained on).
+        allow_code: see `load_ensemble`.
         write: keep scores and predictions in the run, as `RunFolder.evaluation_of` and `predictions_of` say.
 
     Returns:
@@ -28,7 +32,7 @@ def evaluate_run(path: str | Path, split: str = "test", write: bool = True) -> d
         BadInput: the run is not finished, has no such split, its data cannot be read, or no member's predictions are
             finite; nothing was written.
     """
-    run = FinishedRun(path)
+    run = FinishedRun(path, allow_code)
     found = evaluated(run, run.data().evaluation_split(split), split)
     assert found is not None  # there are no other ranks
     if write:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -29,6 +29,7 @@ from dist_dash.files import read_json, replacing, write_atomically
 from dist_dash.metrics.mixture import members_in_words
 from dist_dash.metrics.predictions import Predictions, load_arrays, load_predictions
 from dist_dash.ranks.launched import Launcher
+from dist_dash.recipe.components import code_named
 from dist_dash.runs.choices import HARMLESS, differing, flat
 from dist_dash.runs.folder import RunFolder
 from dist_dash.runs.owner import OwnedFolder
@@ -45,14 +46,14 @@ class Incomplete(BadInput):
     """Members are missing, or not finished."""
 
 
-def join_and_say(run: str) -> int:
+def join_and_say(run: str, allow_code: Collection[str]) -> int:
     """Join, or say that there is nothing to join; returns the exit status, 0."""
-    if not join(run):
+    if not join(run, allow_code=allow_code):
         say(f"{run} is finished already; it is joined again once a member has finished anew")
     return 0
 
 
-def join(run: str | Path, patience: float = 0.0) -> bool:
+def join(run: str | Path, patience: float = 0.0, allow_code: Collection[str] | None = ()) -> bool:
     """Make `run` a finished run of all the members in it, and print the table.
 
     What a join that was killed has left is written again. A folder that is joined already is left alone, unless a
@@ -61,6 +62,7 @@ def join(run: str | Path, patience: float = 0.0) -> bool:
     Args:
         run: the folder that holds the members' run folders.
         patience: seconds to wait for another process that owns the folder.
+        allow_code: see `load_ensemble`; None: what the members' recipes name, which are the user's own then.
 
     Returns:
         Whether there was something to do.
@@ -72,11 +74,11 @@ def join(run: str | Path, patience: float = 0.0) -> bool:
     folder = OwnedFolder(run)
     if _is_up_to_date(folder):
         return False
-    _parts(folder)  # refused before anything is written
+    _parts(folder, allow_code)  # refused before anything is written
     with folder.held(Launcher().job, is_over, patience), folder.noting_failure():
         if _is_up_to_date(folder):  # joined by whoever owned it until now
             return False
-        _write(folder, _parts(folder))
+        _write(folder, _parts(folder, allow_code))
     say(f"joined; everything is in {folder.path}")
     return True
 
@@ -94,7 +96,7 @@ def join_if_complete(run: str | Path) -> bool:
         BadInput: the members do not belong together, or another process has owned the folder for a minute.
     """
     try:
-        join(run, PATIENCE)
+        join(run, PATIENCE, allow_code=None)
     except Incomplete:
         return False
     return True
@@ -137,7 +139,7 @@ class TrainedAlone:
             raise BadInput(f"run: {metrics} is missing or unreadable ({type(error).__name__})") from error
 
 
-def _parts(folder: RunFolder) -> list[TrainedAlone]:
+def _parts(folder: RunFolder, allow_code: Collection[str] | None) -> list[TrainedAlone]:
     """All runs in `folder`, in the order of their members.
 
     Raises:
@@ -162,7 +164,7 @@ def _parts(folder: RunFolder) -> list[TrainedAlone]:
         raise BadInput(f"run: {folder.path} holds {names}, but the recipe has {members} members")
     if missing:
         raise Incomplete(f"run: {folder.path} cannot be joined: {', '.join(missing)}")
-    parts = [_part(folder, number, recipes) for number in range(members)]
+    parts = [_part(folder, number, recipes, allow_code) for number in range(members)]
     _check_fit(folder, parts)
     return parts
 
@@ -193,7 +195,9 @@ def _unfinished(member: RunFolder) -> str:
     return "is not finished"
 
 
-def _part(folder: RunFolder, number: int, recipes: dict[int, dict[str, Any]]) -> TrainedAlone:
+def _part(
+    folder: RunFolder, number: int, recipes: dict[int, dict[str, Any]], allow_code: Collection[str] | None
+) -> TrainedAlone:
     member = folder.member(number)
     environment, spec = read_json(member.environment, "run"), read_json(member.ensemble / "ensemble.json", "run")
     entries = spec.get("members") if isinstance(spec, dict) else None
@@ -205,7 +209,8 @@ def _part(folder: RunFolder, number: int, recipes: dict[int, dict[str, Any]]) ->
     if held != due:
         found = ", ".join(held) or "no weights"
         raise BadInput(f"run: {member.path} holds {found}; it must hold {', '.join(due)} and nothing else")
-    return TrainedAlone(member, recipes[number], environment, StoredEnsemble(member.ensemble, spec))
+    allowed = code_named(recipes[number]) if allow_code is None else allow_code
+    return TrainedAlone(member, recipes[number], environment, StoredEnsemble(member.ensemble, spec, allowed))
 
 
 def _check_fit(folder: RunFolder, parts: Sequence[TrainedAlone]) -> None:
@@ -217,7 +222,7 @@ def _check_fit(folder: RunFolder, parts: Sequence[TrainedAlone]) -> None:
         found[number] = {"replicas": replicas, "saved members": len(part.stored), "data": data}
     _check_equal(folder, found)
     for part in parts:
-        part.stored.check()
+        _ = part.stored.described  # refused where it is not whole
     for name in ("mean", "std"):  # of unlike machines, they may differ in the last digits
         values = [np.asarray(part.stored.spec.get(name), dtype=float) for part in parts]
         odd = [n for n, v in enumerate(values) if v.shape != values[0].shape or not np.allclose(v, values[0], 1e-5)]
@@ -253,7 +258,7 @@ def _write(folder: OwnedFolder, parts: Sequence[TrainedAlone]) -> None:
     """Write everything that a finished run has, the marker last; the parts' own folders stay as they are."""
     first = parts[0]
     entries = [entry for part in parts for entry in part.stored.spec["members"]]
-    joined = StoredEnsemble(folder.ensemble, {**first.stored.spec, "members": entries})
+    joined = StoredEnsemble(folder.ensemble, {**first.stored.spec, "members": entries}, first.stored.allow_code)
     found = _evaluated(parts, joined)
     lines = merged_lines([part.lines for part in parts])
     folder.clear()

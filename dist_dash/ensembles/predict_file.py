@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 from dist_dash.ensembles.ensemble import load_ensemble
@@ -9,7 +10,7 @@ from dist_dash.errors import BadInput, require
 from dist_dash.metrics.predictions import load_arrays, save_predictions
 
 
-def predict_file(run: str, source: str, output: str, batch_size: int) -> int:
+def predict_file(run: str, source: str, output: str, batch_size: int, allow_code: Collection[str] = ()) -> int:
     """Predict the samples `x` of an `.npz` file; writes `probs` `[N, C]` and `log_probs` `[members, N, C]`.
 
     Returns:
@@ -30,7 +31,7 @@ def predict_file(run: str, source: str, output: str, batch_size: int) -> int:
         raise BadInput(f"input: x holds {x.dtype}; it must hold numbers")
     if y is not None and (y.dtype.kind not in "ui" or y.shape != x.shape[:1]):
         raise BadInput(f"input: y holds {y.dtype} {y.shape}; it must hold a whole number per sample, {x.shape[:1]}")
-    ensemble = load_ensemble(run)
+    ensemble = load_ensemble(run, allow_code=allow_code)
     log_probs = ensemble.predict(x, batch_size).member_log_probs.numpy()
     save_predictions(target, log_probs, y, weights=ensemble.weights)
     return 0

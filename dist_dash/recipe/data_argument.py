@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -15,7 +14,6 @@ from dist_dash.errors import BadInput, require
 from dist_dash.metrics.predictions import load_arrays
 from dist_dash.recipe.parsing import explained, new_parser, spelled_words
 from dist_dash.recipe.problems import Fields, given_by
-from dist_dash.runs.choices import spelled
 
 
 def other_split(given: str, fields: Sequence[str], name: str | None, own: DataSet) -> Split:
@@ -53,8 +51,8 @@ def _fitting(split: Split, own: DataSet, given: str) -> Split:
     return split
 
 
-def source_of(given: Sequence[str] | dict[str, Any]) -> Source:
-    """A data source from arguments, `--data=…` and its fields, or from what a recipe has under `data`.
+def source_of(given: Sequence[str]) -> Source:
+    """A data source from arguments: `--data=…` and its fields.
 
     Raises:
         BadInput: there is no such source, or it does not take these fields.
@@ -63,17 +61,10 @@ def source_of(given: Sequence[str] | dict[str, Any]) -> Source:
     parser.add_subclass_arguments(Source, "data", required=True)
 
     def parse() -> Source:
-        if isinstance(given, dict):
-            parsed = parser.parse_object({"data": spelled(given)})
-        else:
-            parsed = parser.parse_args(spelled_words(given))
-        source: Source = parser.instantiate(parsed).data
+        source: Source = parser.instantiate(parser.parse_args(spelled_words(given))).data
         return source
 
-    def there() -> dict[str, Any]:
-        return {"data": given} if isinstance(given, dict) else given_by(given, {}, [])
-
-    return explained(parse, there, Fields({"data": Source}, frozenset({"data"})))
+    return explained(parse, lambda: given_by(given, {}, []), Fields({"data": Source}, frozenset({"data"})))
 
 
 def _of_file(given: str, own: DataSet) -> ArraySplit:

@@ -11,6 +11,7 @@ from dist_dash.ensembles.ensemble import FORMAT, StoredEnsemble, save_member
 from dist_dash.errors import RunFailed
 from dist_dash.files import replacing
 from dist_dash.ranks.exchange import Exchange
+from dist_dash.recipe.components import code_named
 from dist_dash.recipe.parsing import Command
 from dist_dash.runs.owner import OwnedFolder
 
@@ -74,4 +75,4 @@ def export(
     spec = {"format": FORMAT, "members": members, **names, **numbers}
     if layout.rank == 0:  # who writes it; the digest may take seconds
         spec["data"] = data.facts.as_json()
-    return StoredEnsemble(folder.ensemble, spec)
+    return StoredEnsemble(folder.ensemble, spec, code_named(command.resolved))

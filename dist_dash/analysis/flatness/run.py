@@ -50,7 +50,7 @@ def measure_and_show(given: argparse.Namespace) -> int:
         batch_size=given.batch_size,
     )
     require(given.samples >= 1, "samples", given.samples, "a whole number ≥ 1")
-    result = measure_run(FinishedRun(given.run), options, given.split, given.samples, device)
+    result = measure_run(FinishedRun(given.run, given.allow_code), options, given.split, given.samples, device)
     if given.json:
         print(json.dumps(result, allow_nan=False))
     else:

@@ -21,6 +21,7 @@ from dist_dash.analysis.shift.values import values_of
 from dist_dash.ensembles.finished import FinishedRun
 from dist_dash.errors import BadInput, require
 from dist_dash.files import write_atomically
+from dist_dash.recipe.recipe import Loader
 from dist_dash.runs.process import FINISHED
 from dist_dash.runs.record import say
 
@@ -46,7 +47,7 @@ def measure_shift(options: argparse.Namespace, fields: Sequence[str]) -> int:
     require(options.seed >= 0, "seed", options.seed, "a whole number ≥ 0")
     if options.ood is None and (fields or options.resize):
         raise BadInput(f"{'ood' if fields else 'resize'}: not allowed without --ood DATA")
-    run = FinishedRun(options.run)
+    run = FinishedRun(options.run, options.allow_code)
     ensemble, data = run.ensemble(), run.data()
     outside = None
     if options.ood is not None:
@@ -57,7 +58,7 @@ def measure_shift(options: argparse.Namespace, fields: Sequence[str]) -> int:
         say(f"shift: samples of shape {data.shape} are no images; left out: {', '.join(left_out)}")
     if not corruptions:
         raise BadInput(f"corruptions: {options.corruptions!r} is not allowed; these samples are no images")
-    loader = run.command.recipe.loader
+    loader = run.group("loader", Loader)
     size = max(loader.batch_size, min(512, _BATCH_VALUES // prod(data.shape)))
     values = values_of(data, options.seed)
     loader = replace(loader, batch_size=size)

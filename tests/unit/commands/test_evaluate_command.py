@@ -17,6 +17,7 @@ from dist_dash.ensembles.weight_cosines import weight_cosines
 from dist_dash.metrics.predictions import save_predictions
 from dist_dash.metrics.summary import evaluate
 from dist_dash.models import MLP, SmallCNN
+from dist_dash.recipe.parsing import parse_command
 from dist_dash.runs.owner import OwnedFolder
 
 pytestmark = pytest.mark.usefixtures("not_a_rank")
@@ -77,7 +78,7 @@ def test_every_split_has_files_of_its_own(run, split, capsys):
 
 
 def test_the_training_split_has_the_labels_that_were_trained_on(run):
-    recipe, ours = run.command.recipe, run.data()
+    recipe, ours = parse_command(["--config", str(run.folder.recipe)]).recipe, run.data()
     kept = {"label_noise": recipe.labels.noise, "validation": recipe.labels.validation}
     noisy = DataSet(recipe.data.load(), recipe.augment, seed=recipe.seed, **kept)  # as the trainer makes it
     assert noisy.noisy.any()
@@ -294,9 +295,9 @@ def test_runs_that_are_not_whole(run, tmp_path, capsys):
     good = run.folder.recipe.read_text()
     fields = yaml.safe_load(good)
     run.folder.recipe.write_text(yaml.safe_dump({**fields, "loader": {"batches": 3}}))
-    assert "loader does not fit this version" in refused()
+    assert "loader: 'batches' is no field of it" in refused()
     run.folder.recipe.write_text(yaml.safe_dump({**fields, "data": {"class_path": "nowhere.Data"}}))
-    assert "data: " in refused()
+    assert "--allow-code nowhere.Data" in refused()
     run.folder.recipe.write_text(yaml.safe_dump({**fields, "data": None}))
     assert "data: " in refused()
     run.folder.recipe.write_text(good)

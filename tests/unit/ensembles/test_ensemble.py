@@ -135,8 +135,8 @@ def test_a_spec_of_another_kind_is_refused(folder):
 @pytest.mark.parametrize("path", ["nowhere.Net", "dist_dash.models.Nope", "json.dumps", "Net", "torch.nn.Linear"])
 def test_an_architecture_that_is_none_is_named(folder, path):
     changed(folder, members=[{"file": "member_00.safetensors", "architecture": {"class_path": path}}])
-    with pytest.raises(BadInput, match=f"^model: {path} ") as caught:
-        load_ensemble(folder)
+    with pytest.raises(BadInput, match=f"^run: .*{path}") as caught:
+        load_ensemble(folder, allow_code=[path])
     assert "\n" not in str(caught.value)
 
 
@@ -191,9 +191,9 @@ def test_an_ensemble_of_format_1_is_read(folder):
     assert torch.equal(load_ensemble(folder).predict(x).probs, plain.probs)
 
 
-@pytest.mark.parametrize("weights", [[1, 0, 1], [1, -1, 1], [1, float("inf"), 1], [1, "a", 1], [1, None, 1]])
+@pytest.mark.parametrize("weights", [[1, 0, 1], [1, -1, 1], [1, float("inf"), 1], [1, "2", 1], [1, True, 1]])
 def test_weights_that_are_no_positive_numbers_are_refused(folder, weights):
     weighted(folder, weights)
-    with pytest.raises(BadInput, match=rf"^run: {folder}/ensemble/ensemble.json: weight: .* one per member$") as caught:
+    with pytest.raises(BadInput, match=r"ensemble.json: members\[1\].weight: .* it must be a positive") as caught:
         load_ensemble(folder)
     assert "\n" not in str(caught.value)
