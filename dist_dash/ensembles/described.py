@@ -24,11 +24,13 @@ class DescribedMember:
         file: its weights, in the same folder.
         architecture: of its network.
         weight: how much it counts.
+        blake2b: checksum of the file; empty in earlier versions.
     """
 
     file: str
     architecture: Component
     weight: Annotated[float, Gt(0), Allowed("a positive, finite number")] = 1.0
+    blake2b: str = ""
 
     def __post_init__(self) -> None:
         plain = "/" not in self.file and "\\" not in self.file and "\0" not in self.file and self.file.strip(".") != ""

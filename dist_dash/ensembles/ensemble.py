@@ -182,7 +182,9 @@ class StoredEnsemble:
 
     def write(self) -> None:
         """Write `ensemble.json`; do it last, for it says that the ensemble is complete."""
-        write_atomically(self.folder / "ensemble.json", json.dumps(self.spec, indent=1))
+        write_atomically(
+            self.folder / "ensemble.json", json.dumps({**self.spec, "checksum": checksum_of(self.spec)}, indent=1)
+        )
 
 
 class Bounded(TorchDispatchMode):
