@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from dist_dash.ensembles.finished import FinishedRun
 from dist_dash.ensembles.predictor import agreeing, predict_split
 from dist_dash.ranks.exchange import Exchange
 from dist_dash.recipe.recipe import Loader
+from dist_dash.runs.progress import tracked
 
 
 def evaluate_run(
@@ -61,7 +63,9 @@ def evaluated(
         BadInput: a sample cannot be read, none can, or predictions are not finite; on all ranks alike.
     """
     stored = run.stored
-    found = predict_split(stored, split, run.group("loader", Loader), exchange)
+    first = exchange is None or exchange.layout.rank == 0
+    track = partial(tracked, what=f"evaluating {name}") if first else iter
+    found = predict_split(stored, split, run.group("loader", Loader), exchange, track=track)
     with agreeing(exchange, "evaluation"):
         if found is None:
             return None

@@ -24,6 +24,7 @@ from dist_dash.files import read_json, replacing, write_atomically
 from dist_dash.metrics.mixture import mean_over_members, normalised
 from dist_dash.models import Architecture
 from dist_dash.models.network import build_network
+from dist_dash.models.weights import uncompiled
 from dist_dash.recipe.components import check_code, made
 from dist_dash.recipe.typed import typed
 
@@ -168,6 +169,8 @@ class StoredEnsemble:
             what = f"members[{member}].architecture: {first_line(error)}"
             raise BadInput(f"run: {self.folder / 'ensemble.json'} describes no network ({what})") from error
         try:
+            named = {uncompiled(name): name for name in network.state_dict()}
+            state = {named.get(uncompiled(name), name): tensor for name, tensor in state.items()}
             network.to(_type_of(state, network)).load_state_dict(state)
         except (RuntimeError, KeyError, TypeError) as error:
             raise BadInput(f"run: {path} does not hold the member's weights ({first_line(error)})") from error
@@ -182,9 +185,7 @@ class StoredEnsemble:
 
     def write(self) -> None:
         """Write `ensemble.json`; do it last, for it says that the ensemble is complete."""
-        write_atomically(
-            self.folder / "ensemble.json", json.dumps({**self.spec, "checksum": checksum_of(self.spec)}, indent=1)
-        )
+        write_atomically(self.folder / "ensemble.json", json.dumps(self.spec, indent=1))
 
 
 class Bounded(TorchDispatchMode):
@@ -257,7 +258,8 @@ def load_ensemble(folder: str | Path, device: str | torch.device = "cpu", allow_
 def save_member(path: Path, network: nn.Module) -> None:
     """Write one member's weights (fp32 or fp64, batch-norm statistics included) as safetensors."""
     # Parameters that DeepSpeed has flattened share one storage, which the format refuses: hence the copies.
-    state = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in network.state_dict().items()}
+    named = {uncompiled(name): tensor for name, tensor in network.state_dict().items()}
+    state = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in named.items()}
     with replacing(path) as temporary:
         try:
             safetensors.torch.save_file(state, temporary)

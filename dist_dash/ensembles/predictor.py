@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -93,6 +93,7 @@ def predict_split(
     loader: Loader,
     exchange: Exchange | None = None,
     stop_now: Callable[[], bool] | None = None,
+    track: Callable[[range], Iterable[int]] = iter,
 ) -> Predicted | None:
     """Every member's log-probabilities of all samples, on rank 0; None on the others.
 
@@ -106,6 +107,7 @@ def predict_split(
         loader: how they are read.
         exchange: joined; None for a lone process.
         stop_now: whether all ranks agreed to stop; asked at every batch.
+        track: goes through the rounds, of a batch on every rank each, and shows how far it is.
 
     Raises:
         BadInput: a sample cannot be read (on this rank), or a member cannot be loaded (on all ranks alike).
@@ -122,7 +124,7 @@ def predict_split(
     gathered = _Gathered(len(members), len(split), members.classes) if layout.rank == 0 else None
     unreadable = set[str]()
     with contextlib.closing(pieces):
-        for _ in range(-(-pairs // layout.world)):  # every rank as often: the collectives must match
+        for _ in track(range(-(-pairs // layout.world))):  # every rank as often: the collectives must match
             if stop_now is not None and stop_now():
                 raise Stopped
             values, where, bad = next(pieces, None) or _nothing(loader.batch_size, members.classes)

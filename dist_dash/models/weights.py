@@ -24,9 +24,10 @@ def load_pretrained(net: nn.Module, path: str) -> list[str]:
 
     Raises `BadInput`, and leaves `net` as it was, if the file cannot be read or anything else does not agree.
     """
-    own = net.state_dict()
-    given = unwrap(read(path), own)
-    head = head_names(net)
+    named = {uncompiled(n): n for n in net.state_dict()}
+    own = {uncompiled(n): t for n, t in net.state_dict().items()}
+    given = unwrap({uncompiled(n): t for n, t in read(path).items()}, own)
+    head = set(map(uncompiled, head_names(net)))
     # The counter of a batch norm is absent from older exports and unused at a fixed momentum.
     missing = [n for n in own if n not in given and not n.endswith(".num_batches_tracked")]
     unexpected = [n for n in given if n not in own]
@@ -40,8 +41,13 @@ def load_pretrained(net: nn.Module, path: str) -> list[str]:
     ]
     if wrong:
         raise BadInput(f"init: {path!r} does not fit the network; {'; '.join(wrong)}")
-    net.load_state_dict({n: t for n, t in given.items() if n not in left_out}, strict=False)
+    net.load_state_dict({named[n]: t for n, t in given.items() if n not in left_out}, strict=False)
     return left_out
+
+
+def uncompiled(name: str) -> str:
+    """The name of a parameter or buffer without what `torch.compile` puts before it."""
+    return name.replace("_orig_mod.", "")
 
 
 def read(path: str) -> dict[str, torch.Tensor]:

@@ -15,12 +15,13 @@ from typing import Any, BinaryIO
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 from torch import Tensor
 
 from dist_dash.errors import BadInput, RunFailed
 from dist_dash.files import replacing
 from dist_dash.ranks.exchange import Exchange
+from dist_dash.runs.progress import TrainingLine
 
 PENDING = 100  # updates whose values are kept before they are summed
 TIMING = ("seconds", "wait", "transfer", "data", "peak_memory_mib")
@@ -105,15 +106,9 @@ class Recorder:
         self._file: BinaryIO | None = None
         self._open_board = _tensorboard(tensorboard) if active and tensorboard else None
         self._board: Any = None
+        self._rewound = False
         if self._show and sys.stderr.isatty():
-            columns = [
-                TextColumn("step"),
-                MofNCompleteColumn(),
-                BarColumn(),
-                TimeRemainingColumn(),
-                TextColumn("{task.description}"),
-            ]
-            self._bar = Progress(*columns, console=self._console, transient=True)
+            self._bar = Progress(TrainingLine(self._console), console=self._console, transient=True)
             self._task = self._bar.add_task("", total=total_steps)
             self._bar.start()
 
@@ -134,6 +129,7 @@ class Recorder:
 
         The file is replaced by a new one: a stale owner may still append to the old file, which nobody reads any more.
         """
+        self._rewound = True
         if self._active and self._metrics.exists():
             with self._metrics.open("rb") as old, replacing(self._metrics) as new:
                 new.write_bytes(old.read(position))
@@ -157,7 +153,8 @@ class Recorder:
         except OSError as error:
             raise RunFailed(f"{self._metrics} cannot be written at step {step}: {error.strerror or error}") from error
         if self._open_board is not None:
-            self._board = self._board or self._open_board(step)
+            # The first line of a resumed run is of the checkpoint's step, whose values are there already.
+            self._board = self._board or self._open_board(step + self._rewound)
             for name, number in _numbers_in(values, kind):
                 self._board.add_scalar(name, number, step)
 
@@ -171,11 +168,12 @@ class Recorder:
         timing["samples_per_second"] = [samples / seconds for seconds in timing["seconds"]]
         self.write("train", step, epoch, **window, learning_rate=[rate] * len(timing["wait"]), timing=timing)
         if self._show:
-            text = f"epoch {epoch:.2f}  loss {_numbers(window['loss'])}  accuracy {_numbers(window['accuracy'])}"
+            loss, accuracy = window["loss"], window["accuracy"]
             if self._bar is not None:
-                self._bar.update(self._task, completed=step, description=text)
+                self._bar.update(self._task, completed=step, loss=loss, accuracy=accuracy)
             else:
-                self.say(f"step {step}/{self._total}  {text}")
+                figures = f"loss {_numbers(loss)}  accuracy {_numbers(accuracy)}"
+                self.say(f"step {step}/{self._total}  epoch {epoch:.2f}  {figures}")
 
     def close(self) -> None:
         """End the display and close the files."""

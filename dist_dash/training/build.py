@@ -16,6 +16,7 @@ from dist_dash.member.facts import RunFacts
 from dist_dash.member.parameters import names_of
 from dist_dash.models import load_pretrained
 from dist_dash.models.network import check_logits, seeded_network
+from dist_dash.models.weights import uncompiled
 from dist_dash.ranks.layout import Layout
 from dist_dash.recipe.recipe import Recipe
 from dist_dash.seeds import derived_seed
@@ -135,7 +136,7 @@ def build_network_of_member(recipe: Recipe, data: DataSet, layout: Layout, say: 
 def heads_of_parameters(recipe: Recipe, layout: Layout, network: nn.Module) -> list[int | None]:
     """For each trainable parameter the head that it belongs to; None where all heads share it."""
     architecture = recipe.models[layout.identity] if recipe.models else recipe.model
-    return [architecture.head_of(name.removeprefix("net.")) for name in names_of(network)]
+    return [architecture.head_of(uncompiled(name).removeprefix("net.")) for name in names_of(network)]
 
 
 def on_device(recipe: Recipe, host: HostBatch, layout: Layout, progress: Progress) -> Batch:

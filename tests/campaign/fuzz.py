@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch.distributed as dist
 
 from dist_dash.commands.cli import main as dist_dash
 from tests.campaign.mutations import PLANTED, Change, of_arrays, of_json, of_weights
@@ -136,7 +137,7 @@ class Fuzz:
         for target in TARGETS:
             status, printed, said = self._run(target)
             if status != 0:
-                raise RuntimeError(f"{target.name}: {said}")
+                raise RuntimeError(f"{target.name}: {status} {said}")
             self.expected[target.name] = target.result(self.trial, printed)
 
     def wrong_with(self, target: Target, content: bytes) -> str:
@@ -175,7 +176,7 @@ class Fuzz:
         signal.alarm(LIMIT)
         try:
             with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), warnings.catch_warnings():
-                warnings.simplefilter("error")
+                warnings.simplefilter("default")
                 status: int | str = dist_dash([*target.command])
         except SystemExit as error:
             status = f"SystemExit {error}"
@@ -187,6 +188,8 @@ class Fuzz:
             os.chdir(before)
             os.environ.clear()
             os.environ.update(environment)
+            if dist.is_initialized():  # a rank that is refused ends with its process
+                dist.destroy_process_group()
             gc.collect()  # threads of gloo go on until its groups are collected
         return status, out.getvalue(), err.getvalue()
 

@@ -9,16 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-PROGRAMS = (
-    "os.system",
-    "subprocess.Popen",
-    "os.exec",
-    "os.posix_spawn",
-    "os.spawn",
-    "webbrowser.open",
-    "pickle.find_class",
-)
-CONNECTIONS = ("socket.connect", "socket.getaddrinfo", "urllib.Request")
+PROGRAMS = ("os.system", "os.exec", "os.posix_spawn", "os.spawn", "subprocess.Popen")
+CONNECTIONS = ("socket.getaddrinfo", "urllib.Request")
+SENT = ("torch", "numpy", "collections", "dist_dash")  # packages of what ranks send each other, which is pickled
 
 
 class Watch:
@@ -52,7 +45,9 @@ class Watch:
             self.seen.append(f"import of {arguments[0]}")
         elif event == "exec" and str(getattr(arguments[0], "co_filename", "")).startswith(self.folder):
             self.seen.append(f"code of {arguments[0].co_filename}")
-        elif event in PROGRAMS or event in CONNECTIONS:
+        elif event == "pickle.find_class" and str(arguments[0]).split(".")[0] not in SENT:
+            self.seen.append(f"unpickling of {arguments}")
+        elif (event in PROGRAMS and arguments[0] != "git") or event in CONNECTIONS:
             self.seen.append(f"{event} {str(arguments)[:100]}")
         elif event == "open" and self._writes_elsewhere(*arguments):
             self.seen.append(f"open for writing {arguments[0]}")

@@ -1,11 +1,13 @@
 """A run folder may be somebody else's: nothing that its files name is imported unless the user allows it by name."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 import yaml
 from complaints import cli_complaint
@@ -15,7 +17,7 @@ from dist_dash.commands.cli import main
 from dist_dash.ensembles.ensemble import load_ensemble, save_member
 from dist_dash.ensembles.finished import FinishedRun
 from dist_dash.errors import BadInput
-from dist_dash.models import Custom, SmallCNN
+from dist_dash.models import Custom, SmallCNN, load_pretrained
 from dist_dash.models.network import seeded_network
 from dist_dash.recipe.components import code_named
 from dist_dash.report.loss_landscape import loss_within
@@ -31,6 +33,11 @@ Path(__file__).with_suffix(".ran").touch()
 def net(shape, classes): return SmallCNN(width=2).build(shape, classes)
 class Net(SmallCNN): pass
 class Numbers(Digits): pass
+"""
+COMPILED = """
+import torch
+from dist_dash.models import SmallCNN
+def net(shape, classes): return torch.compile(SmallCNN(width=2).build(shape, classes))
 """
 CUSTOM = {"class_path": "Custom", "init_args": {"target": f"{MODULE}:net", "kwargs": {}}}
 OURS = {"class_path": "SmallCNN", "init_args": {"width": 2}}
@@ -182,6 +189,26 @@ def test_weights_of_another_type_are_refused(run, kind):
     save_member(run / "ensemble/member_00.safetensors", network)
     with pytest.raises(BadInput, match=r"member_00.safetensors does not hold .*float32 or float64 throughout"):
         load_ensemble(run)
+
+
+def test_a_compiled_network_is_written_and_read_by_its_own_names(run, tmp_path):
+    expected = load_ensemble(run).predict(images(4)).probs
+    (tmp_path / f"{MODULE}.py").write_text(COMPILED)
+    of(run, CUSTOM)
+    network = FinishedRun(run, [f"{MODULE}:net"]).ensemble().networks[0]
+    assert any("_orig_mod." in name for name in network.state_dict())
+    save_member(tmp_path / "again.safetensors", network)
+    names = {*safetensors.torch.load_file(tmp_path / "again.safetensors")}
+    assert names == {*safetensors.torch.load_file(run / "ensemble/member_00.safetensors")}
+    assert not any("_orig_mod" in name for name in names)
+    shutil.copy(tmp_path / "again.safetensors", run / "ensemble/member_00.safetensors")
+    of(run, OURS)
+    assert torch.equal(load_ensemble(run).predict(images(4)).probs, expected)
+    fresh = torch.compile(SmallCNN(width=2).build(SHAPE, CLASSES))
+    assert load_pretrained(fresh, str(tmp_path / "again.safetensors")) == []
+    assert torch.equal(fresh.fc.weight, network.net.fc.weight)
+    other = torch.compile(SmallCNN(width=2).build(SHAPE, CLASSES + 1))
+    assert load_pretrained(other, str(tmp_path / "again.safetensors")) == ["fc.bias", "fc.weight"]
 
 
 def test_what_a_users_own_recipe_names_is_allowed():
