@@ -37,7 +37,9 @@ class TrainingLine(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         """The line, for the width that the terminal has now."""
-        figures = {name: task.fields[name] for name in ("loss", "accuracy") if name in task.fields}
+        figures: dict[str, Sequence[float]] = {
+            name: task.fields[name] for name in ("loss", "accuracy") if name in task.fields
+        }
         width, left = self._console.width, task.time_remaining
         return Text(training_line(width, int(task.completed), int(task.total or 0), left, figures), no_wrap=True)
 

