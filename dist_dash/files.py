@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -12,6 +13,9 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from dist_dash.errors import BadInput
+
+SEAL = "blake2b"
+"""Field of a JSON object that holds the checksum of the others."""
 
 
 @contextlib.contextmanager
@@ -69,6 +73,26 @@ def write_atomically(path: Path, content: str) -> None:
         temporary.write_text(content)
 
 
+def write_json(path: Path, value: dict[str, Any], allow_nan: bool = True) -> None:
+    """Write a JSON object, complete or not at all, with a checksum of itself: `read_json` sees what was damaged."""
+    plain = json.loads(json.dumps(value, allow_nan=allow_nan))
+    write_atomically(path, json.dumps({**plain, SEAL: _seal_of(plain)}, indent=1))
+
+
+def _seal_of(value: dict[str, Any]) -> str:
+    return hashlib.blake2b(json.dumps(value, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def digest_of(path: Path, size: int | None = None) -> str:
+    """BLAKE2b of a file, or of its first `size` bytes."""
+    digest, left = hashlib.blake2b(digest_size=16), size
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 22 if left is None else min(1 << 22, left)):
+            digest.update(chunk)
+            left = None if left is None else left - len(chunk)
+    return digest.hexdigest()
+
+
 def sync_folder(folder: Path) -> None:
     """Make names and renames in `folder` survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
@@ -86,12 +110,17 @@ def read_json(path: Path, what: str) -> Any:
         what: the message begins with it.
 
     Raises:
-        BadInput: the file is missing or is not JSON.
+        BadInput: the file is missing, is not JSON, or has a checksum that does not fit.
     """
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError) as error:
         raise BadInput(f"{what}: {path} is missing or unreadable ({type(error).__name__})") from error
+    if not isinstance(found, dict):
+        return found
+    if SEAL in found and found.pop(SEAL) != _seal_of(found):
+        raise BadInput(f"{what}: {path} has changed since it was written; if that is meant, remove its line {SEAL!r}")
+    return found
 
 
 def parse_object(text: str | bytes) -> dict[str, Any]:

@@ -7,10 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from dist_dash.errors import BadInput
-from dist_dash.runs.choices import HARMLESS, bare, differing, flat, under
+from dist_dash.runs.choices import WITHOUT_EFFECT, bare, differing, flat, under
 
 Settings = Mapping[str, str]
-WITHOUT_EFFECT = tuple(name for name in HARMLESS if name != "members")
 CLASS = ".class_path"
 
 

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from dist_dash.ensembles.ensemble import StoredEnsemble
 from dist_dash.ensembles.evaluation import Evaluated, save_results, save_trace, score_predictions
@@ -29,7 +28,8 @@ from dist_dash.files import read_json, replacing, write_atomically
 from dist_dash.metrics.mixture import members_in_words
 from dist_dash.metrics.predictions import Predictions, load_arrays, load_predictions
 from dist_dash.ranks.launched import Launcher
-from dist_dash.runs.choices import HARMLESS, differing, flat
+from dist_dash.recipe.recipe_of_run import recipe_of
+from dist_dash.runs.choices import WITHOUT_EFFECT, differing, flat
 from dist_dash.runs.folder import RunFolder
 from dist_dash.runs.owner import OwnedFolder
 from dist_dash.runs.record import say
@@ -37,7 +37,6 @@ from dist_dash.runs.slurm import is_over
 
 PATIENCE = 60.0  # seconds that the last members to finish wait for each other
 OF_ALL = ("ensemble", "diversity")  # keys of an evaluation's line that one part alone does not know
-MAY_DIFFER = tuple(name for name in HARMLESS if name != "members")
 OF_THE_DATA = ("format", "shape", "classes", "class_names", "uint8")
 
 
@@ -169,15 +168,7 @@ def _parts(folder: RunFolder) -> list[TrainedAlone]:
 
 def _recipe(member: RunFolder) -> dict[str, Any] | None:
     """A member's recipe; None where it has not written it yet."""
-    try:
-        recipe = yaml.safe_load(member.recipe.read_text())
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise BadInput(f"run: {member.recipe} is unreadable ({type(error).__name__})") from error
-    if not isinstance(recipe, dict):
-        raise BadInput(f"run: {member.recipe} is no recipe")
-    return recipe
+    return recipe_of(member) if member.recipe.exists() else None
 
 
 def _unfinished(member: RunFolder) -> str:
@@ -228,7 +219,7 @@ def _check_fit(folder: RunFolder, parts: Sequence[TrainedAlone]) -> None:
 def _check_equal(folder: RunFolder, choices: dict[int, dict[str, Any]], kind: type[BadInput] = BadInput) -> None:
     """Refuse members that were trained with different choices."""
     found = []
-    for field, values in differing([flat(one) for one in choices.values()], MAY_DIFFER).items():
+    for field, values in differing([flat(one) for one in choices.values()], WITHOUT_EFFECT).items():
         whose: dict[str, list[int]] = {}
         for number, value in zip(choices, values, strict=True):
             whose.setdefault(repr(value), []).append(number)

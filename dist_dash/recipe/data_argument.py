@@ -71,7 +71,7 @@ def source_of(given: Sequence[str] | dict[str, Any]) -> Source:
         return source
 
     def there() -> dict[str, Any]:
-        return {"data": given} if isinstance(given, dict) else given_by(given, {}, [])
+        return {"data": given} if isinstance(given, dict) else given_by(given, {})
 
     return explained(parse, there, Fields({"data": Source}, frozenset({"data"})))
 

@@ -22,7 +22,7 @@ import torch
 from dist_dash.errors import BadInput, everywhere
 from dist_dash.files import naming, sync_folder, write_atomically
 from dist_dash.ranks.exchange import Exchange
-from dist_dash.runs.choices import HARMLESS, differing, flat, under
+from dist_dash.runs.choices import HARMLESS, differing, flat, refuse_other_settings, under
 from dist_dash.runs.owner import OwnedFolder
 
 FORMAT = 2
@@ -149,13 +149,7 @@ class CheckpointSets:
     def _check_same_run(self, manifest: dict[str, Any]) -> None:
         mine = {"format": FORMAT, **self._sizes, **self._recipe}
         theirs = {**{k: manifest.get(k, 0) for k in ("format", *self._sizes)}, **flat(manifest["recipe"])}
-        found = sorted(differing([theirs, mine]).items())
-        differences = [f"{field} {before!r} → {now!r}" for field, (before, now) in found]
-        if differences:
-            what = "; ".join(differences[:8]) + ("; …" if len(differences) > 8 else "")
-            raise BadInput(
-                f"run: {self._folder.path} was started with other settings ({what}); use another --run, or --fresh"
-            )
+        refuse_other_settings(self._folder.path, differing([theirs, mine]))
 
     def _read(self, step: int, manifest: dict[str, Any], replica: int) -> dict[str, Any]:
         name = self._part(self._layout.member, replica)

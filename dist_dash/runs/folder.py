@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dist_dash.errors import BadInput
-from dist_dash.files import read_object, write_atomically
+from dist_dash.files import digest_of, read_object, write_atomically
 
 SPLITS = ("train", "validation", "test")
 
@@ -88,6 +88,21 @@ class RunFolder:
         runs = {self.jobs, *(self.member(number).path for number in self.members())}
         if not (content <= runs or self.lock.exists()):
             raise BadInput(f"run: {self.path} holds files that are not a run's; it must be empty, new, or a run folder")
+
+    def as_finished(self) -> str:
+        """The content of `DONE`: checksums of those files of a finished run that cannot hold their own."""
+        files = [file for file in (self.recipe, self.metrics) if file.exists()]
+        return json.dumps({file.name: digest_of(file) for file in files})
+
+    def check_as_finished(self, file: Path) -> None:
+        """Refuse a file that is not as it was when the run was finished; the `DONE` of earlier versions says nothing.
+
+        Raises:
+            BadInput: it has changed.
+        """
+        noted = read_object(self.done).get(file.name)
+        if noted is not None and file.exists() and digest_of(file) != noted:
+            raise BadInput(f"run: {file} has changed since the run was finished; if that is meant, empty {self.done}")
 
     def owner(self) -> dict[str, Any]:
         """Who owns the folder, or owned it last: `token host pid job`, and how often the run was `continued`."""

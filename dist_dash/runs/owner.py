@@ -132,13 +132,17 @@ class OwnedFolder(RunFolder):
         self._write_owner({**owner, "continued": owner.get("continued", 0) + 1})
 
     def mark(self, marker: Path | None, why: str = "") -> None:
-        """Leave `DONE`, `CONTINUE`, `FAILED` or (None) none of them; the file holds the reason in one line."""
+        """Leave `DONE`, `CONTINUE`, `FAILED` or (None) none of them; the file holds the reason in one line.
+
+        `DONE` holds checksums.
+        """
         self._check_still_owned()
         for other in (self.done, self.to_continue, self.failed):
             if other != marker:
                 other.unlink(missing_ok=True)
         if marker is not None:
-            write_atomically(marker, f"{why}\n" if why else "")
+            text = self.as_finished() if marker == self.done else why
+            write_atomically(marker, f"{text}\n" if text else "")
 
     @contextlib.contextmanager
     def noting_failure(self) -> Iterator[None]:

@@ -21,9 +21,9 @@ from dist_dash.member.sketch import Sketch
 from dist_dash.ranks.exchange import Exchange
 from dist_dash.ranks.layout import Layout, ask_for_determinism
 from dist_dash.recipe.parsing import Command
+from dist_dash.recipe.recipe_of_run import finished_before
 from dist_dash.runs.checkpoint import CheckpointSets
 from dist_dash.runs.environment import describe_environment
-from dist_dash.runs.folder import RunFolder
 from dist_dash.runs.owner import OwnedFolder
 from dist_dash.runs.preemption import Stopped, StopRequest
 from dist_dash.runs.process import FINISHED, TO_BE_CONTINUED
@@ -69,7 +69,9 @@ def train(command: Command, layout: Layout, stop: StopRequest) -> int:
         folder.token = exchange.collect(folder.token)[0]
         with exchange.together("run folder"):
             folder.check_shared()
-        if exchange.collect(finished_already(command, layout.rank == 0))[0]:
+        with exchange.together("run folder"):
+            finished = layout.rank == 0 and finished_already(command, layout.members, layout.replicas)
+        if exchange.collect(finished)[0]:
             return FINISHED
         run = Run(command, folder, exchange, stop)
         stack.callback(run.recorder.close)
@@ -86,11 +88,11 @@ def train(command: Command, layout: Layout, stop: StopRequest) -> int:
             return TO_BE_CONTINUED
 
 
-def finished_already(command: Command, speak: bool = True) -> bool:
-    """Whether there is nothing left to do; says so where it is to speak."""
-    finished = RunFolder(command.run).done.exists() and not command.fresh
-    if finished and speak:
-        say(f"{command.run} is finished already; --fresh starts over")
+def finished_already(command: Command, members: int, replicas: int) -> bool:
+    """Whether there is nothing left to do, which is said; arguments and errors as in `finished_before`."""
+    finished = finished_before(command, members, replicas)
+    if finished:
+        say(f"{command.run} is finished already; --fresh starts over, --extend with more epochs trains on")
     return finished
 
 
