@@ -112,6 +112,7 @@ def _run_here(batch: JobBatch, command: Command) -> int:
     folder = RunFolder(job.run)
     if command.fresh:
         start_over(folder)
+    done_before = folder.done.stat().st_mtime_ns if folder.done.exists() else None  # of a run that is extended
     executor = submitit.AutoExecutor(batch.logs, cluster="local", local_max_num_timeout=NEVER)
     resources = {"tasks_per_node": site.ranks_per_node, "gpus_per_node": site.gpus_per_node}
     executor.update_parameters(name=batch.name, timeout_min=site.minutes, stderr_to_stdout=True, **resources)
@@ -134,6 +135,6 @@ def _run_here(batch: JobBatch, command: Command) -> int:
             if ended:
                 break
             time.sleep(0.2)
-    if folder.done.exists():
+    if folder.done.exists() and folder.done.stat().st_mtime_ns != done_before:
         return FINISHED
     return TO_BE_CONTINUED if folder.to_continue.exists() else 1

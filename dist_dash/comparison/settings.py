@@ -18,7 +18,7 @@ def settings_of(recipe: Mapping[str, Any], environment: Mapping[str, Any]) -> tu
 
     The settings are all choices that may make a difference: neither the seed, nor what a resumed run may change, nor
     the data and the labels, which make a comparison and its sections. A choice that no recipe holds is among them: the
-    replicas of a member, which widen its batch.
+    replicas of a member, which widen its batch, and how a run was extended.
 
     Args:
         recipe: a run's `recipe.yaml`.
@@ -34,6 +34,8 @@ def settings_of(recipe: Mapping[str, Any], environment: Mapping[str, Any]) -> tu
     layout = environment.get("layout")
     if isinstance(layout, Mapping):
         known["replicas"] = text(layout.get("replicas"))
+    if environment.get("extended"):  # other learning rates than those of a run that was this long from the start
+        known["extended"] = text(environment["extended"])
     left = {name: value for name, value in known.items() if name != "seed" and not under(name, WITHOUT_EFFECT)}
     labels = {name: value for name, value in left.items() if under(name, ("labels",))}
     data = {name: value for name, value in left.items() if under(name, ("data",))}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from dist_dash.errors import BadInput, RunFailed, first_line
-from dist_dash.files import read_json, replacing, write_atomically
+from dist_dash.files import SEAL, digest_of, read_json, replacing, write_json
 from dist_dash.metrics.mixture import mean_over_members, normalised
 from dist_dash.models import Architecture
 from dist_dash.models.network import build_network
@@ -141,6 +140,8 @@ class StoredEnsemble:
             raise BadInput(f"run: {self.folder / 'ensemble.json'} describes no network ({what})") from error
         path = self.folder / entry["file"]
         try:
+            if SEAL in entry and digest_of(path) != entry[SEAL]:
+                raise BadInput(f"run: {path} has changed since it was written; its checksum is another one")
             state = safetensors.torch.load_file(path)
             network.to(state["normalise.mean"].dtype).load_state_dict(state)
         except (OSError, RuntimeError, KeyError, SafetensorError) as error:
@@ -166,7 +167,7 @@ class StoredEnsemble:
 
     def write(self) -> None:
         """Write `ensemble.json`; do it last, for it says that the ensemble is complete."""
-        write_atomically(self.folder / "ensemble.json", json.dumps(self.spec, indent=1))
+        write_json(self.folder / "ensemble.json", self.spec)
 
 
 def stored_ensemble(folder: str | Path) -> StoredEnsemble:
@@ -222,8 +223,8 @@ def architecture_from_spec(spec: dict[str, Any]) -> Architecture:
     return found(**spec.get("init_args", {}))
 
 
-def save_member(path: Path, network: nn.Module) -> None:
-    """Write one member's weights (fp32 or fp64, batch-norm statistics included) as safetensors."""
+def save_member(path: Path, network: nn.Module) -> str:
+    """Write one member's weights (fp32 or fp64, batch-norm statistics included) as safetensors; gives the checksum."""
     # Parameters that DeepSpeed has flattened share one storage, which the format refuses: hence the copies.
     state = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in network.state_dict().items()}
     with replacing(path) as temporary:
@@ -231,6 +232,7 @@ def save_member(path: Path, network: nn.Module) -> None:
             safetensors.torch.save_file(state, temporary)
         except SafetensorError as error:
             raise RunFailed(f"{path} cannot be written: {error}") from error
+        return digest_of(temporary)
 
 
 def save_spec(path: Path, members: list[dict[str, Any]], **data: Any) -> None:
@@ -238,7 +240,9 @@ def save_spec(path: Path, members: list[dict[str, Any]], **data: Any) -> None:
 
     Args:
         path: the folder of the members' weights.
-        members: for each its `file`, its `architecture` and, if you like, its `weight`: a number > 0, 1 by default.
+        members: for each its `file`, its `architecture` and, if you like, its `weight`, a number > 0, 1 by default; the
+            checksums of the files are added.
         data: what they were trained on: `shape classes class_names mean std uint8`; `data`, see `DataFacts.as_json`.
     """
-    StoredEnsemble(path, {"format": FORMAT, "members": members, **data}).write()
+    sealed = [{**member, SEAL: digest_of(path / member["file"])} for member in members]
+    StoredEnsemble(path, {"format": FORMAT, "members": sealed, **data}).write()

@@ -11,7 +11,7 @@ from dist_dash.data import Augment
 from dist_dash.data.dataset import DataSet
 from dist_dash.ensembles.ensemble import Ensemble, StoredEnsemble, load_ensemble, stored_ensemble
 from dist_dash.errors import BadInput
-from dist_dash.files import parse_object, read_json
+from dist_dash.files import read_json
 from dist_dash.metrics.predictions import Predictions, load_predictions
 from dist_dash.recipe.data_argument import source_of
 from dist_dash.recipe.parsing import Command, parse_command
@@ -75,12 +75,8 @@ class FinishedRun:
         return load_predictions(self.folder.predictions, "run")
 
     def lines(self, kind: str) -> list[dict[str, Any]]:
-        """The lines of one kind in `metrics.jsonl`, in order; torn ones are passed over."""
-        try:
-            text = self.folder.metrics.read_text()
-        except OSError as error:
-            raise BadInput(f"run: {self.folder.metrics} cannot be read ({error.strerror})") from error
-        return [line for line in map(parse_object, text.splitlines()) if line.get("kind") == kind]
+        """The lines of one kind in `metrics.jsonl`, in order. Raises `BadInput`."""
+        return [line for line in self.folder.lines() if line["kind"] == kind]
 
     @cached_property
     def stored(self) -> StoredEnsemble:

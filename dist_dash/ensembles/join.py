@@ -24,7 +24,7 @@ from dist_dash.ensembles.ensemble import StoredEnsemble
 from dist_dash.ensembles.evaluation import Evaluated, save_results, save_trace, score_predictions
 from dist_dash.ensembles.predictor import Predicted
 from dist_dash.errors import BadInput
-from dist_dash.files import read_json, replacing, write_atomically
+from dist_dash.files import read_json, replacing, write_atomically, write_json
 from dist_dash.metrics.mixture import members_in_words
 from dist_dash.metrics.predictions import Predictions, load_arrays, load_predictions
 from dist_dash.ranks.launched import Launcher
@@ -129,11 +129,7 @@ class TrainedAlone:
     @cached_property
     def lines(self) -> list[dict[str, Any]]:
         """Its `metrics.jsonl`, parsed. Raises `BadInput`."""
-        metrics = self.folder.metrics
-        try:
-            return [json.loads(line) for line in metrics.read_text().splitlines()]
-        except (OSError, ValueError) as error:
-            raise BadInput(f"run: {metrics} is missing or unreadable ({type(error).__name__})") from error
+        return self.folder.lines()
 
 
 def _parts(folder: RunFolder) -> list[TrainedAlone]:
@@ -205,7 +201,12 @@ def _check_fit(folder: RunFolder, parts: Sequence[TrainedAlone]) -> None:
     for number, part in enumerate(parts):
         data = {name: part.stored.spec.get(name) for name in OF_THE_DATA}
         replicas = part.environment.get("layout", {}).get("replicas")
-        found[number] = {"replicas": replicas, "saved members": len(part.stored), "data": data}
+        found[number] = {
+            "replicas": replicas,
+            "extended": part.environment.get("extended"),
+            "saved members": len(part.stored),
+            "data": data,
+        }
     _check_equal(folder, found)
     for part in parts:
         part.stored.check()
@@ -256,7 +257,7 @@ def _write(folder: OwnedFolder, parts: Sequence[TrainedAlone]) -> None:
                 shutil.copyfile(part.stored.folder / entry["file"], temporary)
     joined.write()
     write_atomically(folder.recipe, first.folder.recipe.read_text())
-    write_atomically(folder.environment, json.dumps(_environment(parts), indent=1))
+    write_json(folder.environment, _environment(parts))
     write_atomically(folder.metrics, "".join(json.dumps(line) + "\n" for line in lines))
     save_results(folder, found)
     _write_traces(folder, parts)

@@ -70,6 +70,10 @@ def differing(choices: Sequence[Mapping[str, Any]], harmless: Iterable[str] = ()
     }
 
 
+class OtherSettings(BadInput):
+    """A run was started with other settings than those that are wanted now."""
+
+
 def refuse_other_settings(run: Path, differences: Mapping[str, Sequence[Any]]) -> None:
     """Refuse to go on with a run under other choices.
 
@@ -78,7 +82,7 @@ def refuse_other_settings(run: Path, differences: Mapping[str, Sequence[Any]]) -
         differences: by field, what it was started with and what is wanted now.
 
     Raises:
-        BadInput: there are some; they are listed.
+        OtherSettings: there are some; they are listed.
     """
     found = sorted(differences.items())
     if found:
@@ -86,4 +90,4 @@ def refuse_other_settings(run: Path, differences: Mapping[str, Sequence[Any]]) -
         more = "; …" if len(found) > 8 else ""
         train_on = "--extend, " if all(under(field, LENGTH) for field, _ in found) else ""
         how = f"use another --run, {train_on}or --fresh"
-        raise BadInput(f"run: {run} was started with other settings ({what}{more}); {how}")
+        raise OtherSettings(f"run: {run} was started with other settings ({what}{more}); {how}")

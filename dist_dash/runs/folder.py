@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dist_dash.errors import BadInput
-from dist_dash.files import digest_of, read_object, write_atomically
+from dist_dash.files import digest_of, parse_object, read_object, write_atomically
 
 SPLITS = ("train", "validation", "test")
 
@@ -69,12 +69,12 @@ class RunFolder:
 
     def members(self) -> list[int]:
         """The members that have a run of their own in this folder, ascending."""
-        numbers = {int(path.name[7:]) for path in self.path.glob("member_*") if path.name[7:].isdigit()}
+        numbers = {int(path.name[7:]) for path in self.path.glob("member_*") if path.name[7:].isdecimal()}
         return sorted(number for number in numbers if self.member(number).path.is_dir())
 
     def checkpoint_steps(self) -> list[int]:
         """The steps of the checkpoint sets on disk, ascending."""
-        return sorted(int(path.name[5:]) for path in self.checkpoints.glob("step_*") if path.name[5:].isdigit())
+        return sorted(int(path.name[5:]) for path in self.checkpoints.glob("step_*") if path.name[5:].isdecimal())
 
     def check_usable(self) -> None:
         """Refuse a folder that holds something other than a run.
@@ -104,6 +104,22 @@ class RunFolder:
         if noted is not None and file.exists() and digest_of(file) != noted:
             raise BadInput(f"run: {file} has changed since the run was finished; if that is meant, empty {self.done}")
 
+    def lines(self) -> list[dict[str, Any]]:
+        """The record of a finished run: every line of `metrics.jsonl`, each with its `kind` and `step`.
+
+        Raises:
+            BadInput: it is missing or damaged.
+        """
+        self.check_as_finished(self.metrics)
+        try:
+            found = [record_line(line) for line in self.metrics.read_bytes().splitlines()]
+        except OSError as error:
+            raise BadInput(f"run: {self.metrics} cannot be read ({error.strerror})") from error
+        if {} in found:
+            number = found.index({}) + 1
+            raise BadInput(f"run: {self.metrics} is damaged in line {number}; it must be an object of kind and step")
+        return found
+
     def owner(self) -> dict[str, Any]:
         """Who owns the folder, or owned it last: `token host pid job`, and how often the run was `continued`."""
         return read_object(self.owner_file)
@@ -116,3 +132,9 @@ class RunFolder:
     def submitted(self) -> dict[str, Any]:
         """What `note_job` wrote: `job logs submitted` (seconds since 1970); empty where nothing was submitted."""
         return read_object(self.job)
+
+
+def record_line(text: bytes) -> dict[str, Any]:
+    """A line of `metrics.jsonl`; empty where it is none."""
+    found = parse_object(text)
+    return found if isinstance(found.get("kind"), str) and isinstance(found.get("step"), int) else {}

@@ -10,7 +10,6 @@ import contextlib
 import fcntl
 import json
 import os
-import shutil
 import socket
 import time
 import uuid
@@ -21,7 +20,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from dist_dash.errors import BadInput, RunFailed
-from dist_dash.files import write_atomically
+from dist_dash.files import remove, write_atomically
 from dist_dash.runs.folder import SPLITS, RunFolder
 
 
@@ -162,15 +161,20 @@ class OwnedFolder(RunFolder):
         self.done.unlink(missing_ok=True)  # first: half of a finished run must not pass for a whole one
         self.mark(None)
         self._write_owner({**self.owner(), "continued": 0})
-        for folder in (self.checkpoints, self.ensemble, self.snapshots, self.trace, self.tensorboard, self.pictures):
-            if folder.exists():
-                shutil.rmtree(folder)
+        self.clear_results()
         half_written = self.path.glob(".*.partial")  # by an owner that was killed
-        results = [self.flatness, self.shift, self.report]
+        kept = (self.checkpoints, self.snapshots, self.trace, self.tensorboard)
+        for path in (*kept, self.recipe, self.environment, self.metrics, *half_written):
+            remove(path)
+
+    def clear_results(self) -> None:
+        """Remove what was exported and measured at the end of a run; call while owning the folder."""
+        self._check_still_owned()
         for split in SPLITS:
-            results += [self.evaluation_of(split), self.predictions_of(split)]
-        for file in (self.recipe, self.environment, self.metrics, *results, *half_written):
-            file.unlink(missing_ok=True)
+            remove(self.evaluation_of(split))
+            remove(self.predictions_of(split))
+        for path in (self.ensemble, self.flatness, self.shift, self.report, self.pictures):
+            remove(path)
 
     def _check_still_owned(self) -> None:
         if self._lock is not None:

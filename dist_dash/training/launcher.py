@@ -65,7 +65,7 @@ def launch_local(arguments: Sequence[str], command: Command) -> int:
         statuses = {failure.exitcode for failure in error.failures.values()}
         return next((status for status in (2, TO_BE_CONTINUED) if status in statuses), 1)
     except (SignalException, KeyboardInterrupt):  # the latter where the ranks have not been started yet
-        if folder.done.exists():
+        if folder.done.exists() and not command.extend:  # the mark of the shorter run may still be there
             return FINISHED
         return TO_BE_CONTINUED if folder.to_continue.exists() else 1
     return FINISHED
