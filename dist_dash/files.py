@@ -56,6 +56,8 @@ def naming(path: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; at the end it replaces `path`, complete and on disk, or not at all."""
+    if path.is_dir():
+        raise BadInput(f"run: {path} is a folder; it must be a file, or absent")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         with naming(path):

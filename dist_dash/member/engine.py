@@ -16,7 +16,8 @@ from dist_dash.errors import BadInput, require, require_non_negative
 from dist_dash.ranks.exchange import Exchange
 
 Precision = Literal["fp32", "fp64", "bf16", "fp16"]
-MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+MakeOptimizer = Callable[[Iterable[Any]], torch.optim.Optimizer]
+"""From parameters, or groups of them."""
 
 
 class Engine(ABC):

@@ -9,7 +9,13 @@ from typing import Any
 
 from dist_dash.errors import BadInput
 
-HARMLESS = ("record", "checks", "checkpoints", "loader.workers", "members")
+HARMLESS = (
+    "record",
+    "checks",
+    *(f"checkpoints.{name}" for name in ("every_steps", "every_epochs", "keep", "at_start")),
+    "loader.workers",
+    "members",
+)
 """What a resumed run may change; the layout is compared in place of `members`."""
 WITHOUT_EFFECT = tuple(name for name in HARMLESS if name != "members")
 """What may differ between runs of the same results."""

@@ -66,7 +66,7 @@ class OwnedFolder(RunFolder):
                 ) from error
             self.lock.unlink(missing_ok=True)  # the stale owner's lock is then on a file that has no name any more
             self._lock.acquire()
-        except (PermissionError, NotADirectoryError, FileNotFoundError) as error:
+        except (PermissionError, NotADirectoryError, FileNotFoundError, IsADirectoryError) as error:
             raise BadInput(f"run: {self.path} cannot be written to ({error.strerror}); use another --run") from error
         owner = {"token": self.token, "host": socket.gethostname(), "pid": os.getpid(), "job": job}
         self._write_owner({**owner, "continued": self.owner().get("continued", 0)})
@@ -138,7 +138,7 @@ class OwnedFolder(RunFolder):
         self._check_still_owned()
         for other in (self.done, self.to_continue, self.failed):
             if other != marker:
-                other.unlink(missing_ok=True)
+                remove(other)
         if marker is not None:
             text = self.as_finished() if marker == self.done else why
             write_atomically(marker, f"{text}\n" if text else "")

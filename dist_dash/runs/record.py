@@ -55,8 +55,8 @@ class Window:
             self._sum_up()
 
     @property
-    def is_empty(self) -> bool:
-        """Whether nothing was added since the last line."""
+    def empty(self) -> bool:
+        """Whether nothing was measured since the last line."""
         return self._steps == 0
 
     def close(self) -> dict[str, list[float]]:
@@ -154,9 +154,7 @@ class Recorder:
         """
         if not self._active:
             return ""
-        if self._metrics.exists() and not self._metrics.is_file():
-            raise BadInput(f"run: {self._metrics} is no file; remove it, and the run goes on without its earlier lines")
-        kept = old = self._metrics.read_bytes()[:metrics_bytes] if self._metrics.exists() else b""
+        kept = old = self._metrics.read_bytes()[:metrics_bytes] if self._metrics.is_file() else b""
         intact = len(old) == metrics_bytes and metrics_blake2b in (None, _blake2b(old).hexdigest())
         if not intact:
             kept = b"".join(line + b"\n" for line in old.split(b"\n")[:-1] if record_line(line))

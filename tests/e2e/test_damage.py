@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from dist_dash.commands.cli import main
 from dist_dash.report.catalogue import PARTS
@@ -69,6 +70,8 @@ def said_by(arguments: list[str]) -> tuple[int | str, str, str]:
             status: int | str = main(arguments)
         except BaseException:
             status = traceback.format_exc()
+    if torch.distributed.is_initialized():  # a rank that fails ends with it
+        torch.distributed.destroy_process_group()
     gc.collect()  # process groups hold threads and sockets
     return status, out.getvalue(), err.getvalue().replace("\n", " ").strip()
 
