@@ -101,7 +101,7 @@ class RunFolder:
             BadInput: it has changed.
         """
         noted = read_object(self.done).get(file.name)
-        if noted is not None and file.exists() and digest_of(file) != noted:
+        if noted is not None and file.is_file() and digest_of(file) != noted:
             raise BadInput(f"run: {file} has changed since the run was finished; if that is meant, empty {self.done}")
 
     def lines(self) -> list[dict[str, Any]]:

@@ -109,10 +109,12 @@ def commands(run: Path) -> dict[str, list[str]]:
 
 
 def drawn(run: Path, files: list[str], draw: random.Random, each: int) -> list[tuple[str, Damage]]:
-    """So many ways of damaging each file."""
-    empty = {name for name in files if not (run / name).stat().st_size}
-    ways = {name: [one for one in DAMAGES if name not in empty or one in (deleted, a_folder)] for name in files}
-    return [(name, way) for name in files for way in draw.sample(ways[name], min(each, len(ways[name])))]
+    """So many ways of damaging each file; a flipped bit, the least that can be, is always one of them."""
+    found = []
+    for name in files:
+        ways = draw.sample(DAMAGES[1:], each - 1)
+        found += [(name, way) for way in ([flipped, *ways] if (run / name).stat().st_size else [deleted, a_folder])]
+    return found
 
 
 def fault_of(status: int | str, err: str, run: Path) -> str:
@@ -178,7 +180,8 @@ def of_a_finished_run(folder: str, seed: int, each: int) -> list[str]:
             status, out, err = said_by(words)
             if status == 0:
                 same = out.replace(str(run), "") == expected[command][1].replace(str(whole), "")
-                if not (same or (command == "train" and name == "DONE")):
+                named = command == "compare" and name == "predictions.npz"  # then without what is made of them
+                if not (same or named or (command == "train" and name == "DONE")):
                     found.append(f"{damage.__name__} {name}: {command} gives other numbers: {out} {err}")
             elif what := fault_of(status, err, run):
                 found.append(f"{damage.__name__} {name}: {command}: {what}")
@@ -186,7 +189,7 @@ def of_a_finished_run(folder: str, seed: int, each: int) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize(("campaign", "each"), [(of_a_stopped_run, 3), (of_a_finished_run, 2)])
+@pytest.mark.parametrize(("campaign", "each"), [(of_a_stopped_run, 2), (of_a_finished_run, 1)])
 def test_no_damage_is_a_traceback_or_a_silent_change(
     campaign: Callable[..., list[str]], each: int, tmp_path: Path
 ) -> None:
