@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from dist_dash.ensembles.described import DescribedEnsemble
 from dist_dash.errors import BadInput, RunFailed, first_line
-from dist_dash.files import read_json, replacing, write_atomically
+from dist_dash.files import SEAL, digest_of, read_json, read_sealed, replacing, write_json
 from dist_dash.metrics.mixture import mean_over_members, normalised
 from dist_dash.models import Architecture
 from dist_dash.models.network import build_network
@@ -136,24 +135,34 @@ class StoredEnsemble:
 
     @cached_property
     def described(self) -> DescribedEnsemble:
-        """The same, checked: types, ranges, and that no other code is named than is allowed. Raises `BadInput`."""
+        """The same, its types and ranges checked. Raises `BadInput`."""
         path = self.folder / "ensemble.json"
         try:
             found = typed(self.spec, DescribedEnsemble, "its content")
         except BadInput as error:
             raise BadInput(f"run: {path}: {error}") from error
-        check_code((member.architecture.code(Architecture) for member in found.members), self.allow_code, path)
         return found
+
+    @property
+    def code(self) -> list[str]:
+        """What its networks need of others' code. Raises `BadInput` where that is not allowed."""
+        named = [member.architecture.code(Architecture) for member in self.described.members]
+        check_code(named, self.allow_code, self.folder / "ensemble.json")
+        return [code for code in named if code is not None]
 
     def network(self, member: int) -> nn.Module:
         """A member on the host, evaluating, in the type that its weights are stored in. Raises `BadInput`."""
-        described = self.described
+        described, foreign = self.described, self.code
         entry = described.members[member]
         path = self.folder / entry.file
         if path.resolve().parent != self.folder.resolve() or not path.is_file():
             raise BadInput(f"run: {path} does not hold the member's weights (no file of this folder)")
         try:
+            if entry.blake2b and digest_of(path) != entry.blake2b:
+                raise BadInput(f"run: {path} has changed since it was written; its checksum is another one")
             state = safetensors.torch.load_file(path)
+        except BadInput:
+            raise
         except (OSError, RuntimeError, ValueError, SafetensorError) as error:
             raise BadInput(f"run: {path} does not hold the member's weights ({first_line(error)})") from error
         statistics = described.mean, described.std, described.uint8
@@ -164,7 +173,7 @@ class StoredEnsemble:
                 architecture = made(entry.architecture, Architecture)
                 network = build_network(architecture, described.shape, described.classes, *statistics)
         except Exception as error:  # arguments that the architecture does not take, or code of the user's own
-            if not isinstance(error, BadInput) and entry.architecture.code(Architecture) is not None:
+            if not isinstance(error, BadInput) and foreign:
                 raise  # its traceback is what the user needs
             what = f"members[{member}].architecture: {first_line(error)}"
             raise BadInput(f"run: {self.folder / 'ensemble.json'} describes no network ({what})") from error
@@ -185,7 +194,7 @@ class StoredEnsemble:
 
     def write(self) -> None:
         """Write `ensemble.json`; do it last, for it says that the ensemble is complete."""
-        write_atomically(self.folder / "ensemble.json", json.dumps(self.spec, indent=1))
+        write_json(self.folder / "ensemble.json", self.spec)
 
 
 class Bounded(TorchDispatchMode):
@@ -228,12 +237,13 @@ def stored_ensemble(folder: str | Path, allow_code: Collection[str] = ()) -> Sto
         raise BadInput(f"run: {folder} is no folder; it must be a finished run, or its ensemble folder")
     if not (path / "ensemble.json").is_file():
         raise BadInput(f"run: {folder} holds no exported ensemble (no ensemble.json); finish the run first")
-    spec = read_json(path / "ensemble.json", "run")
+    spec, _ = read_sealed(path / "ensemble.json", "run")
     if not isinstance(spec, dict) or spec.get("format") not in READABLE:
         known = " or ".join(map(str, READABLE))
         raise BadInput(f"run: {path / 'ensemble.json'} is not an ensemble of format {known}, which this version reads")
     stored = StoredEnsemble(path, spec, allow_code)
-    _ = stored.described  # checked when it is read
+    if not stored.code:  # whoever allows code vouches for the file that names it
+        read_json(path / "ensemble.json", "run")
     return stored
 
 
@@ -255,8 +265,8 @@ def load_ensemble(folder: str | Path, device: str | torch.device = "cpu", allow_
     return Ensemble(networks, tuple(spec["shape"]), stored.classes, spec.get("class_names"), stored.weights)
 
 
-def save_member(path: Path, network: nn.Module) -> None:
-    """Write one member's weights (fp32 or fp64, batch-norm statistics included) as safetensors."""
+def save_member(path: Path, network: nn.Module) -> str:
+    """Write one member's weights (fp32 or fp64, batch-norm statistics included) as safetensors; gives the checksum."""
     # Parameters that DeepSpeed has flattened share one storage, which the format refuses: hence the copies.
     named = {uncompiled(name): tensor for name, tensor in network.state_dict().items()}
     state = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in named.items()}
@@ -265,6 +275,7 @@ def save_member(path: Path, network: nn.Module) -> None:
             safetensors.torch.save_file(state, temporary)
         except SafetensorError as error:
             raise RunFailed(f"{path} cannot be written: {error}") from error
+        return digest_of(temporary)
 
 
 def save_spec(path: Path, members: list[dict[str, Any]], **data: Any) -> None:
@@ -272,7 +283,9 @@ def save_spec(path: Path, members: list[dict[str, Any]], **data: Any) -> None:
 
     Args:
         path: the folder of the members' weights.
-        members: for each its `file`, its `architecture` and, if you like, its `weight`: a number > 0, 1 by default.
+        members: for each its `file`, its `architecture` and, if you like, its `weight`, a number > 0, 1 by default; the
+            checksums of the files are added.
         data: what they were trained on: `shape classes class_names mean std uint8`; `data`, see `DataFacts.as_json`.
     """
-    StoredEnsemble(path, {"format": FORMAT, "members": members, **data}).write()
+    sealed = [{**member, SEAL: digest_of(path / member["file"])} for member in members]
+    StoredEnsemble(path, {"format": FORMAT, "members": sealed, **data}).write()

@@ -7,17 +7,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
-
 from dist_dash.data import Augment, Source
 from dist_dash.data.dataset import DataSet
 from dist_dash.ensembles.ensemble import Ensemble, StoredEnsemble, load_ensemble, stored_ensemble
 from dist_dash.errors import BadInput
-from dist_dash.files import parse_object, read_json
+from dist_dash.files import read_json
 from dist_dash.metrics.predictions import Predictions, load_predictions
 from dist_dash.recipe.components import Component, check_code, made
-from dist_dash.recipe.parsing import SAFE_LOADER
 from dist_dash.recipe.recipe import Labels
+from dist_dash.recipe.recipe_of_run import recipe_of
 from dist_dash.recipe.typed import typed
 from dist_dash.runs.folder import RunFolder
 
@@ -51,13 +49,7 @@ class FinishedRun:
     @cached_property
     def recipe(self) -> dict[str, Any]:
         """Every choice as names and numbers: `recipe.yaml`."""
-        try:
-            found = yaml.load(self.folder.recipe.read_text(), SAFE_LOADER)
-        except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-            raise BadInput(f"run: {self.folder.recipe} cannot be read ({type(error).__name__})") from error
-        if not isinstance(found, dict):
-            raise BadInput(f"run: {self.folder.recipe} holds no fields; it must be a recipe")
-        return found
+        return recipe_of(self.folder)
 
     @cached_property
     def environment(self) -> dict[str, Any]:
@@ -82,12 +74,8 @@ class FinishedRun:
         return load_predictions(self.folder.predictions, "run")
 
     def lines(self, kind: str) -> list[dict[str, Any]]:
-        """The lines of one kind in `metrics.jsonl`, in order; torn ones are passed over."""
-        try:
-            text = self.folder.metrics.read_text()
-        except OSError as error:
-            raise BadInput(f"run: {self.folder.metrics} cannot be read ({error.strerror})") from error
-        return [line for line in map(parse_object, text.splitlines()) if line.get("kind") == kind]
+        """The lines of one kind in `metrics.jsonl`, in order. Raises `BadInput`."""
+        return [line for line in self.folder.lines() if line["kind"] == kind]
 
     @cached_property
     def stored(self) -> StoredEnsemble:

@@ -19,18 +19,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from dist_dash.ensembles.ensemble import StoredEnsemble
 from dist_dash.ensembles.evaluation import Evaluated, save_results, save_trace, score_predictions
 from dist_dash.ensembles.predictor import Predicted
 from dist_dash.errors import BadInput
-from dist_dash.files import read_json, replacing, write_atomically
+from dist_dash.files import read_json, replacing, write_atomically, write_json
 from dist_dash.metrics.mixture import members_in_words
 from dist_dash.metrics.predictions import Predictions, load_arrays, load_predictions
 from dist_dash.ranks.launched import Launcher
 from dist_dash.recipe.components import code_named
-from dist_dash.runs.choices import HARMLESS, differing, flat
+from dist_dash.recipe.recipe_of_run import recipe_of
+from dist_dash.runs.choices import WITHOUT_EFFECT, differing, flat
 from dist_dash.runs.folder import RunFolder
 from dist_dash.runs.owner import OwnedFolder
 from dist_dash.runs.record import say
@@ -38,7 +38,6 @@ from dist_dash.runs.slurm import is_over
 
 PATIENCE = 60.0  # seconds that the last members to finish wait for each other
 OF_ALL = ("ensemble", "diversity")  # keys of an evaluation's line that one part alone does not know
-MAY_DIFFER = tuple(name for name in HARMLESS if name != "members")
 OF_THE_DATA = ("format", "shape", "classes", "class_names", "uint8")
 
 
@@ -132,11 +131,7 @@ class TrainedAlone:
     @cached_property
     def lines(self) -> list[dict[str, Any]]:
         """Its `metrics.jsonl`, parsed. Raises `BadInput`."""
-        metrics = self.folder.metrics
-        try:
-            return [json.loads(line) for line in metrics.read_text().splitlines()]
-        except (OSError, ValueError) as error:
-            raise BadInput(f"run: {metrics} is missing or unreadable ({type(error).__name__})") from error
+        return self.folder.lines()
 
 
 def _parts(folder: RunFolder, allow_code: Collection[str] | None) -> list[TrainedAlone]:
@@ -171,15 +166,7 @@ def _parts(folder: RunFolder, allow_code: Collection[str] | None) -> list[Traine
 
 def _recipe(member: RunFolder) -> dict[str, Any] | None:
     """A member's recipe; None where it has not written it yet."""
-    try:
-        recipe = yaml.safe_load(member.recipe.read_text())
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise BadInput(f"run: {member.recipe} is unreadable ({type(error).__name__})") from error
-    if not isinstance(recipe, dict):
-        raise BadInput(f"run: {member.recipe} is no recipe")
-    return recipe
+    return recipe_of(member) if member.recipe.exists() else None
 
 
 def _unfinished(member: RunFolder) -> str:
@@ -219,10 +206,15 @@ def _check_fit(folder: RunFolder, parts: Sequence[TrainedAlone]) -> None:
     for number, part in enumerate(parts):
         data = {name: part.stored.spec.get(name) for name in OF_THE_DATA}
         replicas = part.environment.get("layout", {}).get("replicas")
-        found[number] = {"replicas": replicas, "saved members": len(part.stored), "data": data}
+        found[number] = {
+            "replicas": replicas,
+            "extended": part.environment.get("extended"),
+            "saved members": len(part.stored),
+            "data": data,
+        }
     _check_equal(folder, found)
     for part in parts:
-        _ = part.stored.described  # refused where it is not whole
+        _ = part.stored.code  # refused where it is not whole, or names code that is not allowed
     for name in ("mean", "std"):  # of unlike machines, they may differ in the last digits
         values = [np.asarray(part.stored.spec.get(name), dtype=float) for part in parts]
         odd = [n for n, v in enumerate(values) if v.shape != values[0].shape or not np.allclose(v, values[0], 1e-5)]
@@ -233,7 +225,7 @@ def _check_fit(folder: RunFolder, parts: Sequence[TrainedAlone]) -> None:
 def _check_equal(folder: RunFolder, choices: dict[int, dict[str, Any]], kind: type[BadInput] = BadInput) -> None:
     """Refuse members that were trained with different choices."""
     found = []
-    for field, values in differing([flat(one) for one in choices.values()], MAY_DIFFER).items():
+    for field, values in differing([flat(one) for one in choices.values()], WITHOUT_EFFECT).items():
         whose: dict[str, list[int]] = {}
         for number, value in zip(choices, values, strict=True):
             whose.setdefault(repr(value), []).append(number)
@@ -270,7 +262,7 @@ def _write(folder: OwnedFolder, parts: Sequence[TrainedAlone]) -> None:
                 shutil.copyfile(part.stored.folder / entry["file"], temporary)
     joined.write()
     write_atomically(folder.recipe, first.folder.recipe.read_text())
-    write_atomically(folder.environment, json.dumps(_environment(parts), indent=1))
+    write_json(folder.environment, _environment(parts))
     write_atomically(folder.metrics, "".join(json.dumps(line) + "\n" for line in lines))
     save_results(folder, found)
     _write_traces(folder, parts)

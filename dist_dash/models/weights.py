@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
@@ -10,6 +11,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from dist_dash.errors import BadInput
+from dist_dash.files import SEAL, digest_of, read_object
 from dist_dash.models.architecture import one_line
 
 LISTED = 3  # names in an error message
@@ -51,8 +53,17 @@ def uncompiled(name: str) -> str:
 
 
 def read(path: str) -> dict[str, torch.Tensor]:
-    """The tensors in the safetensors file at `path`; raises `BadInput` if it cannot be read."""
+    """The tensors in the safetensors file at `path`.
+
+    Raises:
+        BadInput: it cannot be read, or it belongs to an exported ensemble that notes another checksum.
+    """
     try:
+        members = read_object(Path(path).with_name("ensemble.json")).get("members")
+        for entry in members if isinstance(members, list) else []:
+            own = isinstance(entry, dict) and entry.get("file") == Path(path).name and SEAL in entry
+            if own and entry[SEAL] != digest_of(Path(path)):
+                raise BadInput(f"init: {path!r} has changed since it was written; its checksum is another one")
         return load_file(path)
     except (OSError, SafetensorError) as error:
         raise BadInput(f"init: {path!r} cannot be read as a safetensors file ({one_line(error)})") from error

@@ -64,7 +64,7 @@ def source_of(given: Sequence[str]) -> Source:
         source: Source = parser.instantiate(parser.parse_args(spelled_words(given))).data
         return source
 
-    return explained(parse, lambda: given_by(given, {}, []), Fields({"data": Source}, frozenset({"data"})))
+    return explained(parse, lambda: given_by(given, {}), Fields({"data": Source}, frozenset({"data"})))
 
 
 def _of_file(given: str, own: DataSet) -> ArraySplit:

@@ -6,10 +6,7 @@ checkpoints/step_00000100/manifest.json
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import pickle
 import random
 import shutil
 from collections.abc import Callable
@@ -19,10 +16,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from dist_dash.errors import BadInput, everywhere
-from dist_dash.files import naming, sync_folder, write_atomically
+from dist_dash.errors import BadInput, everywhere, first_line
+from dist_dash.files import digest_of, naming, read_json, remove, sync_folder, write_json
 from dist_dash.ranks.exchange import Exchange
-from dist_dash.runs.choices import HARMLESS, differing, flat, under
+from dist_dash.runs.choices import HARMLESS, LENGTH, OtherSettings, differing, flat, refuse_other_settings, under
 from dist_dash.runs.owner import OwnedFolder
 
 FORMAT = 2
@@ -37,11 +34,19 @@ class CheckpointSets:
         recipe: the resolved recipe, nested; a set of another recipe is refused, unless the difference is harmless.
         keep: how many of the newest sets stay.
         say: prints a line for the user, on rank 0.
+        extend: whether a set of a shorter run will do.
     """
 
     def __init__(
-        self, folder: OwnedFolder, exchange: Exchange, recipe: dict[str, Any], keep: int, say: Callable[[str], None]
+        self,
+        folder: OwnedFolder,
+        exchange: Exchange,
+        recipe: dict[str, Any],
+        keep: int,
+        say: Callable[[str], None],
+        extend: bool = False,
     ) -> None:
+        self._may_differ = LENGTH if extend else ()
         self._folder, self._exchange, self._keep, self._say = folder, exchange, keep, say
         self._recipe = {k: v for k, v in flat(recipe).items() if not under(k, HARMLESS)}
         self._layout = layout = exchange.layout
@@ -92,18 +97,18 @@ class CheckpointSets:
 
     def _publish(self, partial: Path, manifest: dict[str, Any]) -> None:
         """Complete a set, give it its name, and remove the sets that are superseded."""
-        write_atomically(partial / "manifest.json", json.dumps(manifest, indent=1))
+        write_json(partial / "manifest.json", manifest)
         for folder in [*(path for path in partial.iterdir() if path.is_dir()), partial]:
             sync_folder(folder)
         self._folder.check_owner()
         step = manifest["step"]
         # A set of this step or a later one is torn: else this run would have continued from it.
         for torn in [s for s in self._folder.checkpoint_steps() if s >= step]:
-            shutil.rmtree(self._path(torn))
+            remove(self._path(torn))
         partial.rename(self._path(step))
         sync_folder(self._folder.checkpoints)
         for old in self._folder.checkpoint_steps()[: -self._keep]:
-            shutil.rmtree(self._path(old))
+            remove(self._path(old))
 
     def load(self) -> tuple[int, list[dict[str, Any]], dict[str, Any]] | None:
         """The newest complete set: its step, the state of each replica of this rank's member, the shared facts.
@@ -115,15 +120,15 @@ class CheckpointSets:
         """
         newest_first = self._exchange.collect(self._folder.checkpoint_steps())[0][::-1]
         for step in newest_first:
-            manifest, states, problem = None, [], None
+            manifest, states, problem = dict[str, Any](), list[dict[str, Any]](), None
             try:
-                manifest = json.loads((self._path(step) / "manifest.json").read_text())
+                manifest = self._manifest(step)
                 self._check_same_run(manifest)
                 states = [self._read(step, manifest, replica) for replica in range(self._layout.replicas)]
-            except BadInput as error:
+            except OtherSettings as error:
                 problem = ("input", str(error))
-            except (OSError, ValueError, KeyError, RuntimeError, pickle.UnpicklingError) as error:
-                problem = ("torn", str(error).splitlines()[0] if str(error) else type(error).__name__)
+            except Exception as error:  # whatever a file that is not as it was written brings forth
+                problem = ("torn", first_line(error))
             problems = [p for p in self._exchange.collect(problem) if p is not None]
             if any(kind == "input" for kind, _ in problems):
                 raise everywhere(BadInput(next(text for kind, text in problems if kind == "input")))
@@ -131,7 +136,6 @@ class CheckpointSets:
                 self._say(f"checkpoint {self._path(step)} is torn ({problems[0][1]}); it is skipped")
                 continue
             _set_rng_state(states[self._layout.replica]["rng"])
-            assert manifest is not None
             self._newest = step
             return step, states, manifest["shared"]
         if newest_first:
@@ -146,21 +150,24 @@ class CheckpointSets:
     def _part(member: int, replica: int) -> str:
         return f"member_{member:02d}/replica_{replica:02d}.pt"
 
+    def _manifest(self, step: int) -> dict[str, Any]:
+        """What a set says of itself; raises anything where it is damaged, or another step's."""
+        manifest: dict[str, Any] = read_json(self._path(step) / "manifest.json", "set")
+        if manifest["step"] != step:
+            raise ValueError(f"it is the set of step {manifest['step']!r}")
+        if not all(isinstance(number, int) for number in (manifest["shared"]["metrics_bytes"], manifest["members"])):
+            raise ValueError("its manifest is not one")
+        return manifest
+
     def _check_same_run(self, manifest: dict[str, Any]) -> None:
         mine = {"format": FORMAT, **self._sizes, **self._recipe}
         theirs = {**{k: manifest.get(k, 0) for k in ("format", *self._sizes)}, **flat(manifest["recipe"])}
-        found = sorted(differing([theirs, mine]).items())
-        differences = [f"{field} {before!r} → {now!r}" for field, (before, now) in found]
-        if differences:
-            what = "; ".join(differences[:8]) + ("; …" if len(differences) > 8 else "")
-            raise BadInput(
-                f"run: {self._folder.path} was started with other settings ({what}); use another --run, or --fresh"
-            )
+        refuse_other_settings(self._folder.path, differing([theirs, mine], self._may_differ))
 
     def _read(self, step: int, manifest: dict[str, Any], replica: int) -> dict[str, Any]:
         name = self._part(self._layout.member, replica)
         path = self._path(step) / name
-        if _digest(path) != manifest["parts"][name]["blake2b"]:
+        if digest_of(path) != manifest["parts"][name]["blake2b"]:
             raise ValueError(f"{name} has changed since it was written")
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         return state
@@ -171,15 +178,7 @@ def _write(path: Path, state: dict[str, Any]) -> tuple[str, int]:
         torch.save(state, file)
         file.flush()
         os.fsync(file.fileno())
-    return _digest(path), path.stat().st_size
-
-
-def _digest(path: Path) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 22):
-            digest.update(chunk)
-    return digest.hexdigest()
+    return digest_of(path), path.stat().st_size
 
 
 def _rng_state() -> dict[str, Any]:

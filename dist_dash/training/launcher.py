@@ -39,9 +39,10 @@ def launch_local(arguments: Sequence[str], command: Command) -> int:
     members = command.recipe.members or max(1, default_members() // replicas)
     together = 1 if command.member is not None else members
     folder.check_usable()
-    if finished_already(command):
+    if finished_already(command, together, replicas):
         return FINISHED
     ranks = together * replicas
+    own = [f"--run={command.run}", f"--members={members}"]  # the folder's default name depends on what is given
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // ranks)))
     if sys.platform == "linux":
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # one machine: no need to be reachable from others
@@ -59,12 +60,12 @@ def launch_local(arguments: Sequence[str], command: Command) -> int:
         **grace_for(LaunchConfig),
     )
     try:
-        elastic_launch(config, sys.executable)("-u", "-m", "dist_dash", "train", *arguments, f"--members={members}")
+        elastic_launch(config, sys.executable)("-u", "-m", "dist_dash", "train", *arguments, *own)
     except ChildFailedError as error:
         statuses = {failure.exitcode for failure in error.failures.values()}
         return next((status for status in (2, TO_BE_CONTINUED) if status in statuses), 1)
     except (SignalException, KeyboardInterrupt):  # the latter where the ranks have not been started yet
-        if folder.done.exists():
+        if folder.done.exists() and not command.extend:  # the mark of the shorter run may still be there
             return FINISHED
         return TO_BE_CONTINUED if folder.to_continue.exists() else 1
     return FINISHED

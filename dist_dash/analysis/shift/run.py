@@ -20,7 +20,7 @@ from dist_dash.analysis.shift.shift_tables import tables
 from dist_dash.analysis.shift.values import values_of
 from dist_dash.ensembles.finished import FinishedRun
 from dist_dash.errors import BadInput, require
-from dist_dash.files import write_atomically
+from dist_dash.files import write_json
 from dist_dash.recipe.recipe import Loader
 from dist_dash.runs.process import FINISHED
 from dist_dash.runs.record import say
@@ -67,10 +67,9 @@ def measure_shift(options: argparse.Namespace, fields: Sequence[str]) -> int:
     with _progress(len(corruptions) * len(severities) + len(sets)) as advance:
         found = as_shift_json(measurement, corruptions, severities, sets, advance)
     found["not_applicable"] = left_out
-    text = json.dumps(found, indent=1)
-    write_atomically(run.folder.shift, text)
+    write_json(run.folder.shift, found)
     if options.json:
-        print(text)
+        print(json.dumps(found, indent=1))
     else:
         Console().print(tables(found))
     return FINISHED

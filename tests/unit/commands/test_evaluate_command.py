@@ -6,6 +6,7 @@ import pytest
 import torch
 import yaml
 from complaints import cli_complaint
+from exported import unsealed
 from finished_by_hand import CLASSES, SHAPE, finished_run, images
 
 from dist_dash.analysis.evaluate import evaluate_run
@@ -14,6 +15,7 @@ from dist_dash.data.dataset import DataSet
 from dist_dash.data.source import ArraySplit, UnreadableSample
 from dist_dash.ensembles.ensemble import load_ensemble, save_member
 from dist_dash.ensembles.weight_cosines import weight_cosines
+from dist_dash.files import read_json
 from dist_dash.metrics.predictions import save_predictions
 from dist_dash.metrics.summary import evaluate
 from dist_dash.models import MLP, SmallCNN
@@ -66,7 +68,7 @@ def test_every_split_has_files_of_its_own(run, split, capsys):
     assert main(["evaluate", str(run.path), *given, "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
     suffix = "" if split == "test" else f"_{split}"
-    assert printed == json.loads((run.path / f"evaluation{suffix}.json").read_text())
+    assert printed == read_json(run.path / f"evaluation{suffix}.json", "scores")
     log_probs, labels, result = expected(run, split)
     found = arrays(run.path / f"predictions{suffix}.npz")
     np.testing.assert_array_equal(found["labels"], labels)
@@ -127,6 +129,7 @@ def fall_ill(run, member):
     with torch.no_grad():
         next(network.parameters()).fill_(float("nan"))
     save_member(run.folder.ensemble / run.folder.weights(member), network)
+    unsealed(run.folder.ensemble)
 
 
 def test_a_sick_member_is_left_out_and_named(run, capsys):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from exported import ARCHITECTURES, CLASSES, MEAN, SHAPE, STD, export, images
+from exported import ARCHITECTURES, CLASSES, MEAN, SHAPE, STD, export, images, unsealed
 
 import dist_dash
 from dist_dash.ensembles.ensemble import Ensemble, load_ensemble, save_member
@@ -122,8 +122,7 @@ def test_a_damaged_member_is_named_in_one_line(folder, damage):
 
 
 def changed(folder: Path, **fields) -> None:
-    file = folder / "ensemble/ensemble.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), **fields}))
+    unsealed(folder / "ensemble", **fields)
 
 
 def test_a_spec_of_another_kind_is_refused(folder):

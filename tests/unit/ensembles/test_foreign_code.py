@@ -20,6 +20,8 @@ from dist_dash.errors import BadInput
 from dist_dash.models import Custom, SmallCNN, load_pretrained
 from dist_dash.models.network import seeded_network
 from dist_dash.recipe.components import code_named
+from dist_dash.recipe.parsing import parse_command
+from dist_dash.recipe.recipe_of_run import finished_before
 from dist_dash.report.loss_landscape import loss_within
 from dist_dash.report.picture import NotHere
 
@@ -59,7 +61,9 @@ def ran(run: Path) -> bool:
 
 def describe(run: Path, **fields: object) -> None:
     file = run / "ensemble/ensemble.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), **fields}))
+    spec = {**json.loads(file.read_text()), **fields}
+    spec["members"] = [{**member, "blake2b": ""} for member in spec["members"]]
+    file.write_text(json.dumps({name: value for name, value in spec.items() if name != "blake2b"}))
 
 
 def of(run: Path, architecture: object, **fields: object) -> None:
@@ -135,6 +139,20 @@ def test_what_an_architecture_may_not_be(run, architecture):
     assert not {name for name in {*sys.modules} - before if name.split(".")[0] not in ("torch", "timm", "torchvision")}
 
 
+def test_allowing_code_vouches_for_the_file_that_names_it(run):
+    file = run / "ensemble/ensemble.json"
+    spec = json.loads(file.read_text())
+    spec["members"][0]["architecture"] = CUSTOM
+    file.write_text(json.dumps(spec))  # its checksum is as it was
+    with pytest.raises(BadInput, match=f"--allow-code {MODULE}:net"):
+        load_ensemble(run)
+    assert len(load_ensemble(run, allow_code=[f"{MODULE}:net"])) == 3
+    spec["members"][0]["architecture"] = {**OURS, "init_args": {"width": 2, "norm": "batch"}}
+    file.write_text(json.dumps(spec))
+    with pytest.raises(BadInput, match="has changed since it was written"):
+        load_ensemble(run)
+
+
 def test_every_foreign_target_is_named_at_once(run):
     members = json.loads((run / "ensemble/ensemble.json").read_text())["members"]
     architectures = [CUSTOM, {"class_path": f"{MODULE}.Net"}, CUSTOM]
@@ -167,6 +185,21 @@ def test_the_data_of_a_recipe_are_foreign_code_as_well(run, capsys):
     assert FinishedRun(run, [f"{MODULE}.Numbers"]).data().classes == 10
 
 
+def test_a_finished_folder_of_somebody_else_is_compared_without_its_code(run):
+    (run / "DONE").touch()
+    recipe = yaml.safe_load((run / "recipe.yaml").read_text())
+    command = parse_command(["--config", str(run / "recipe.yaml"), f"--run={run}"])
+    del recipe["checks"]["deadline"]  # as of an earlier version
+    foreign = ({"class_path": f"{MODULE}.Net"}, f"{MODULE}.Net")
+    for name, value in [(name, value) for name in ("method", "model", "optimizer") for value in foreign]:
+        (run / "recipe.yaml").write_text(yaml.safe_dump({**recipe, name: value}))
+        with pytest.raises(BadInput, match=MODULE):
+            finished_before(command, 3, 1)
+    assert not ran(run)
+    (run / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    assert finished_before(command, 3, 1)
+
+
 @pytest.mark.parametrize("file", ["/etc/passwd", "../member_00.safetensors", "..", "", "a/b", "link.safetensors"])
 def test_weights_are_read_inside_the_folder_only(run, file):
     member = run / "ensemble/member_00.safetensors"
@@ -187,6 +220,7 @@ def test_weights_of_another_type_are_refused(run, kind):
     network = seeded_network(0, SmallCNN(width=2), SHAPE, CLASSES, (0.4,), (0.3,), True)
     network.net.fc.weight = torch.nn.Parameter(network.net.fc.weight.to(kind), requires_grad=False)
     save_member(run / "ensemble/member_00.safetensors", network)
+    of(run, OURS)
     with pytest.raises(BadInput, match=r"member_00.safetensors does not hold .*float32 or float64 throughout"):
         load_ensemble(run)
 

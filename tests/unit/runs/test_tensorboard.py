@@ -14,7 +14,7 @@ def test_a_resumed_run_keeps_the_values_of_its_checkpoints_step(tmp_path):
             position = first.position()
     first.close()  # killed after step 5, its newest set is of step 4
     again = recorder()
-    again.rewind(position)
+    again.rewind(**position)
     again.event(4, 0.0, "continuing")
     for step in (5, 6):
         again.write("train", step, 0.0, loss=[step + 0.5])
