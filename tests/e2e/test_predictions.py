@@ -16,6 +16,7 @@ from dist_dash.commands.cli import main
 from dist_dash.data import Digits
 from dist_dash.ensembles.ensemble import load_ensemble
 from dist_dash.ensembles.weight_cosines import weight_cosines
+from dist_dash.errors import BadInput
 from dist_dash.metrics.summary import evaluate
 from tests.e2e.pictures import Linear, vectors
 from tests.e2e.runs import finish, lines_of, start
@@ -122,7 +123,9 @@ def test_members_of_different_architectures(tmp_path: Path) -> None:
         {"class_path": "Custom", "init_args": {"target": "tests.e2e.pictures:Linear", "kwargs": {"scale": 0.5}}},
     ]
     finish(run, 3, 3, *QUICK, f"--models={json.dumps(models)}")
-    ensemble = load_ensemble(run)
+    with pytest.raises(BadInput, match=r"--allow-code tests.e2e.pictures:Linear"):  # also in a run of one's own
+        load_ensemble(run)
+    ensemble = load_ensemble(run, allow_code=["tests.e2e.pictures:Linear"])
     kinds = [{type(module) for module in network.modules()} for network in ensemble.networks]
     assert [torch.nn.Conv2d in kind for kind in kinds] == [False, True, False]
     assert [Linear in kind for kind in kinds] == [False, False, True]
