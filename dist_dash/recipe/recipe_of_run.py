@@ -47,7 +47,8 @@ def finished_before(command: Command, members: int, replicas: int) -> bool:
     sizes_before, now = _sizes_of(folder, sizes), {**flat(command.resolved), **sizes}
     found = differing([{**flat(recipe_of(folder)), **sizes_before}, now], WITHOUT_EFFECT)
     if found:  # perhaps only in fields that an earlier version did not have
-        found = differing([{**flat(_completed(folder, command.resolved)), **sizes_before}, now], WITHOUT_EFFECT)
+        before = {**completed_recipe(folder, command.resolved), **flat(recipe_of(folder)), **sizes_before}
+        found = differing([before, now], WITHOUT_EFFECT)
     longer = command.extend and not found.keys().isdisjoint(LENGTH)
     refuse_other_settings(folder.path, {k: v for k, v in found.items() if not (longer and k in LENGTH)})
     return not longer
@@ -60,18 +61,21 @@ def _sizes_of(folder: RunFolder, unknown: dict[str, int]) -> dict[str, Any]:
     return {name: (layout if isinstance(layout, dict) else {}).get(name, value) for name, value in unknown.items()}
 
 
-def _completed(folder: RunFolder, own: dict[str, Any]) -> dict[str, Any]:
-    """The recipe with today's defaults for the fields that it lacks; as it is, where it does not parse today.
+def completed_recipe(folder: RunFolder, own: dict[str, Any]) -> dict[str, Any]:
+    """The flat recipe of a run, with today's defaults for fields that it lacks; empty where it does not parse today.
 
-    The folder may be somebody else's, and parsing imports what a recipe names: only what the user's own names as well.
+    The folder may be somebody else's, and parsing imports what a recipe names: nothing but what the user's own names.
+
+    Args:
+        folder: of the run.
+        own: the user's recipe, nested.
     """
-    recipe = recipe_of(folder)
-    if not _texts(spelled(recipe)) <= _texts(own):
-        return recipe
+    if not _texts(spelled(recipe_of(folder))) <= _texts(own):
+        return {}
     try:
-        return parse_command(["--config", str(folder.recipe)]).resolved
+        return flat(parse_command(["--config", str(folder.recipe)]).resolved)
     except BadInput:
-        return recipe
+        return {}
 
 
 def _texts(choices: Any) -> set[str]:

@@ -35,6 +35,7 @@ class CheckpointSets:
         keep: how many of the newest sets stay.
         say: prints a line for the user, on rank 0.
         extend: whether a set of a shorter run will do.
+        completed: gives the run's flat recipe with today's defaults: for fields that an earlier version did not have.
     """
 
     def __init__(
@@ -45,7 +46,9 @@ class CheckpointSets:
         keep: int,
         say: Callable[[str], None],
         extend: bool = False,
+        completed: Callable[[], dict[str, Any]] = dict,
     ) -> None:
+        self._completed = completed
         self._may_differ = LENGTH if extend else ()
         self._folder, self._exchange, self._keep, self._say = folder, exchange, keep, say
         self._recipe = {k: v for k, v in flat(recipe).items() if not under(k, HARMLESS)}
@@ -162,6 +165,8 @@ class CheckpointSets:
     def _check_same_run(self, manifest: dict[str, Any]) -> None:
         mine = {"format": FORMAT, **self._sizes, **self._recipe}
         theirs = {**{k: manifest.get(k, 0) for k in ("format", *self._sizes)}, **flat(manifest["recipe"])}
+        if new := self._recipe.keys() - theirs.keys():
+            theirs |= {field: value for field, value in self._completed().items() if field in new}
         refuse_other_settings(self._folder.path, differing([theirs, mine], self._may_differ))
 
     def _read(self, step: int, manifest: dict[str, Any], replica: int) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from dist_dash.member.sketch import Sketch
 from dist_dash.ranks.exchange import Exchange
 from dist_dash.ranks.layout import Layout, ask_for_determinism
 from dist_dash.recipe.parsing import Command
-from dist_dash.recipe.recipe_of_run import finished_before
+from dist_dash.recipe.recipe_of_run import completed_recipe, finished_before
 from dist_dash.runs.checkpoint import CheckpointSets
 from dist_dash.runs.environment import describe_environment
 from dist_dash.runs.owner import OwnedFolder
@@ -143,8 +143,9 @@ class Run:
         self.window = Window(exchange)
         with exchange.together("record"):
             self.recorder = self._open_record()
+        settings = command.resolved, recipe.checkpoints.keep, self.recorder.say, command.extend
         self.checkpoints = CheckpointSets(
-            folder, exchange, command.resolved, recipe.checkpoints.keep, self.recorder.say, command.extend
+            folder, exchange, *settings, lambda: completed_recipe(folder, command.resolved)
         )
         same_samples = recipe.loader.order == "shared"
         self.agreement = Agreement(exchange, stop, recipe.checks.max_skipped, same_samples)

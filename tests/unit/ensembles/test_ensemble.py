@@ -12,6 +12,7 @@ from dist_dash.ensembles.ensemble import Ensemble, load_ensemble, save_member
 from dist_dash.errors import BadInput
 from dist_dash.models import MLP
 from dist_dash.models.network import seeded_network
+from dist_dash.models.weights import read
 
 
 @pytest.fixture
@@ -196,3 +197,24 @@ def test_weights_that_are_no_positive_numbers_are_refused(folder, weights):
     with pytest.raises(BadInput, match=r"ensemble.json: members\[1\].weight: .* it must be a positive") as caught:
         load_ensemble(folder)
     assert "\n" not in str(caught.value)
+
+
+def test_weights_that_have_changed_since_are_refused_by_name(folder):
+    file = folder / "ensemble/member_01.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-3] ^= 4  # a number, not the format
+    file.write_bytes(content)
+    with pytest.raises(BadInput, match=r"member_01\.safetensors has changed since it was written"):
+        load_ensemble(folder)
+    with pytest.raises(BadInput, match=r"^init: .*member_01\.safetensors' has changed since it was written"):
+        read(str(file))
+    unsealed(folder / "ensemble")  # as an earlier version exported it
+    assert len(load_ensemble(folder)) == 3
+    assert read(str(file))
+
+
+def test_a_spec_that_has_changed_since_is_refused(folder):
+    file = folder / "ensemble/ensemble.json"
+    file.write_text(file.read_text().replace("0.4", "0.5"))
+    with pytest.raises(BadInput, match=r"ensemble\.json has changed since it was written; if that is meant, remove"):
+        load_ensemble(folder)
