@@ -219,6 +219,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             held += not wrong
             if wrong:
                 print(f"{number}. {target.name}, {what}: {wrong}", flush=True)
+            if (number + 1) % 50 == 0:
+                print(f"{number + 1} tried", flush=True)
     print(f"{held} of {options.count} hold")
     return int(held < options.count)
 
