@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
+import shutil
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +16,9 @@ from typing import Any
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
 from dist_dash.errors import BadInput
+
+SEAL = "blake2b"
+"""Field of a JSON object that holds the checksum of the others."""
 
 
 @contextlib.contextmanager
@@ -82,6 +87,8 @@ def naming(path: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; at the end it replaces `path`, complete and on disk, or not at all."""
+    if path.is_dir():
+        raise BadInput(f"run: {path} is a folder; it must be a file, or absent")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         with naming(path):
@@ -98,6 +105,34 @@ def write_atomically(path: Path, content: str) -> None:
     """Write a small file so that it appears complete, or not at all."""
     with replacing(path) as temporary:
         temporary.write_text(content)
+
+
+def write_json(path: Path, value: dict[str, Any], allow_nan: bool = True) -> None:
+    """Write a JSON object, complete or not at all, with a checksum of itself: `read_json` sees what was damaged."""
+    plain = json.loads(json.dumps(value, allow_nan=allow_nan))
+    write_atomically(path, json.dumps({**plain, SEAL: _seal_of(plain)}, indent=1))
+
+
+def _seal_of(value: dict[str, Any]) -> str:
+    return hashlib.blake2b(json.dumps(value, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def digest_of(path: Path, size: int | None = None) -> str:
+    """BLAKE2b of a file, or of its first `size` bytes."""
+    digest, left = hashlib.blake2b(digest_size=16), size
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 22 if left is None else min(1 << 22, left)):
+            digest.update(chunk)
+            left = None if left is None else left - len(chunk)
+    return digest.hexdigest()
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a whole folder, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:
@@ -117,12 +152,29 @@ def read_json(path: Path, what: str) -> Any:
         what: the message begins with it.
 
     Raises:
-        BadInput: the file is missing or is not JSON.
+        BadInput: the file is missing, is not JSON, has a name twice in an object, or a checksum that does not fit.
     """
+    found, intact = read_sealed(path, what)
+    if not intact:
+        raise BadInput(f"{what}: {path} has changed since it was written; if that is meant, remove its line {SEAL!r}")
+    return found
+
+
+def read_sealed(path: Path, what: str) -> tuple[Any, bool]:
+    """The same, and whether its checksum fits, where it has one."""
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        found = json.loads(path.read_text(), object_pairs_hook=_named_once)
+    except (OSError, ValueError, RecursionError) as error:
         raise BadInput(f"{what}: {path} is missing or unreadable ({type(error).__name__})") from error
+    sealed = isinstance(found, dict) and SEAL in found
+    return found, not sealed or found.pop(SEAL) == _seal_of(found)
+
+
+def _named_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name stands there twice")
+    return found
 
 
 def parse_object(text: str | bytes) -> dict[str, Any]:

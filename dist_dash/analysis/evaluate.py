@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +13,19 @@ from dist_dash.ensembles.finished import FinishedRun
 from dist_dash.ensembles.predictor import agreeing, predict_split
 from dist_dash.ranks.exchange import Exchange
 from dist_dash.recipe.recipe import Loader
+from dist_dash.runs.progress import tracked
 from dist_dash.runs.record import say
 
 
-def evaluate_run(path: str | Path, split: str = "test", write: bool = True) -> dict[str, Any]:
+def evaluate_run(
+    path: str | Path, split: str = "test", write: bool = True, allow_code: Collection[str] = ()
+) -> dict[str, Any]:
     """Evaluate a finished run's ensemble in this process.
 
     Args:
         path: the run.
         split: of its own data: `test`, `validation` or `train` (with the labels that were trained on).
+        allow_code: see `load_ensemble`.
         write: keep scores and predictions in the run, as `RunFolder.evaluation_of` and `predictions_of` say.
 
     Returns:
@@ -29,7 +35,7 @@ def evaluate_run(path: str | Path, split: str = "test", write: bool = True) -> d
         BadInput: the run is not finished, has no such split, its data cannot be read or are others, or no member's
             predictions are finite; nothing was written.
     """
-    run = FinishedRun(path)
+    run = FinishedRun(path, allow_code)
     found = evaluated(run, run.data(say).evaluation_split(split), split)
     assert found is not None  # there are no other ranks
     if write:
@@ -58,7 +64,9 @@ def evaluated(
         BadInput: a sample cannot be read, none can, or predictions are not finite; on all ranks alike.
     """
     stored = run.stored
-    found = predict_split(stored, split, run.group("loader", Loader), exchange)
+    first = exchange is None or exchange.layout.rank == 0
+    track = partial(tracked, what=f"evaluating {name}") if first else iter
+    found = predict_split(stored, split, run.group("loader", Loader), exchange, track=track)
     with agreeing(exchange, "evaluation"):
         if found is None:
             return None

@@ -54,7 +54,7 @@ def evaluate_run(options: argparse.Namespace, fields: Sequence[str]) -> int:
         if launcher.started_ranks:
             exchange = stack.enter_context(Exchange(layout_from_environment(None)))
         with agreeing(exchange, "run"):
-            run = FinishedRun(options.run)
+            run = FinishedRun(options.run, options.allow_code)
             split, name = _samples(options, fields, run, say if launcher.rank == 0 else None)
         found = evaluated(run, split, name, strict=options.strict, exchange=exchange)
         with agreeing(exchange, "results"):

@@ -23,6 +23,8 @@ from dist_dash.cluster.sweep import SweepPoint, points
 from dist_dash.cluster.sweep import check as check_points
 from dist_dash.errors import BadInput, require
 from dist_dash.recipe.parsing import Command
+from dist_dash.recipe.recipe_of_run import finished_before
+from dist_dash.recipe.run_names import default_sweep
 from dist_dash.runs.folder import RunFolder
 from dist_dash.runs.states import UNDER_WAY, states
 from dist_dash.runs.view import watch
@@ -45,8 +47,10 @@ def submit_sweep(options: argparse.Namespace, base: Sequence[str]) -> int:
     site, grid = site_from(options), points(base, options.sweep)
     commands = check_points(grid)
     _refuse_for_one_run(commands[0], base)
-    folder = Path(options.folder or f"runs/{commands[0].run.name.rsplit('-', 2)[0]}-sweep").absolute()
+    folder = Path(options.folder or default_sweep(base)).absolute()
     plans = [plan_job(dataclasses.replace(c, run=folder / p.name), site) for p, c in zip(grid, commands, strict=True)]
+    for planned in plans:
+        _refuse_finished_otherwise(planned)
     logs = folder / "slurm"
     print_plan(_largest(plans), logs)
     tasks = [task for point, one in zip(grid, plans, strict=True) for task in _tasks(point, one, options.scatter)]
@@ -72,11 +76,21 @@ def submit_sweep(options: argparse.Namespace, base: Sequence[str]) -> int:
 def _refuse_for_one_run(command: Command, base: Sequence[str]) -> None:
     """Refuse what makes sense for a single run only."""
     given = {"run": any(word.partition("=")[0] == "--run" for word in base), "fresh": command.fresh}
-    given["member"] = command.member is not None
+    given |= {"member": command.member is not None, "extend": command.extend}
     instead = {"run": "--folder says where the runs go", "fresh": "remove its folder", "member": "use --scatter"}
+    instead["extend"] = "train one run on at a time"
     for name, is_given in given.items():
         if is_given:
             raise BadInput(f"{name}: not allowed in a sweep; {instead[name]}")
+
+
+def _refuse_finished_otherwise(planned: JobPlan) -> None:
+    """Refuse a point whose folder holds a finished run of other settings, also of members that were trained alone."""
+    folder = RunFolder(planned.command.run)
+    finished_before(planned.command, planned.members, planned.replicas)
+    for member in [] if folder.done.exists() else folder.members():
+        alone = dataclasses.replace(planned.command, run=folder.member(member).path, member=member)
+        finished_before(alone, 1, planned.replicas)
 
 
 def _largest(plans: Sequence[JobPlan]) -> JobPlan:

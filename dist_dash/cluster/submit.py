@@ -21,6 +21,7 @@ from dist_dash.cluster.site import site_from
 from dist_dash.cluster.submission import NEVER, check, frozen_arguments, nothing_left, submit, with_members
 from dist_dash.errors import BadInput
 from dist_dash.recipe.parsing import Command, parse_command
+from dist_dash.recipe.recipe_of_run import finished_before
 from dist_dash.runs import slurm
 from dist_dash.runs.folder import RunFolder
 from dist_dash.runs.owner import OwnedFolder
@@ -46,8 +47,8 @@ def submit_run(options: argparse.Namespace, recipe_arguments: Sequence[str]) -> 
     planned = plan_job(command, site)
     print_plan(planned, RunFolder(command.run).jobs)
     folder = RunFolder(command.run.absolute())
-    if folder.done.exists() and not command.fresh:
-        print(f"{command.run} is finished already; --fresh starts over")
+    if finished_before(command, planned.members, planned.replicas):
+        print(f"{command.run} is finished already; --fresh starts over, --extend with more epochs trains on")
         return FINISHED
     if command.fresh:  # held until the folder has been cleared, which waits until Slurm has accepted the job
         site = dataclasses.replace(site, sbatch={**site.sbatch, "hold": "true"})
@@ -111,6 +112,7 @@ def _run_here(batch: JobBatch, command: Command) -> int:
     folder = RunFolder(job.run)
     if command.fresh:
         start_over(folder)
+    done_before = folder.done.stat().st_mtime_ns if folder.done.exists() else None  # of a run that is extended
     executor = submitit.AutoExecutor(batch.logs, cluster="local", local_max_num_timeout=NEVER)
     resources = {"tasks_per_node": site.ranks_per_node, "gpus_per_node": site.gpus_per_node}
     executor.update_parameters(name=batch.name, timeout_min=site.minutes, stderr_to_stdout=True, **resources)
@@ -133,6 +135,6 @@ def _run_here(batch: JobBatch, command: Command) -> int:
             if ended:
                 break
             time.sleep(0.2)
-    if folder.done.exists():
+    if folder.done.exists() and folder.done.stat().st_mtime_ns != done_before:
         return FINISHED
     return TO_BE_CONTINUED if folder.to_continue.exists() else 1

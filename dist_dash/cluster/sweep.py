@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import re
 from collections.abc import Sequence
@@ -12,15 +11,16 @@ from pprint import pformat
 
 from dist_dash.errors import BadInput
 from dist_dash.recipe.parsing import Command, parse_command
+from dist_dash.recipe.run_names import run_name
 
 LARGEST = 10_000  # points: a typing error such as seed=0..1000000000 must not fill the memory, or a queue
-LONGEST = 100  # characters of a name, which becomes a folder and part of file names
 RESOURCES = "it decides how many ranks a job needs, and all points share that number"
 PRINTS = "it prints instead of training"
 REFUSED = {
     "run": "every point has a run folder of its own, named after its values",
     "config": "a sweep varies fields of one recipe",
     "fresh": "it must hold for all points or for none",
+    "extend": "it trains a single run on",
     "members": RESOURCES,
     "replicas": RESOURCES,
     "member": "the members of one ensemble are not points of a sweep",
@@ -68,7 +68,7 @@ def points(base: Sequence[str], sweeps: Sequence[str]) -> list[SweepPoint]:
     grid: dict[str, SweepPoint] = {}
     for combination in product(*axes.values()):
         given = dict(zip(axes, combination, strict=True))
-        point = SweepPoint(_name(given), (*base, *(f"--{field}={given[field]}" for field in order)))
+        point = SweepPoint(run_name(given), (*base, *(f"--{field}={given[field]}" for field in order)))
         if point.name in grid:
             raise BadInput(f"sweep: two points are called {point.name!r}; their values must make different names")
         grid[point.name] = point
@@ -147,16 +147,6 @@ def _range(field: str, part: str) -> list[str]:
     if last - first >= LARGEST:
         raise BadInput(f"{field}: {part!r} is not allowed; a sweep may have at most {LARGEST} points")
     return [str(number) for number in range(first, last + 1)]
-
-
-def _name(given: dict[str, str]) -> str:
-    """The values as a file name; with a digest of them where the name cannot hold them unchanged."""
-    plain = "_".join(f"{field}-{value}" for field, value in given.items())
-    if re.fullmatch(r"[A-Za-z0-9._-]+", plain) and len(plain) <= LONGEST:
-        return plain
-    digest = hashlib.blake2b(plain.encode(errors="backslashreplace"), digest_size=5).hexdigest()
-    safe = re.sub(r"[^A-Za-z0-9._-]+", "-", plain)
-    return f"{safe[: LONGEST - len(digest) - 1].rstrip('-')}_{digest}"
 
 
 # -- checking the points -----------------------------------------------------------------------------------------------

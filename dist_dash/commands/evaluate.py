@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dist_dash.commands.parser import CommandLine, without_fields
+from dist_dash.commands.parser import CommandLine, add_allow_code, without_fields
 from dist_dash.runs.folder import SPLITS
 from dist_dash.runs.process import quiet_torch
 
@@ -36,6 +36,7 @@ def evaluate_command(arguments: Sequence[str]) -> int:
     parser.add_argument("--strict", action="store_true", help="refuse members whose predictions are not finite")
     parser.add_argument("--output", metavar="FOLDER", help="where to write evaluation.json and predictions.npz")
     parser.add_argument("--json", action="store_true", help="print evaluation.json instead of the tables")
+    add_allow_code(parser)
     ours, fields = without_fields(arguments, "data")
     options = parser.parse_args(ours)
     quiet_torch()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dist_dash.commands.parser import CommandLine
+from dist_dash.commands.parser import CommandLine, add_allow_code
 
 
 def flatness_command(arguments: Sequence[str]) -> int:
@@ -34,6 +34,7 @@ def flatness_command(arguments: Sequence[str]) -> int:
     parser.add_argument("--dtype", choices=["float32", "float64"], help="(default: float64 on a CPU, else float32)")
     parser.add_argument("--batch-size", type=int, help="samples at once (default: as many as fit into 2 GiB)")
     parser.add_argument("--json", action="store_true", help="print flatness.json instead of the table")
+    add_allow_code(parser)
     options = parser.parse_args(arguments)
     from dist_dash.analysis.flatness.run import measure_and_show
 

@@ -17,6 +17,18 @@ class CommandLine(OneLine):
         super().__init__(prog=f"dist-dash {command}".rstrip(), allow_abbrev=False, **options)  # type: ignore[arg-type]
 
 
+def add_allow_code(parser: CommandLine) -> None:
+    """The option of every command that makes networks or data of what a run folder names."""
+    parser.add_argument(
+        "--allow-code",
+        action="append",
+        default=[],
+        metavar="TARGET",
+        help="import this class or callable for the run's networks or data, where it names code that is not "
+        "dist-dash's own: module.Class or module:callable; may be given several times",
+    )
+
+
 def of_recipe(parser: CommandLine, arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """The command's own options, and the arguments that are left for `dist-dash train`.
 

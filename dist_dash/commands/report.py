@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dist_dash.commands.parser import CommandLine
+from dist_dash.commands.parser import CommandLine, add_allow_code
 from dist_dash.runs.folder import PAGE
 
 
@@ -29,7 +29,9 @@ def report_command(arguments: Sequence[str]) -> int:
         help="FOLDER: a group that the others are compared with; may be given several times (default: those of "
         "groups.json, else plain SGD, else the first)",
     )
+    add_allow_code(parser)
     options = parser.parse_args(arguments)
     from dist_dash.report.write import report
 
-    return report(options.run, options.output, options.without, options.partial, options.baseline)
+    given = options.run, options.output, options.without, options.partial, options.baseline
+    return report(*given, allow_code=options.allow_code)

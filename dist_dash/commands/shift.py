@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from dist_dash.commands.parser import CommandLine, without_fields
+from dist_dash.commands.parser import CommandLine, add_allow_code, without_fields
 
 
 def shift_command(arguments: Sequence[str]) -> int:
@@ -53,6 +53,7 @@ def shift_command(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--seed", type=int, default=0, help="of the choice of samples and of corruptions (default: 0)")
     parser.add_argument("--json", action="store_true", help="print shift.json instead of the tables")
+    add_allow_code(parser)
     ours, fields = without_fields(arguments, "ood")
     options = parser.parse_args(ours)
     from dist_dash.analysis.shift.run import measure_shift

@@ -7,10 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from dist_dash.errors import BadInput
-from dist_dash.runs.choices import HARMLESS, bare, differing, flat, under
+from dist_dash.runs.choices import WITHOUT_EFFECT, bare, differing, flat, under
 
 Settings = Mapping[str, str]
-WITHOUT_EFFECT = tuple(name for name in HARMLESS if name != "members")
 CLASS = ".class_path"
 
 
@@ -19,7 +18,7 @@ def settings_of(recipe: Mapping[str, Any], environment: Mapping[str, Any]) -> tu
 
     The settings are all choices that may make a difference: neither the seed, nor what a resumed run may change, nor
     the data and the labels, which make a comparison and its sections. A choice that no recipe holds is among them: the
-    replicas of a member, which widen its batch.
+    replicas of a member, which widen its batch, and how a run was extended.
 
     Args:
         recipe: a run's `recipe.yaml`.
@@ -35,6 +34,8 @@ def settings_of(recipe: Mapping[str, Any], environment: Mapping[str, Any]) -> tu
     layout = environment.get("layout")
     if isinstance(layout, Mapping):
         known["replicas"] = text(layout.get("replicas"))
+    if environment.get("extended"):  # other learning rates than those of a run that was this long from the start
+        known["extended"] = text(environment["extended"])
     left = {name: value for name, value in known.items() if name != "seed" and not under(name, WITHOUT_EFFECT)}
     labels = {name: value for name, value in left.items() if under(name, ("labels",))}
     data = {name: value for name, value in left.items() if under(name, ("data",))}

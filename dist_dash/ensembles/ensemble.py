@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,23 +15,25 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from dist_dash.data.data_facts import Outline
 from dist_dash.data.fitting import fitting_samples
+from dist_dash.ensembles.described import DescribedEnsemble
 from dist_dash.errors import BadInput, RunFailed, first_line
-from dist_dash.files import read_json, replacing, write_atomically
+from dist_dash.files import SEAL, digest_of, read_json, read_sealed, replacing, write_json
 from dist_dash.metrics.mixture import mean_over_members, normalised
 from dist_dash.models import Architecture
 from dist_dash.models.network import build_network
-from dist_dash.recipe.classes import class_named
+from dist_dash.models.weights import uncompiled
+from dist_dash.recipe.components import check_code, made
+from dist_dash.recipe.typed import typed
 
 FORMAT = 2
 READABLE = (1, 2)
 """Formats of `ensemble.json` that this version reads; in format 1 all members count equally."""
-
-
-FIELDS = {"members": list, "shape": list, "classes": int, "mean": list, "std": list, "uint8": bool}
-"""Fields of `ensemble.json` that must be there; `class_names` and `data` may be missing."""
+SPARE = 1 << 24
+"""Numbers that a network may make besides those that are loaded, such as tables that are thrown away."""
 
 
 class Prediction(NamedTuple):
@@ -118,10 +121,12 @@ class StoredEnsemble:
     Args:
         folder: holds `ensemble.json` and the members' weights.
         spec: the content of `ensemble.json`.
+        allow_code: classes and callables outside this project that its networks may be made of.
     """
 
     folder: Path
     spec: dict[str, Any]
+    allow_code: Collection[str] = ()
 
     def __len__(self) -> int:
         return len(self.spec["members"])
@@ -153,34 +158,57 @@ class StoredEnsemble:
         given = [member.get("weight", 1.0) for member in self.spec["members"]]
         return normalised(given, len(given), f"run: {self.folder / 'ensemble.json'}: weight")
 
+    @cached_property
+    def described(self) -> DescribedEnsemble:
+        """The same, its types and ranges checked. Raises `BadInput`."""
+        path = self.folder / "ensemble.json"
+        try:
+            found = typed(self.spec, DescribedEnsemble, "its content")
+        except BadInput as error:
+            raise BadInput(f"run: {path}: {error}") from error
+        return found
+
+    @property
+    def code(self) -> list[str]:
+        """What its networks need of others' code. Raises `BadInput` where that is not allowed."""
+        named = [member.architecture.code(Architecture) for member in self.described.members]
+        check_code(named, self.allow_code, self.folder / "ensemble.json")
+        return [code for code in named if code is not None]
+
     def network(self, member: int) -> nn.Module:
         """A member on the host, evaluating, in the type that its weights are stored in. Raises `BadInput`."""
-        spec, entry = self.spec, self.spec["members"][member]
-        statistics = tuple(spec["mean"]), tuple(spec["std"]), spec["uint8"]
+        described, foreign = self.described, self.code
+        entry = described.members[member]
+        path = self.folder / entry.file
+        if path.resolve().parent != self.folder.resolve() or not path.is_file():
+            raise BadInput(f"run: {path} does not hold the member's weights (no file of this folder)")
         try:
-            with torch.random.fork_rng(devices=[]):  # initial weights are drawn, and replaced
-                architecture = architecture_from_spec(entry["architecture"])
-                network = build_network(architecture, tuple(spec["shape"]), spec["classes"], *statistics)
-        except (KeyError, TypeError, AttributeError) as error:  # arguments that the architecture does not take
-            what = f"{entry['file']}: {type(error).__name__}: {first_line(error)}"
-            raise BadInput(f"run: {self.folder / 'ensemble.json'} describes no network ({what})") from error
-        path = self.folder / entry["file"]
-        try:
+            if entry.blake2b and digest_of(path) != entry.blake2b:
+                raise BadInput(f"run: {path} has changed since it was written; its checksum is another one")
             state = safetensors.torch.load_file(path)
-            network.to(state["normalise.mean"].dtype).load_state_dict(state)
-        except (OSError, RuntimeError, KeyError, SafetensorError) as error:
+        except BadInput:
+            raise
+        except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+            raise BadInput(f"run: {path} does not hold the member's weights ({first_line(error)})") from error
+        statistics = described.mean, described.std, described.uint8
+        numbers = sum(tensor.numel() for tensor in state.values())
+        try:
+            # Initial weights are drawn, and replaced.
+            with torch.random.fork_rng(devices=[]), Bounded(SPARE + 16 * numbers):
+                architecture = made(entry.architecture, Architecture)
+                network = build_network(architecture, described.shape, described.classes, *statistics)
+        except Exception as error:  # arguments that the architecture does not take, or code of the user's own
+            if not isinstance(error, BadInput) and foreign:
+                raise  # its traceback is what the user needs
+            what = f"members[{member}].architecture: {first_line(error)}"
+            raise BadInput(f"run: {self.folder / 'ensemble.json'} describes no network ({what})") from error
+        try:
+            named = {uncompiled(name): name for name in network.state_dict()}
+            state = {named.get(uncompiled(name), name): tensor for name, tensor in state.items()}
+            network.to(_type_of(state, network)).load_state_dict(state)
+        except (RuntimeError, KeyError, TypeError) as error:
             raise BadInput(f"run: {path} does not hold the member's weights ({first_line(error)})") from error
         return network.eval()
-
-    def check(self) -> None:
-        """Raise `BadInput` where fields are missing, or are of another kind than they must be."""
-        wrong = [name for name, kind in FIELDS.items() if not isinstance(self.spec.get(name), kind)]
-        if not wrong:
-            wrong = [f"members.{number}" for number, entry in enumerate(self.spec["members"]) if not _is_entry(entry)]
-        if wrong or not self.spec["members"]:
-            what = ", ".join(wrong or ["members"])
-            raise BadInput(f"run: {self.folder / 'ensemble.json'} is not complete: {what} missing or of another kind")
-        _ = self.weights  # checked when they are read
 
     def networks(self) -> Iterator[nn.Module]:
         """All members, in order."""
@@ -191,7 +219,7 @@ class StoredEnsemble:
 
     def write(self) -> None:
         """Write `ensemble.json`; do it last, for it says that the ensemble is complete."""
-        write_atomically(self.folder / "ensemble.json", json.dumps(self.spec, indent=1))
+        write_json(self.folder / "ensemble.json", self.spec)
 
 
 def trained_on(spec: dict[str, Any]) -> dict[str, Any] | None:
@@ -200,8 +228,36 @@ def trained_on(spec: dict[str, Any]) -> dict[str, Any] | None:
     return known if isinstance(known, dict) and "digest" in known else None
 
 
-def stored_ensemble(folder: str | Path) -> StoredEnsemble:
+class Bounded(TorchDispatchMode):
+    """New tensors may not have more than so many numbers, all together: a network is hardly larger than its weights."""
+
+    def __init__(self, numbers: int) -> None:
+        super().__init__()
+        self.left = numbers
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        # Before they are made: memory that is written to, as zeros are, cannot be had back in time.
+        if args and isinstance(args[0], list | tuple) and all(isinstance(size, int) for size in args[0]):
+            self.left -= max(4096, math.prod(args[0]))  # nor may there be any number of small ones
+            if self.left < 0:
+                raise BadInput("it is much larger than the member's weights")
+        return func(*args, **(kwargs or {}))
+
+
+def _type_of(state: dict[str, Tensor], network: nn.Module) -> torch.dtype:
+    """The type of all that is no whole number in a member's weights."""
+    kinds = {state[name].dtype for name, own in network.state_dict().items() if own.is_floating_point()}
+    if len(kinds) != 1 or not kinds <= {torch.float32, torch.float64}:
+        raise TypeError(f"float32 or float64 throughout, not {', '.join(sorted(map(str, kinds)))}")
+    return kinds.pop()
+
+
+def stored_ensemble(folder: str | Path, allow_code: Collection[str] = ()) -> StoredEnsemble:
     """An exported ensemble: of a run folder, or of its `ensemble` folder.
+
+    Args:
+        folder: of the run, or the one with `ensemble.json`.
+        allow_code: see `load_ensemble`.
 
     Raises:
         BadInput: the folder holds no complete ensemble.
@@ -212,55 +268,44 @@ def stored_ensemble(folder: str | Path) -> StoredEnsemble:
         raise BadInput(f"run: {folder} is no folder; it must be a finished run, or its ensemble folder")
     if not (path / "ensemble.json").is_file():
         raise BadInput(f"run: {folder} holds no exported ensemble (no ensemble.json); finish the run first")
-    spec = read_json(path / "ensemble.json", "run")
+    spec, _ = read_sealed(path / "ensemble.json", "run")
     if not isinstance(spec, dict) or spec.get("format") not in READABLE:
         known = " or ".join(map(str, READABLE))
         raise BadInput(f"run: {path / 'ensemble.json'} is not an ensemble of format {known}, which this version reads")
-    stored = StoredEnsemble(path, spec)
-    stored.check()
+    stored = StoredEnsemble(path, spec, allow_code)
+    if not stored.code:  # whoever allows code vouches for the file that names it
+        read_json(path / "ensemble.json", "run")
     return stored
 
 
-def load_ensemble(folder: str | Path, device: str | torch.device = "cpu") -> Ensemble:
+def load_ensemble(folder: str | Path, device: str | torch.device = "cpu", allow_code: Collection[str] = ()) -> Ensemble:
     """Load an exported ensemble: a run folder, or its `ensemble` folder.
 
+    Args:
+        folder: of the run, or the one with `ensemble.json`.
+        device: where the members are put.
+        allow_code: classes and callables outside this project that may be imported, as `ensemble.json` names them:
+            `module.Class` or `module:callable`. Nothing else of what it names is run.
+
     Raises:
-        BadInput: the folder holds no complete ensemble.
+        BadInput: the folder holds no complete ensemble, or names code that is not allowed.
     """
-    stored = stored_ensemble(folder)
+    stored = stored_ensemble(folder, allow_code)
     networks = [network.to(device) for network in stored.networks()]
     return Ensemble(networks, stored.outline, stored.spec.get("class_names"), stored.weights)
 
 
-def _is_entry(entry: Any) -> bool:
-    """Whether it describes a member: its file, and the class of its architecture."""
-    if not isinstance(entry, dict) or not isinstance(entry.get("architecture"), dict):
-        return False
-    return isinstance(entry.get("file"), str) and isinstance(entry["architecture"].get("class_path"), str)
-
-
-def architecture_from_spec(spec: dict[str, Any]) -> Architecture:
-    """Rebuild an architecture from its class path and arguments.
-
-    Raises:
-        BadInput: the class cannot be found here, or is none.
-    """
-    try:
-        found = class_named(Architecture, spec["class_path"])
-    except LookupError as error:
-        raise BadInput(f"model: {spec['class_path']} {error}") from error
-    return found(**spec.get("init_args", {}))
-
-
-def save_member(path: Path, network: nn.Module) -> None:
-    """Write one member's weights (fp32 or fp64, batch-norm statistics included) as safetensors."""
+def save_member(path: Path, network: nn.Module) -> str:
+    """Write one member's weights (fp32 or fp64, batch-norm statistics included) as safetensors; gives the checksum."""
     # Parameters that DeepSpeed has flattened share one storage, which the format refuses: hence the copies.
-    state = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in network.state_dict().items()}
+    named = {uncompiled(name): tensor for name, tensor in network.state_dict().items()}
+    state = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in named.items()}
     with replacing(path) as temporary:
         try:
             safetensors.torch.save_file(state, temporary)
         except SafetensorError as error:
             raise RunFailed(f"{path} cannot be written: {error}") from error
+        return digest_of(temporary)
 
 
 def save_spec(path: Path, members: list[dict[str, Any]], **data: Any) -> None:
@@ -268,7 +313,9 @@ def save_spec(path: Path, members: list[dict[str, Any]], **data: Any) -> None:
 
     Args:
         path: the folder of the members' weights.
-        members: for each its `file`, its `architecture` and, if you like, its `weight`: a number > 0, 1 by default.
+        members: for each its `file`, its `architecture` and, if you like, its `weight`, a number > 0, 1 by default; the
+            checksums of the files are added.
         data: what they were trained on: `shape classes class_names mean std uint8`; `data`, see `DataFacts.as_json`.
     """
-    StoredEnsemble(path, {"format": FORMAT, "members": members, **data}).write()
+    sealed = [{**member, SEAL: digest_of(path / member["file"])} for member in members]
+    StoredEnsemble(path, {"format": FORMAT, "members": sealed, **data}).write()

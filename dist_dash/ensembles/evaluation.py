@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +15,7 @@ from torch import nn
 from dist_dash.ensembles.predictor import Predicted
 from dist_dash.ensembles.weight_cosines import weight_cosines
 from dist_dash.errors import BadInput
-from dist_dash.files import replacing, write_atomically
+from dist_dash.files import replacing, write_json
 from dist_dash.metrics.predictions import save_predictions
 from dist_dash.metrics.summary import evaluate
 from dist_dash.metrics.table import table
@@ -65,7 +64,7 @@ class Evaluated:
     def save(self, evaluation: Path, predictions: Path) -> None:
         """Write both; each complete or not at all."""
         save_predictions(predictions, self.log_probs, self.labels, self.result["left_out"], self.weights)
-        write_atomically(evaluation, json.dumps(self.result, indent=1, allow_nan=False))
+        write_json(evaluation, self.result, allow_nan=False)
 
 
 def score_predictions(

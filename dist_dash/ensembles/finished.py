@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Collection
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
-
-from dist_dash.data import Augment
+from dist_dash.data import Augment, Source
 from dist_dash.data.dataset import DataSet
 from dist_dash.ensembles.ensemble import Ensemble, StoredEnsemble, load_ensemble, stored_ensemble, trained_on
 from dist_dash.ensembles.trained_data import Tell, as_trained
 from dist_dash.errors import BadInput
-from dist_dash.files import parse_object, read_json, read_object
+from dist_dash.files import read_json, read_object
 from dist_dash.metrics.predictions import Predictions, load_predictions
-from dist_dash.recipe.data_argument import source_of
-from dist_dash.recipe.parsing import SAFE_LOADER, Command, parse_command
+from dist_dash.recipe.components import Component, check_code, made
 from dist_dash.recipe.recipe import Labels
+from dist_dash.recipe.recipe_of_run import recipe_of
+from dist_dash.recipe.typed import typed
 from dist_dash.runs.folder import RunFolder
 
 T = TypeVar("T")
@@ -27,15 +26,19 @@ T = TypeVar("T")
 class FinishedRun:
     """What a run left behind; each part is read when it is first asked for.
 
+    The folder may be somebody else's. Of what it names, only data and networks are made again, and code outside this
+    project is imported for them only where it is allowed; nothing imports the recipe's method, optimizer or engine.
+
     Args:
         path: the run's folder.
+        allow_code: classes and callables outside this project, as the folder's files name them.
 
     Raises:
         BadInput: it is no run folder, or the run is not finished.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self.folder = RunFolder(path)
+    def __init__(self, path: str | Path, allow_code: Collection[str] = ()) -> None:
+        self.folder, self.allow_code = RunFolder(path), allow_code
         self.path = self.folder.path
         self._data: DataSet | None = None
         if not self.path.is_dir():
@@ -48,18 +51,7 @@ class FinishedRun:
     @cached_property
     def recipe(self) -> dict[str, Any]:
         """Every choice as names and numbers: `recipe.yaml`."""
-        try:
-            found = yaml.load(self.folder.recipe.read_text(), SAFE_LOADER)
-        except (OSError, ValueError, yaml.YAMLError) as error:
-            raise BadInput(f"run: {self.folder.recipe} cannot be read ({type(error).__name__})") from error
-        if not isinstance(found, dict):
-            raise BadInput(f"run: {self.folder.recipe} holds no fields; it must be a recipe")
-        return found
-
-    @cached_property
-    def command(self) -> Command:
-        """The same as objects."""
-        return parse_command(["--config", str(self.folder.recipe)])
+        return recipe_of(self.folder)
 
     @cached_property
     def environment(self) -> dict[str, Any]:
@@ -84,17 +76,13 @@ class FinishedRun:
         return load_predictions(self.folder.predictions, "run")
 
     def lines(self, kind: str) -> list[dict[str, Any]]:
-        """The lines of one kind in `metrics.jsonl`, in order; torn ones are passed over."""
-        try:
-            text = self.folder.metrics.read_text()
-        except OSError as error:
-            raise BadInput(f"run: {self.folder.metrics} cannot be read ({error.strerror})") from error
-        return [line for line in map(parse_object, text.splitlines()) if line.get("kind") == kind]
+        """The lines of one kind in `metrics.jsonl`, in order. Raises `BadInput`."""
+        return [line for line in self.folder.lines() if line["kind"] == kind]
 
     @cached_property
     def stored(self) -> StoredEnsemble:
         """The trained members, read one by one."""
-        return stored_ensemble(self.path)
+        return stored_ensemble(self.path, self.allow_code)
 
     @cached_property
     def trained_on(self) -> dict[str, Any] | None:
@@ -103,7 +91,7 @@ class FinishedRun:
 
     def ensemble(self) -> Ensemble:
         """The trained members, on the host."""
-        return load_ensemble(self.path)
+        return load_ensemble(self.path, allow_code=self.allow_code)
 
     def data(self, tell: Tell | None = None) -> DataSet:
         """The data as the run saw them: splits, noisy training labels.
@@ -116,16 +104,23 @@ class FinishedRun:
                 those of this version.
         """
         if self._data is None:
-            # Not from `command`: building optimizer and method takes seconds.
             labels, augment = self.group("labels", Labels), self.group("augment", Augment)
-            source, seed = source_of(self.recipe.get("data") or {}), self.recipe.get("seed", 0)
-            splits = as_trained(source.load(), self.stored, tell)
+            source, seed = self.group("data", Component), self._read("seed", int, 0)
+            check_code([source.code(Source)], self.allow_code, self.folder.recipe)
+            try:
+                made_of = made(source, Source)
+            except BadInput as error:
+                raise BadInput(f"run: {self.folder.recipe}: data: {error}") from error
+            splits = as_trained(made_of.load(), self.stored, tell)
             self._data = DataSet(splits, augment, seed=seed, label_noise=labels.noise, validation=labels.validation)
         return self._data
 
-    def group(self, name: str, kind: Callable[..., T]) -> T:
+    def group(self, name: str, kind: type[T]) -> T:
         """A group of fields of the recipe, such as `loader`, as the class that checks them. Raises `BadInput`."""
+        return self._read(name, kind, {})
+
+    def _read(self, name: str, kind: type[T], default: Any) -> T:
         try:
-            return kind(**self.recipe.get(name) or {})
-        except TypeError as error:
-            raise BadInput(f"run: {self.folder.recipe}: {name} does not fit this version ({error})") from error
+            return typed(self.recipe.get(name, default), kind, name)
+        except BadInput as error:
+            raise BadInput(f"run: {self.folder.recipe}: {name}: {str(error).removeprefix(f'{name}: ')}") from error

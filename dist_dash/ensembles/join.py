@@ -12,25 +12,26 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from dist_dash.data.same_data import what_differs
 from dist_dash.ensembles.ensemble import StoredEnsemble
 from dist_dash.ensembles.evaluation import Evaluated, save_results, save_trace, score_predictions
 from dist_dash.ensembles.predictor import Predicted
 from dist_dash.errors import BadInput
-from dist_dash.files import read_json, replacing, write_atomically
+from dist_dash.files import read_json, replacing, write_atomically, write_json
 from dist_dash.metrics.mixture import members_in_words
 from dist_dash.metrics.predictions import Predictions, load_arrays, load_predictions
 from dist_dash.ranks.launched import Launcher
-from dist_dash.runs.choices import HARMLESS, PLACES, differing, flat
+from dist_dash.recipe.components import code_named
+from dist_dash.recipe.recipe_of_run import recipe_of
+from dist_dash.runs.choices import PLACES, WITHOUT_EFFECT, differing, flat
 from dist_dash.runs.folder import RunFolder
 from dist_dash.runs.owner import OwnedFolder
 from dist_dash.runs.record import say
@@ -38,7 +39,7 @@ from dist_dash.runs.slurm import is_over
 
 PATIENCE = 60.0  # seconds that the last members to finish wait for each other
 OF_ALL = ("ensemble", "diversity")  # keys of an evaluation's line that one part alone does not know
-MAY_DIFFER = (*(name for name in HARMLESS if name != "members"), *PLACES)
+MAY_DIFFER = (*WITHOUT_EFFECT, *PLACES)
 OF_THE_DATA = ("format", "shape", "classes", "class_names", "uint8")
 
 
@@ -46,14 +47,14 @@ class Incomplete(BadInput):
     """Members are missing, or not finished."""
 
 
-def join_and_say(run: str) -> int:
+def join_and_say(run: str, allow_code: Collection[str]) -> int:
     """Join, or say that there is nothing to join; returns the exit status, 0."""
-    if not join(run):
+    if not join(run, allow_code=allow_code):
         say(f"{run} is finished already; it is joined again once a member has finished anew")
     return 0
 
 
-def join(run: str | Path, patience: float = 0.0) -> bool:
+def join(run: str | Path, patience: float = 0.0, allow_code: Collection[str] | None = ()) -> bool:
     """Make `run` a finished run of all the members in it, and print the table.
 
     What a join that was killed has left is written again. A folder that is joined already is left alone, unless a
@@ -62,6 +63,7 @@ def join(run: str | Path, patience: float = 0.0) -> bool:
     Args:
         run: the folder that holds the members' run folders.
         patience: seconds to wait for another process that owns the folder.
+        allow_code: see `load_ensemble`; None: what the members' recipes name, which are the user's own then.
 
     Returns:
         Whether there was something to do.
@@ -73,11 +75,11 @@ def join(run: str | Path, patience: float = 0.0) -> bool:
     folder = OwnedFolder(run)
     if _is_up_to_date(folder):
         return False
-    _parts(folder)  # refused before anything is written
+    _parts(folder, allow_code)  # refused before anything is written
     with folder.held(Launcher().job, is_over, patience), folder.noting_failure():
         if _is_up_to_date(folder):  # joined by whoever owned it until now
             return False
-        _write(folder, _parts(folder))
+        _write(folder, _parts(folder, allow_code))
     say(f"joined; everything is in {folder.path}")
     return True
 
@@ -95,7 +97,7 @@ def join_if_complete(run: str | Path) -> bool:
         BadInput: the members do not belong together, or another process has owned the folder for a minute.
     """
     try:
-        join(run, PATIENCE)
+        join(run, PATIENCE, allow_code=None)
     except Incomplete:
         return False
     return True
@@ -131,14 +133,10 @@ class TrainedAlone:
     @cached_property
     def lines(self) -> list[dict[str, Any]]:
         """Its `metrics.jsonl`, parsed. Raises `BadInput`."""
-        metrics = self.folder.metrics
-        try:
-            return [json.loads(line) for line in metrics.read_text().splitlines()]
-        except (OSError, ValueError) as error:
-            raise BadInput(f"run: {metrics} is missing or unreadable ({type(error).__name__})") from error
+        return self.folder.lines()
 
 
-def _parts(folder: RunFolder) -> list[TrainedAlone]:
+def _parts(folder: RunFolder, allow_code: Collection[str] | None) -> list[TrainedAlone]:
     """All runs in `folder`, in the order of their members.
 
     Raises:
@@ -163,22 +161,14 @@ def _parts(folder: RunFolder) -> list[TrainedAlone]:
         raise BadInput(f"run: {folder.path} holds {names}, but the recipe has {members} members")
     if missing:
         raise Incomplete(f"run: {folder.path} cannot be joined: {', '.join(missing)}")
-    parts = [_part(folder, number, recipes) for number in range(members)]
+    parts = [_part(folder, number, recipes, allow_code) for number in range(members)]
     _check_fit(folder, parts)
     return parts
 
 
 def _recipe(member: RunFolder) -> dict[str, Any] | None:
     """A member's recipe; None where it has not written it yet."""
-    try:
-        recipe = yaml.safe_load(member.recipe.read_text())
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise BadInput(f"run: {member.recipe} is unreadable ({type(error).__name__})") from error
-    if not isinstance(recipe, dict):
-        raise BadInput(f"run: {member.recipe} is no recipe")
-    return recipe
+    return recipe_of(member) if member.recipe.exists() else None
 
 
 def _unfinished(member: RunFolder) -> str:
@@ -194,7 +184,9 @@ def _unfinished(member: RunFolder) -> str:
     return "is not finished"
 
 
-def _part(folder: RunFolder, number: int, recipes: dict[int, dict[str, Any]]) -> TrainedAlone:
+def _part(
+    folder: RunFolder, number: int, recipes: dict[int, dict[str, Any]], allow_code: Collection[str] | None
+) -> TrainedAlone:
     member = folder.member(number)
     environment, spec = read_json(member.environment, "run"), read_json(member.ensemble / "ensemble.json", "run")
     entries = spec.get("members") if isinstance(spec, dict) else None
@@ -206,7 +198,8 @@ def _part(folder: RunFolder, number: int, recipes: dict[int, dict[str, Any]]) ->
     if held != due:
         found = ", ".join(held) or "no weights"
         raise BadInput(f"run: {member.path} holds {found}; it must hold {', '.join(due)} and nothing else")
-    return TrainedAlone(member, recipes[number], environment, StoredEnsemble(member.ensemble, spec))
+    allowed = code_named(recipes[number]) if allow_code is None else allow_code
+    return TrainedAlone(member, recipes[number], environment, StoredEnsemble(member.ensemble, spec, allowed))
 
 
 def _check_fit(folder: RunFolder, parts: Sequence[TrainedAlone]) -> None:
@@ -215,13 +208,18 @@ def _check_fit(folder: RunFolder, parts: Sequence[TrainedAlone]) -> None:
     for number, part in enumerate(parts):
         data = {name: part.stored.spec.get(name) for name in OF_THE_DATA}
         replicas = part.environment.get("layout", {}).get("replicas")
-        found[number] = {"replicas": replicas, "saved members": len(part.stored), "data": data}
+        found[number] = {
+            "replicas": replicas,
+            "extended": part.environment.get("extended"),
+            "saved members": len(part.stored),
+            "data": data,
+        }
         if not all(one.stored.data for one in parts):  # of an earlier version: where they lie is all that is known
             recipe = flat(part.recipe)
             found[number]["place of the data"] = [recipe[name] for name in PLACES if name in recipe]
     _check_equal(folder, found)
     for number, part in enumerate(parts):
-        part.stored.check()
+        _ = part.stored.code  # refused where it is not whole, or names code that is not allowed
         then, now = parts[0].stored.data, part.stored.data
         if then and now and (what := what_differs(then, now)):
             raise BadInput(
@@ -238,7 +236,7 @@ def _check_fit(folder: RunFolder, parts: Sequence[TrainedAlone]) -> None:
 def _check_equal(folder: RunFolder, choices: dict[int, dict[str, Any]], kind: type[BadInput] = BadInput) -> None:
     """Refuse members that were trained with different choices."""
     found = []
-    for field, values in differing([flat(one) for one in choices.values()], MAY_DIFFER).items():
+    for field, values in differing([flat(one) for one in choices.values()], WITHOUT_EFFECT).items():
         whose: dict[str, list[int]] = {}
         for number, value in zip(choices, values, strict=True):
             whose.setdefault(repr(value), []).append(number)
@@ -263,7 +261,7 @@ def _write(folder: OwnedFolder, parts: Sequence[TrainedAlone]) -> None:
     """Write everything that a finished run has, the marker last; the parts' own folders stay as they are."""
     first = parts[0]
     entries = [entry for part in parts for entry in part.stored.spec["members"]]
-    joined = StoredEnsemble(folder.ensemble, {**first.stored.spec, "members": entries})
+    joined = StoredEnsemble(folder.ensemble, {**first.stored.spec, "members": entries}, first.stored.allow_code)
     found = _evaluated(parts, joined)
     lines = merged_lines([part.lines for part in parts])
     folder.clear()
@@ -275,7 +273,7 @@ def _write(folder: OwnedFolder, parts: Sequence[TrainedAlone]) -> None:
                 shutil.copyfile(part.stored.folder / entry["file"], temporary)
     joined.write()
     write_atomically(folder.recipe, first.folder.recipe.read_text())
-    write_atomically(folder.environment, json.dumps(_environment(parts), indent=1))
+    write_json(folder.environment, _environment(parts))
     write_atomically(folder.metrics, "".join(json.dumps(line) + "\n" for line in lines))
     save_results(folder, found)
     _write_traces(folder, parts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 from dist_dash.data.fitting import fitting_labels
@@ -10,7 +11,7 @@ from dist_dash.errors import BadInput, require
 from dist_dash.metrics.predictions import load_arrays, save_predictions
 
 
-def predict_file(run: str, source: str, output: str, batch_size: int) -> int:
+def predict_file(run: str, source: str, output: str, batch_size: int, allow_code: Collection[str] = ()) -> int:
     """Predict the samples `x` of an `.npz` file; writes `probs` `[N, C]` and `log_probs` `[members, N, C]`.
 
     Returns:
@@ -26,7 +27,7 @@ def predict_file(run: str, source: str, output: str, batch_size: int) -> int:
     arrays = load_arrays(Path(source), "input")
     if "x" not in arrays:
         raise BadInput(f"input: {source} holds {sorted(arrays)}; it must hold x, the samples [N, …]")
-    ensemble = load_ensemble(run)
+    ensemble = load_ensemble(run, allow_code=allow_code)
     x, y = arrays["x"], arrays.get("y")
     if y is not None:
         y = fitting_labels(y, len(x), ensemble.outline, "input: y")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -95,6 +95,7 @@ def predict_split(
     exchange: Exchange | None = None,
     stop_now: Callable[[], bool] | None = None,
     limit: TimeLimit | None = None,
+    track: Callable[[range], Iterable[int]] = iter,
 ) -> Predicted | None:
     """Every member's log-probabilities of all samples, on rank 0; None on the others.
 
@@ -109,6 +110,7 @@ def predict_split(
         exchange: joined; None for a lone process.
         stop_now: whether all ranks agreed to stop; asked at every batch.
         limit: with samples that do not come.
+        track: goes through the rounds, of a batch on every rank each, and shows how far it is.
 
     Raises:
         BadInput: a sample cannot be read (on this rank), or a member cannot be loaded (on all ranks alike).
@@ -127,7 +129,7 @@ def predict_split(
     gathered = _Gathered(len(members), len(split), members.classes) if layout.rank == 0 else None
     unreadable = set[str]()
     with contextlib.closing(pieces):
-        for _ in range(-(-pairs // layout.world)):  # every rank as often: the collectives must match
+        for _ in track(range(-(-pairs // layout.world))):  # every rank as often: the collectives must match
             piece = None
             with contextlib.suppress(Interrupted):  # by a stop that all ranks agree on now
                 piece = next(pieces, None)

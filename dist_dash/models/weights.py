@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
@@ -10,6 +11,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from dist_dash.errors import BadInput
+from dist_dash.files import SEAL, digest_of, read_object
 from dist_dash.models.architecture import one_line
 
 LISTED = 3  # names in an error message
@@ -24,9 +26,10 @@ def load_pretrained(net: nn.Module, path: str) -> list[str]:
 
     Raises `BadInput`, and leaves `net` as it was, if the file cannot be read or anything else does not agree.
     """
-    own = net.state_dict()
-    given = unwrap(read(path), own)
-    head = head_names(net)
+    named = {uncompiled(n): n for n in net.state_dict()}
+    own = {uncompiled(n): t for n, t in net.state_dict().items()}
+    given = unwrap({uncompiled(n): t for n, t in read(path).items()}, own)
+    head = set(map(uncompiled, head_names(net)))
     # The counter of a batch norm is absent from older exports and unused at a fixed momentum.
     missing = [n for n in own if n not in given and not n.endswith(".num_batches_tracked")]
     unexpected = [n for n in given if n not in own]
@@ -40,13 +43,27 @@ def load_pretrained(net: nn.Module, path: str) -> list[str]:
     ]
     if wrong:
         raise BadInput(f"init: {path!r} does not fit the network; {'; '.join(wrong)}")
-    net.load_state_dict({n: t for n, t in given.items() if n not in left_out}, strict=False)
+    net.load_state_dict({named[n]: t for n, t in given.items() if n not in left_out}, strict=False)
     return left_out
 
 
+def uncompiled(name: str) -> str:
+    """The name of a parameter or buffer without what `torch.compile` puts before it."""
+    return name.replace("_orig_mod.", "")
+
+
 def read(path: str) -> dict[str, torch.Tensor]:
-    """The tensors in the safetensors file at `path`; raises `BadInput` if it cannot be read."""
+    """The tensors in the safetensors file at `path`.
+
+    Raises:
+        BadInput: it cannot be read, or it belongs to an exported ensemble that notes another checksum.
+    """
     try:
+        members = read_object(Path(path).with_name("ensemble.json")).get("members")
+        for entry in members if isinstance(members, list) else []:
+            own = isinstance(entry, dict) and entry.get("file") == Path(path).name and SEAL in entry
+            if own and entry[SEAL] != digest_of(Path(path)):
+                raise BadInput(f"init: {path!r} has changed since it was written; its checksum is another one")
         return load_file(path)
     except (OSError, SafetensorError) as error:
         raise BadInput(f"init: {path!r} cannot be read as a safetensors file ({one_line(error)})") from error

@@ -63,7 +63,9 @@ class Timm(Architecture):
 
     def __init__(self, name: str, kwargs: dict[str, Any] | None = None) -> None:
         self.name = name
-        self.kwargs = checked_kwargs(kwargs, ("num_classes", "in_chans", "pretrained"))
+        # The last four name files and addresses of weights; timm unpickles some of them.
+        files = ("checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")
+        self.kwargs = checked_kwargs(kwargs, ("num_classes", "in_chans", "pretrained", *files))
 
     def build(self, shape: tuple[int, ...], classes: int) -> nn.Module:
         """`[n, C, H, W]` → `[n, classes]`.

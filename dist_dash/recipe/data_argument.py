@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from dist_dash.data import Source
 from dist_dash.data.data_facts import Outline
@@ -16,7 +15,6 @@ from dist_dash.metrics.predictions import load_arrays
 from dist_dash.ranks.launched import Launcher
 from dist_dash.recipe.parsing import explained, new_parser, spelled_words
 from dist_dash.recipe.problems import Fields, given_by
-from dist_dash.runs.choices import spelled
 from dist_dash.runs.record import say
 
 
@@ -81,8 +79,8 @@ def _fitting(split: Split, own: Outline, given: str) -> Split:
     return fitting_split(split, own, f"data: {given}")
 
 
-def source_of(given: Sequence[str] | dict[str, Any]) -> Source:
-    """A data source from arguments, `--data=…` and its fields, or from what a recipe has under `data`.
+def source_of(given: Sequence[str]) -> Source:
+    """A data source from arguments: `--data=…` and its fields.
 
     Raises:
         BadInput: there is no such source, or it does not take these fields.
@@ -91,17 +89,10 @@ def source_of(given: Sequence[str] | dict[str, Any]) -> Source:
     parser.add_subclass_arguments(Source, "data", required=True)
 
     def parse() -> Source:
-        if isinstance(given, dict):
-            parsed = parser.parse_object({"data": spelled(given)})
-        else:
-            parsed = parser.parse_args(spelled_words(given))
-        source: Source = parser.instantiate(parsed).data
+        source: Source = parser.instantiate(parser.parse_args(spelled_words(given))).data
         return source
 
-    def there() -> dict[str, Any]:
-        return {"data": given} if isinstance(given, dict) else given_by(given, {}, [])
-
-    return explained(parse, there, Fields({"data": Source}, frozenset({"data"})))
+    return explained(parse, lambda: given_by(given, {}), Fields({"data": Source}, frozenset({"data"})))
 
 
 def loaded(given: Sequence[str]) -> Splits:

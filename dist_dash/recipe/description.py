@@ -11,12 +11,15 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[1]
 OPTIONS = {
     "config": "a recipe (YAML); later arguments override it",
-    "run": "run folder (default: runs/<recipe>-<method>-s<seed>)",
+    "run": "run folder (default: runs/<recipe>-<method>-<what the command line overrides>-s<seed>)",
     "fresh": "start over where the folder holds a run",
+    "extend": "train a finished or stopped run on, to more epochs or max_steps",
     "replicas": "ranks per member (default: as many as there are)",
     "member": "train this member alone, as it would become among all (no exchange)",
     "print_config": "print the complete recipe as YAML and exit",
 }
+FLAGS = ("fresh", "extend")
+"""Options without a value."""
 DEFAULTS = {"method": "DASH", "engine": "DeepSpeed", "schedule": "Cosine", "sparsity": "Dense"}
 KINDS = {  # of classes, and the folder that holds them
     "Source": "data",
@@ -38,7 +41,7 @@ def train_help() -> str:
         "A class of your own is named by its path, such as package.module.Name.",
     )
     for name, text in OPTIONS.items():
-        value = None if name in ("fresh", "print_config") else name.upper()
+        value = None if name in (*FLAGS, "print_config") else name.upper()
         parser.add_argument(f"--{name}", help=text, **({"metavar": value} if value else {"action": "store_true"}))  # type: ignore[arg-type]
     classes = {cls.name: cls for file in ("recipe/recipe.py", "data/augment.py") for cls in _classes(PACKAGE / file)}
     own = parser.add_argument_group("fields of a recipe")

@@ -12,14 +12,22 @@ import jsonargparse
 import yaml
 
 from dist_dash.errors import BadInput, require
-from dist_dash.recipe.description import DEFAULTS, OPTIONS
+from dist_dash.recipe.description import DEFAULTS, FLAGS, OPTIONS
 from dist_dash.recipe.problems import Fields, fields_of, given_by, load_yaml, problem_of
 from dist_dash.recipe.recipe import Recipe
+from dist_dash.recipe.run_names import check_run, default_run
 from dist_dash.runs.choices import bare, spelled
 
 T = TypeVar("T")
 SAFE_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-KINDS = {"config": Any, "run": str | None, "fresh": bool, "replicas": int | None, "member": int | None}
+KINDS = {
+    "config": Any,
+    "run": str | None,
+    "fresh": bool,
+    "extend": bool,
+    "replicas": int | None,
+    "member": int | None,
+}
 
 # Files that earlier versions wrote name classes by the modules in which they were then.
 jsonargparse.set_loader("recipe", lambda text: spelled(load_yaml(text)), (yaml.YAMLError,))
@@ -36,6 +44,7 @@ class Command:
         fresh: start over where the folder holds a run.
         replicas: ranks per member; None: as many as there are.
         member: the only member to train, of those that the recipe names; None: all of them.
+        extend: train a run on that was to be shorter.
     """
 
     recipe: Recipe
@@ -44,6 +53,7 @@ class Command:
     fresh: bool
     replicas: int | None
     member: int | None = None
+    extend: bool = False
 
     def as_yaml(self, members: int | None = None) -> str:
         """The content of `recipe.yaml`; with the number of members that the run turned out to have, where given."""
@@ -62,7 +72,8 @@ def train_parser() -> jsonargparse.ArgumentParser:
     """The parser of `dist-dash train`; its help is `description.train_help`."""
     parser = new_parser("train")
     parser.add_argument("--config", action="config", help=OPTIONS["config"])
-    parser.add_argument("--fresh", action="store_true", help=OPTIONS["fresh"])
+    for name in FLAGS:
+        parser.add_argument(f"--{name}", action="store_true", help=OPTIONS[name])
     for name in ("run", "replicas", "member"):
         parser.add_argument(f"--{name}", type=KINDS[name], help=OPTIONS[name])
     parser.add_class_arguments(Recipe)
@@ -87,7 +98,7 @@ def parse_command(arguments: Sequence[str]) -> Command:
         _refuse(problem_of(resolved, _all_fields()))
         return resolved, vars(parser.instantiate(config))
 
-    resolved, objects = explained(parse, lambda: given_by(arguments, DEFAULTS, ["fresh"]), _all_fields())
+    resolved, objects = explained(parse, lambda: given_by(arguments, DEFAULTS), _all_fields())
     own = {name: objects.pop(name) for name in KINDS}
     for name in own:
         resolved.pop(name, None)
@@ -95,10 +106,11 @@ def parse_command(arguments: Sequence[str]) -> Command:
         raise BadInput(f"replicas: {own['replicas']} is not allowed; it must be a whole number ≥ 1")
     recipe = Recipe(**objects)
     _check_member(own["member"], recipe)
-    configs = own["config"] or []
-    stem = Path(str(configs[-1])).stem if configs else "recipe"
-    run = own["run"] or f"runs/{stem}-{type(recipe.method).__name__.lower()}-s{recipe.seed}"
-    return Command(recipe, resolved, Path(run), own["fresh"], own["replicas"], own["member"])
+    if own["fresh"] and own["extend"]:
+        raise BadInput("extend: not allowed with --fresh, which starts over; give one of the two")
+    named = own["run"]
+    run = check_run(named) if named is not None else default_run(arguments, type(recipe.method), recipe.seed)
+    return Command(recipe, resolved, run, own["fresh"], own["replicas"], own["member"], own["extend"])
 
 
 def explained(parse: Callable[[], T], given: Callable[[], Mapping[str, Any]], fields: Fields) -> T:

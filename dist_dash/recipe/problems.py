@@ -10,7 +10,7 @@ import dataclasses
 import difflib
 import inspect
 import types
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -21,6 +21,7 @@ import yaml
 
 from dist_dash.errors import BadInput
 from dist_dash.recipe.classes import BASES, class_named, known
+from dist_dash.recipe.description import FLAGS
 from dist_dash.runs.choices import bare
 
 NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
@@ -65,32 +66,41 @@ def problem_of(given: Mapping[str, Any], fields: Fields, above: str = "") -> str
     return f"{', '.join(missing)}: missing; give it in the recipe or as --field value" if missing else None
 
 
-def given_by(arguments: Sequence[str], defaults: Mapping[str, Any], flags: Sequence[str]) -> dict[str, Any]:
+def given_by(arguments: Sequence[str], defaults: Mapping[str, Any]) -> dict[str, Any]:
     """The nested fields that a command line and its YAML files give.
 
     Args:
         arguments: of the command line.
         defaults: where they start from.
-        flags: options without a value.
 
     Raises:
         BadInput: a word belongs to no option, an option has no value, or a file is no recipe.
     """
     given: dict[str, Any] = dict(defaults)
+    for name, value in options_of(arguments):
+        if name == "config":
+            given = _merged(given, read_config(value))
+        else:
+            given = _merged(given, _tree(name.split("."), Word(value)))
+    return given
+
+
+def options_of(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Name and value of each option of a command line, in order; without those that take no value.
+
+    Raises:
+        BadInput: a word belongs to no option, or an option has no value.
+    """
     words = iter(arguments)
     for word in words:
         name, equals, value = word.lstrip("-").partition("=")
         if not word.startswith("-"):
             raise BadInput(f"{word!r} belongs to no option; it must be --field value")
-        if name in flags and not equals:
+        if name in FLAGS and not equals:
             continue
         if not equals and ((value := next(words, "--")).startswith("--")):
             raise BadInput(f"{name}: missing; give its value")
-        if name == "config":
-            given = _merged(given, read_config(value))
-        else:
-            given = _merged(given, _tree(name.removesuffix("+").split("."), Word(value)))
-    return given
+        yield name.removesuffix("+"), value
 
 
 def read_config(given: str) -> dict[str, Any]:

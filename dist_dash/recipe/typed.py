@@ -22,6 +22,7 @@ WORDS = {  # by the type of pydantic's error
     "int_type": "a whole number",
     "int_parsing": "a whole number",
     "int_from_float": "a whole number",
+    "int_parsing_size": "a whole number of at most a few digits",
     "float_type": "a number",
     "float_parsing": "a number",
     "bool_type": "true or false",
@@ -98,6 +99,8 @@ def typed(given: Any, model: type[Model], field: str, texts: bool = False) -> Mo
         text = json.dumps(given, default=str)
     except TypeError as error:
         raise BadInput(f"{field}: one of its names is no text ({error}); all must be") from error
+    except (RecursionError, ValueError) as error:  # or it contains itself
+        raise BadInput(f"{field}: its fields are nested too deeply; at most a few levels make sense") from error
     try:
         return adapter.validate_json(f"[{text}]")[0]
     except ValidationError as error:
@@ -123,7 +126,12 @@ def _line(problem: Mapping[str, Any], place: Sequence[int | str], given: Any, mo
         if allowed:
             depth, words = level, allowed
     value = functools.reduce(lambda holds, part: holds[part], place[:depth], given)
-    return f"{_dotted(place[:depth]) or field}: {value!r} is not allowed; it must be {words}"
+    return f"{_dotted(place[:depth]) or field}: {_shown(value)} is not allowed; it must be {words}"
+
+
+def _shown(value: Any, most: int = 200) -> str:
+    text = repr(value)
+    return text if len(text) <= most else f"{text[:most]}…"
 
 
 def _unknown(name: str, owner: Any) -> str:

@@ -35,19 +35,20 @@ class RunPart:
         return reasons.pop() if len(reasons) == 1 else ""
 
 
-def report_of_run(path: Path, output: Path, without: Collection[str]) -> None:
+def report_of_run(path: Path, output: Path, without: Collection[str], allow_code: Collection[str] = ()) -> None:
     """Write the page, and its pictures into `RUN/report/`.
 
     Args:
         path: the run.
         output: the page.
         without: names of parts that are left out.
+        allow_code: see `load_ensemble`; without it, pictures that need other code are not drawn.
 
     Raises:
         BadInput: the run is not finished, or its files hold something else than they should.
         OSError: something cannot be written; there is no new page then.
     """
-    run = FinishedRun(path)
+    run = FinishedRun(path, allow_code)
     check_evaluation(run)
     if run.trained_on is None:
         say(NOT_COMPARED)
@@ -62,7 +63,7 @@ def report_of_run(path: Path, output: Path, without: Collection[str]) -> None:
     wanted = [part for part in PARTS if part.name not in without]
     folder = path / PICTURES
     # A run that nothing has been read of yet: what a process is sent must be small.
-    jobs = [job for part in wanted for job in part.jobs(FinishedRun(path))]
+    jobs = [job for part in wanted for job in part.jobs(FinishedRun(path, allow_code))]
     drawn = iter(draw_all(jobs, folder, processes_for([run.folder.predictions])))
     sections = [RunPart(part.name, part.title, [next(drawn) for _ in part.pictures]) for part in wanted]
     remove_others(folder, [file for section in sections for picture in section.pictures for file in picture.files])

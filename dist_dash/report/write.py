@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from dist_dash.errors import BadInput, require
@@ -15,7 +15,14 @@ from dist_dash.runs.process import FINISHED
 from dist_dash.runs.record import say
 
 
-def report(run: str, output: str | None, without: str, partial: bool, baselines: Sequence[str]) -> int:
+def report(
+    run: str,
+    output: str | None,
+    without: str,
+    partial: bool,
+    baselines: Sequence[str],
+    allow_code: Collection[str] = (),
+) -> int:
     """Write the page and its pictures; prints where the page is.
 
     Args:
@@ -24,6 +31,7 @@ def report(run: str, output: str | None, without: str, partial: bool, baselines:
         without: names of parts that are left out, separated by commas.
         partial: of a folder: whether runs that are not finished are left out; they are refused otherwise.
         baselines: of a folder: names of groups that the others are compared with.
+        allow_code: of one run: see `load_ensemble`.
 
     Returns:
         The exit status, 0.
@@ -39,7 +47,7 @@ def report(run: str, output: str | None, without: str, partial: bool, baselines:
         if partial or baselines:
             raise BadInput(f"run: {path} is one run; --partial and --baseline are for folders of runs")
         _check_parts(left_out, [part.name for part in PARTS])
-        report_of_run(path, page, left_out)
+        report_of_run(path, page, left_out, allow_code)
     else:
         _check_parts(left_out, [part.name for part in FOLDER_PARTS])
         report_of_folder(path, page, left_out, partial, baselines)

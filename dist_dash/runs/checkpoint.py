@@ -6,10 +6,7 @@ checkpoints/step_00000100/manifest.json
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import pickle
 import random
 import shutil
 from collections.abc import Callable
@@ -22,10 +19,19 @@ import torch
 
 from dist_dash.data.same_data import what_differs
 from dist_dash.data.time_limit import Interrupted, TimeLimit
-from dist_dash.errors import BadInput, RunFailed, everywhere
-from dist_dash.files import naming, sync_folder, write_atomically
+from dist_dash.errors import BadInput, RunFailed, everywhere, first_line
+from dist_dash.files import digest_of, naming, read_json, remove, sync_folder, write_json
 from dist_dash.ranks.exchange import Exchange
-from dist_dash.runs.choices import HARMLESS, PLACES, differing, flat, under
+from dist_dash.runs.choices import (
+    HARMLESS,
+    LENGTH,
+    PLACES,
+    OtherSettings,
+    differing,
+    flat,
+    refuse_other_settings,
+    under,
+)
 from dist_dash.runs.owner import OwnedFolder
 from dist_dash.runs.preemption import Stopped
 
@@ -43,6 +49,8 @@ class CheckpointSets:
         keep: how many of the newest sets stay.
         say: prints a line for the user, on rank 0.
         limit: with a file system that does not answer.
+        extend: whether a set of a shorter run will do.
+        completed: gives the run's flat recipe with today's defaults: for fields that an earlier version did not have.
     """
 
     def __init__(
@@ -54,7 +62,10 @@ class CheckpointSets:
         keep: int,
         say: Callable[[str], None],
         limit: TimeLimit | None = None,
+        extend: bool = False,
+        completed: Callable[[], dict[str, Any]] = dict,
     ) -> None:
+        self._completed, self._may_differ = completed, LENGTH if extend else ()
         self._limit = limit or TimeLimit(exchange.deadline)
         self._folder, self._exchange, self._data, self._keep, self._say = folder, exchange, data, keep, say
         self._recipe = {k: v for k, v in flat(recipe).items() if not under(k, HARMLESS)}
@@ -107,18 +118,18 @@ class CheckpointSets:
 
     def _publish(self, partial: Path, manifest: dict[str, Any]) -> None:
         """Complete a set, give it its name, and remove the sets that are superseded."""
-        write_atomically(partial / "manifest.json", json.dumps(manifest, indent=1))
+        write_json(partial / "manifest.json", manifest)
         for folder in [*(path for path in partial.iterdir() if path.is_dir()), partial]:
             sync_folder(folder)
         self._folder.check_owner()
         step = manifest["step"]
         # A set of this step or a later one is torn: else this run would have continued from it.
         for torn in [s for s in self._folder.checkpoint_steps() if s >= step]:
-            shutil.rmtree(self._path(torn))
+            remove(self._path(torn))
         partial.rename(self._path(step))
         sync_folder(self._folder.checkpoints)
         for old in self._folder.checkpoint_steps()[: -self._keep]:
-            shutil.rmtree(self._path(old))
+            remove(self._path(old))
 
     def load(self) -> tuple[int, list[dict[str, Any]], dict[str, Any]] | None:
         """The newest complete set: its step, the state of each replica of this rank's member, the shared facts.
@@ -133,21 +144,20 @@ class CheckpointSets:
         """
         newest_first = self._exchange.collect(self._folder.checkpoint_steps())[0][::-1]
         for step in newest_first:
-            manifest, states, problem = None, [], None
+            manifest, states, problem = dict[str, Any](), list[dict[str, Any]](), None
             try:
                 late = partial("run: the file system of {} has not answered".format, self._path(step))
-                read = (self._path(step) / "manifest.json").read_text
-                manifest = json.loads(self._limit.call(read, what=late))
+                manifest = self._limit.call(self._manifest, step, what=late)
                 self._check_same_run(manifest)
                 states = self._limit.call(self._states, step, manifest, what=late)
             except Interrupted:
                 problem = ("stop", "")
             except RunFailed:
                 raise
-            except BadInput as error:
+            except OtherSettings as error:
                 problem = ("input", str(error))
-            except (OSError, ValueError, KeyError, RuntimeError, pickle.UnpicklingError) as error:
-                problem = ("torn", str(error).splitlines()[0] if str(error) else type(error).__name__)
+            except Exception as error:  # whatever a file that is not as it was written brings forth
+                problem = ("torn", first_line(error))
             problems = [p for p in self._exchange.collect(problem) if p is not None]
             if any(kind == "stop" for kind, _ in problems):
                 raise Stopped
@@ -157,7 +167,6 @@ class CheckpointSets:
                 self._say(f"checkpoint {self._path(step)} is torn ({problems[0][1]}); it is skipped")
                 continue
             _set_rng_state(states[self._layout.replica]["rng"])
-            assert manifest is not None
             if not manifest.get("data"):
                 self._say(f"checkpoint {self._path(step)} has no digest of the data: whether they changed is not known")
             self._newest = step
@@ -174,20 +183,27 @@ class CheckpointSets:
     def _part(member: int, replica: int) -> str:
         return f"member_{member:02d}/replica_{replica:02d}.pt"
 
+    def _manifest(self, step: int) -> dict[str, Any]:
+        """What a set says of itself; raises anything where it is damaged, or another step's."""
+        manifest: dict[str, Any] = read_json(self._path(step) / "manifest.json", "set")
+        if manifest["step"] != step:
+            raise ValueError(f"it is the set of step {manifest['step']!r}")
+        if not all(isinstance(number, int) for number in (manifest["shared"]["metrics_bytes"], manifest["members"])):
+            raise ValueError("its manifest is not one")
+        return manifest
+
     def _check_same_run(self, manifest: dict[str, Any]) -> None:
         mine = {"format": FORMAT, **self._sizes, **self._recipe}
         theirs = {**{k: manifest.get(k, 0) for k in ("format", *self._sizes)}, **flat(manifest["recipe"])}
+        if new := self._recipe.keys() - theirs.keys():
+            theirs |= {field: value for field, value in self._completed().items() if field in new}
         data = manifest.get("data")  # where they lie says nothing, if what they are is known
-        found = sorted(differing([theirs, mine], PLACES if data else ()).items())
-        differences = [f"{field} {before!r} → {now!r}" for field, (before, now) in found]
-        if differences:
-            what = "; ".join(differences[:8]) + ("; …" if len(differences) > 8 else "")
-            raise BadInput(
-                f"run: {self._folder.path} was started with other settings ({what}); use another --run, or --fresh"
-            )
+        may_differ = (*self._may_differ, *(PLACES if data else ()))
+        refuse_other_settings(self._folder.path, differing([theirs, mine], may_differ))
         if data and (what := what_differs(data, self._data)):
             how = "bring those back, use another --run, or --fresh"
-            raise BadInput(f"data: these are not the data that {self._folder.path} was started with ({what}); {how}")
+            what = f"these are not the data that {self._folder.path} was started with ({what})"
+            raise OtherSettings(f"data: {what}; {how}")
 
     def _states(self, step: int, manifest: dict[str, Any]) -> list[dict[str, Any]]:
         return [self._read(step, manifest, replica) for replica in range(self._layout.replicas)]
@@ -195,7 +211,7 @@ class CheckpointSets:
     def _read(self, step: int, manifest: dict[str, Any], replica: int) -> dict[str, Any]:
         name = self._part(self._layout.member, replica)
         path = self._path(step) / name
-        if _digest(path) != manifest["parts"][name]["blake2b"]:
+        if digest_of(path) != manifest["parts"][name]["blake2b"]:
             raise ValueError(f"{name} has changed since it was written")
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         return state
@@ -206,15 +222,7 @@ def _write(path: Path, state: dict[str, Any]) -> tuple[str, int]:
         torch.save(state, file)
         file.flush()
         os.fsync(file.fileno())
-    return _digest(path), path.stat().st_size
-
-
-def _digest(path: Path) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 22):
-            digest.update(chunk)
-    return digest.hexdigest()
+    return digest_of(path), path.stat().st_size
 
 
 def _rng_state() -> dict[str, Any]:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
+
+from dist_dash.errors import BadInput
 
 HARMLESS = (
     "record",
@@ -16,6 +19,10 @@ HARMLESS = (
 """What a resumed run may change; the layout is compared in place of `members`."""
 PLACES = ("data.root", "data.path")
 """Where the data lie: no matter where their digest is known, for that says whether they are the same."""
+WITHOUT_EFFECT = tuple(name for name in HARMLESS if name != "members")
+"""What may differ between runs of the same results."""
+LENGTH = ("epochs", "max_steps")
+"""What `--extend` may change besides."""
 OURS = re.compile(r"dist_dash(?:\.\w+)*\.([A-Z]\w*)")
 
 
@@ -69,3 +76,26 @@ def differing(choices: Sequence[Mapping[str, Any]], harmless: Iterable[str] = ()
         for name in fields
         if not under(name, harmless) and any(one.get(name, absent) != choices[0].get(name, absent) for one in choices)
     }
+
+
+class OtherSettings(BadInput):
+    """A run was started with other settings than those that are wanted now."""
+
+
+def refuse_other_settings(run: Path, differences: Mapping[str, Sequence[Any]]) -> None:
+    """Refuse to go on with a run under other choices.
+
+    Args:
+        run: its folder.
+        differences: by field, what it was started with and what is wanted now.
+
+    Raises:
+        OtherSettings: there are some; they are listed.
+    """
+    found = sorted(differences.items())
+    if found:
+        what = "; ".join(f"{field} {was!r} → {wanted!r}" for field, (was, wanted) in found[:8])
+        more = "; …" if len(found) > 8 else ""
+        train_on = "--extend, " if all(under(field, LENGTH) for field, _ in found) else ""
+        how = f"use another --run, {train_on}or --fresh"
+        raise OtherSettings(f"run: {run} was started with other settings ({what}{more}); {how}")

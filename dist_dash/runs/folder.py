@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dist_dash.errors import BadInput
-from dist_dash.files import read_object, write_atomically
+from dist_dash.files import digest_of, parse_object, read_object, write_atomically
 
 SPLITS = ("train", "validation", "test")
 
@@ -69,12 +69,12 @@ class RunFolder:
 
     def members(self) -> list[int]:
         """The members that have a run of their own in this folder, ascending."""
-        numbers = {int(path.name[7:]) for path in self.path.glob("member_*") if path.name[7:].isdigit()}
+        numbers = {int(path.name[7:]) for path in self.path.glob("member_*") if path.name[7:].isdecimal()}
         return sorted(number for number in numbers if self.member(number).path.is_dir())
 
     def checkpoint_steps(self) -> list[int]:
         """The steps of the checkpoint sets on disk, ascending."""
-        return sorted(int(path.name[5:]) for path in self.checkpoints.glob("step_*") if path.name[5:].isdigit())
+        return sorted(int(path.name[5:]) for path in self.checkpoints.glob("step_*") if path.name[5:].isdecimal())
 
     def check_usable(self) -> None:
         """Refuse a folder that holds something other than a run.
@@ -93,6 +93,37 @@ class RunFolder:
         """Whether a run has been here: by what it leaves. Its lock is gone where the file system has no locks."""
         return self.lock.exists() or "token" in self.owner() or (self.recipe.exists() and self.checkpoints.is_dir())
 
+    def as_finished(self) -> str:
+        """The content of `DONE`: checksums of those files of a finished run that cannot hold their own."""
+        files = [file for file in (self.recipe, self.metrics) if file.exists()]
+        return json.dumps({file.name: digest_of(file) for file in files})
+
+    def check_as_finished(self, file: Path) -> None:
+        """Refuse a file that is not as it was when the run was finished; the `DONE` of earlier versions says nothing.
+
+        Raises:
+            BadInput: it has changed.
+        """
+        noted = read_object(self.done).get(file.name)
+        if noted is not None and file.is_file() and digest_of(file) != noted:
+            raise BadInput(f"run: {file} has changed since the run was finished; if that is meant, empty {self.done}")
+
+    def lines(self) -> list[dict[str, Any]]:
+        """The record of a finished run: every line of `metrics.jsonl`, each with its `kind` and `step`.
+
+        Raises:
+            BadInput: it is missing or damaged.
+        """
+        self.check_as_finished(self.metrics)
+        try:
+            found = [record_line(line) for line in self.metrics.read_bytes().splitlines()]
+        except OSError as error:
+            raise BadInput(f"run: {self.metrics} cannot be read ({error.strerror})") from error
+        if {} in found:
+            number = found.index({}) + 1
+            raise BadInput(f"run: {self.metrics} is damaged in line {number}; it must be an object of kind and step")
+        return found
+
     def owner(self) -> dict[str, Any]:
         """Who owns the folder, or owned it last: `token host pid job`, and how often the run was `continued`."""
         return read_object(self.owner_file)
@@ -105,3 +136,9 @@ class RunFolder:
     def submitted(self) -> dict[str, Any]:
         """What `note_job` wrote: `job logs submitted` (seconds since 1970); empty where nothing was submitted."""
         return read_object(self.job)
+
+
+def record_line(text: bytes) -> dict[str, Any]:
+    """A line of `metrics.jsonl`; empty where it is none."""
+    found = parse_object(text)
+    return found if isinstance(found.get("kind"), str) and isinstance(found.get("step"), int) else {}

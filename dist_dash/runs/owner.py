@@ -10,7 +10,6 @@ import contextlib
 import fcntl
 import json
 import os
-import shutil
 import socket
 import time
 import uuid
@@ -21,7 +20,7 @@ from typing import Any
 from filelock import BaseFileLock, Timeout
 
 from dist_dash.errors import BadInput, RunFailed
-from dist_dash.files import locked, write_atomically
+from dist_dash.files import locked, remove, write_atomically
 from dist_dash.runs.folder import SPLITS, RunFolder
 
 
@@ -66,7 +65,7 @@ class OwnedFolder(RunFolder):
                 ) from error
             self.lock.unlink(missing_ok=True)  # the stale owner's lock is then on a file that has no name any more
             self._lock = locked(self.lock, patience)
-        except (PermissionError, NotADirectoryError, FileNotFoundError) as error:
+        except (PermissionError, NotADirectoryError, FileNotFoundError, IsADirectoryError) as error:
             raise BadInput(f"run: {self.path} cannot be written to ({error.strerror}); use another --run") from error
         owner = {"token": self.token, "host": socket.gethostname(), "pid": os.getpid(), "job": job}
         self._write_owner({**owner, "continued": self.owner().get("continued", 0)})
@@ -131,13 +130,17 @@ class OwnedFolder(RunFolder):
         self._write_owner({**owner, "continued": owner.get("continued", 0) + 1})
 
     def mark(self, marker: Path | None, why: str = "") -> None:
-        """Leave `DONE`, `CONTINUE`, `FAILED` or (None) none of them; the file holds the reason in one line."""
+        """Leave `DONE`, `CONTINUE`, `FAILED` or (None) none of them; the file holds the reason in one line.
+
+        `DONE` holds checksums.
+        """
         self._check_still_owned()
         for other in (self.done, self.to_continue, self.failed):
             if other != marker:
-                other.unlink(missing_ok=True)
+                remove(other)
         if marker is not None:
-            write_atomically(marker, f"{why}\n" if why else "")
+            text = self.as_finished() if marker == self.done else why
+            write_atomically(marker, f"{text}\n" if text else "")
 
     @contextlib.contextmanager
     def noting_failure(self) -> Iterator[None]:
@@ -157,15 +160,20 @@ class OwnedFolder(RunFolder):
         self.done.unlink(missing_ok=True)  # first: half of a finished run must not pass for a whole one
         self.mark(None)
         self._write_owner({**self.owner(), "continued": 0})
-        for folder in (self.checkpoints, self.ensemble, self.snapshots, self.trace, self.tensorboard, self.pictures):
-            if folder.exists():
-                shutil.rmtree(folder)
+        self.clear_results()
         half_written = self.path.glob(".*.partial")  # by an owner that was killed
-        results = [self.flatness, self.shift, self.report]
+        kept = (self.checkpoints, self.snapshots, self.trace, self.tensorboard)
+        for path in (*kept, self.recipe, self.environment, self.metrics, *half_written):
+            remove(path)
+
+    def clear_results(self) -> None:
+        """Remove what was exported and measured at the end of a run; call while owning the folder."""
+        self._check_still_owned()
         for split in SPLITS:
-            results += [self.evaluation_of(split), self.predictions_of(split)]
-        for file in (self.recipe, self.environment, self.metrics, *results, *half_written):
-            file.unlink(missing_ok=True)
+            remove(self.evaluation_of(split))
+            remove(self.predictions_of(split))
+        for path in (self.ensemble, self.flatness, self.shift, self.report, self.pictures):
+            remove(path)
 
     def _check_still_owned(self) -> None:
         if self._lock is not None:

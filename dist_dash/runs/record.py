@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import json
 import math
 import os
@@ -15,12 +16,14 @@ from typing import Any, BinaryIO
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 from torch import Tensor
 
 from dist_dash.errors import BadInput, RunFailed
 from dist_dash.files import replacing
 from dist_dash.ranks.exchange import Exchange
+from dist_dash.runs.folder import record_line
+from dist_dash.runs.progress import TrainingLine
 
 PENDING = 100  # updates whose values are kept before they are summed
 TIMING = ("seconds", "wait", "transfer", "data", "peak_memory_mib")
@@ -108,17 +111,12 @@ class Recorder:
         self._show = active and progress
         self._total = total_steps
         self._file: BinaryIO | None = None
+        self._digest = _blake2b()
         self._open_board = _tensorboard(tensorboard) if active and tensorboard else None
         self._board: Any = None
+        self._rewound = False
         if self._show and sys.stderr.isatty():
-            columns = [
-                TextColumn("step"),
-                MofNCompleteColumn(),
-                BarColumn(),
-                TimeRemainingColumn(),
-                TextColumn("{task.description}"),
-            ]
-            self._bar = Progress(*columns, console=self._console, transient=True)
+            self._bar = Progress(TrainingLine(self._console), console=self._console, transient=True)
             self._task = self._bar.add_task("", total=total_steps)
             self._bar.start()
 
@@ -127,21 +125,40 @@ class Recorder:
         if self._active:
             say(text, self._console)
 
-    def position(self) -> int:
-        """Flush `metrics.jsonl` to disk; returns its size in bytes, which a checkpoint stores."""
-        if self._file is None:
-            return self._metrics.stat().st_size if self._active and self._metrics.exists() else 0
-        os.fsync(self._file.fileno())
-        return os.fstat(self._file.fileno()).st_size
+    def position(self) -> dict[str, Any]:
+        """Flush `metrics.jsonl` to disk; returns its size in bytes and its checksum, which a checkpoint stores."""
+        size = 0
+        if self._file is not None:
+            os.fsync(self._file.fileno())
+            size = os.fstat(self._file.fileno()).st_size
+        elif self._active and self._metrics.exists():
+            size = self._metrics.stat().st_size
+        return {"metrics_bytes": size, "metrics_blake2b": self._digest.hexdigest()}
 
-    def rewind(self, position: int) -> None:
-        """Drop the lines after `position` (bytes): a resumed run writes them again.
+    def rewind(self, metrics_bytes: int, metrics_blake2b: str | None = None) -> str:
+        """Drop the lines that were written after `position` gave this: a resumed run writes them again.
 
         The file is replaced by a new one: a stale owner may still append to the old file, which nobody reads any more.
+
+        Args:
+            metrics_bytes: size of what stays.
+            metrics_blake2b: its checksum; None where an earlier version did not note it.
+
+        Returns:
+            What is wrong with the record, of which whole lines stay then; empty where nothing is.
         """
-        if self._active and self._metrics.exists():
-            with self._metrics.open("rb") as old, replacing(self._metrics) as new:
-                new.write_bytes(old.read(position))
+        self._rewound = True
+        if not self._active:
+            return ""
+        kept = old = self._metrics.read_bytes()[:metrics_bytes] if self._metrics.is_file() else b""
+        intact = len(old) == metrics_bytes and metrics_blake2b in (None, _blake2b(old).hexdigest())
+        if not intact:
+            kept = b"".join(line + b"\n" for line in old.split(b"\n")[:-1] if record_line(line))
+        with replacing(self._metrics) as new:
+            new.write_bytes(kept)
+        self._digest = _blake2b(kept)
+        what = f"{self._metrics} is damaged: of its {metrics_bytes} bytes at this step"
+        return "" if intact else f"{what}, {len(kept)} are left in whole lines, whose numbers may be wrong"
 
     def event(self, step: int, epoch: float, text: str) -> None:
         """Print and record that something has happened."""
@@ -159,10 +176,12 @@ class Recorder:
             text = (json.dumps(_finite(line), allow_nan=False) + "\n").encode()
             if self._file.write(text) != len(text):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            self._digest.update(text)
         except OSError as error:
             raise RunFailed(f"{self._metrics} cannot be written at step {step}: {error.strerror or error}") from error
         if self._open_board is not None:
-            self._board = self._board or self._open_board(step)
+            # The first line of a resumed run is of the checkpoint's step, whose values are there already.
+            self._board = self._board or self._open_board(step + self._rewound)
             for name, number in _numbers_in(values, kind):
                 self._board.add_scalar(name, number, step)
 
@@ -176,11 +195,12 @@ class Recorder:
         timing["samples_per_second"] = [samples / seconds for seconds in timing["seconds"]]
         self.write("train", step, epoch, **window, learning_rate=[rate] * len(timing["wait"]), timing=timing)
         if self._show:
-            text = f"epoch {epoch:.2f}  loss {_numbers(window['loss'])}  accuracy {_numbers(window['accuracy'])}"
+            loss, accuracy = window["loss"], window["accuracy"]
             if self._bar is not None:
-                self._bar.update(self._task, completed=step, description=text)
+                self._bar.update(self._task, completed=step, loss=loss, accuracy=accuracy)
             else:
-                self.say(f"step {step}/{self._total}  {text}")
+                figures = f"loss {_numbers(loss)}  accuracy {_numbers(accuracy)}"
+                self.say(f"step {step}/{self._total}  epoch {epoch:.2f}  {figures}")
 
     def close(self) -> None:
         """End the display and close the files."""
@@ -200,6 +220,10 @@ def say(text: str, console: Console | None = None) -> None:
 
 def _console() -> Console:
     return Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def _blake2b(content: bytes = b"") -> hashlib.blake2b:
+    return hashlib.blake2b(content, digest_size=16)
 
 
 def _numbers(values: list[float]) -> str:

@@ -15,6 +15,7 @@ from dist_dash.analysis.flatness.run import measure_run
 from dist_dash.ensembles.finished import FinishedRun
 from dist_dash.errors import BadInput, require
 from dist_dash.files import only_one, read_json, write_atomically
+from dist_dash.recipe.components import code_named
 from dist_dash.runs.preemption import StopRequest
 from dist_dash.runs.process import FINISHED, TO_BE_CONTINUED, say_at_once
 from dist_dash.runs.record import say
@@ -86,6 +87,7 @@ def _run(plan: StudyPlan, folder: Path, executor: Executor) -> Choice | None:
 
     def measure(run: PlannedRun) -> None:
         finished = FinishedRun(folder / run.name)
+        finished.allow_code = code_named(finished.recipe)  # of the user's own study
         if plan.flatness is not None and not _is_measured(finished, plan.flatness):
             measure_run(finished, plan.flatness)
 

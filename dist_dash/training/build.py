@@ -19,6 +19,7 @@ from dist_dash.member.parameter_groups import ParameterGroup, group_of_each
 from dist_dash.member.parameters import kinds_of, names_of
 from dist_dash.models import load_pretrained
 from dist_dash.models.network import add_noise, seeded_network
+from dist_dash.models.weights import uncompiled
 from dist_dash.ranks.layout import Layout
 from dist_dash.recipe.recipe import Recipe
 from dist_dash.seeds import derived_seed
@@ -165,7 +166,7 @@ def groups_of_parameters(recipe: Recipe, network: nn.Module) -> list[ParameterGr
 
 def _own_names(network: nn.Module) -> list[str]:
     """The names that parameters have in the user's network, without the normalisation of pixels before it."""
-    return [name.removeprefix("net.") for name in names_of(network)]
+    return [uncompiled(name).removeprefix("net.") for name in names_of(network)]
 
 
 def on_device(recipe: Recipe, host: HostBatch, layout: Layout, progress: Progress) -> Batch:

@@ -42,9 +42,10 @@ def launch_local(arguments: Sequence[str], command: Command) -> int:
     members = command.recipe.members or max(1, default_members() // replicas)
     together = 1 if command.member is not None else members
     folder.check_usable()
-    if finished_already(command):
+    if finished_already(command, together, replicas):
         return FINISHED
     ranks = together * replicas
+    own = [f"--run={command.run}", f"--members={members}"]  # the folder's default name depends on what is given
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // ranks)))
     if sys.platform == "linux":
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # one machine: no need to be reachable from others
@@ -63,7 +64,7 @@ def launch_local(arguments: Sequence[str], command: Command) -> int:
     )
     before = folder.owner().get("token")
     try:
-        elastic_launch(config, sys.executable)("-u", "-m", "dist_dash", "train", *arguments, f"--members={members}")
+        elastic_launch(config, sys.executable)("-u", "-m", "dist_dash", "train", *arguments, *own)
     except ChildFailedError as error:
         statuses = {failure.exitcode for failure in error.failures.values()}
         killed = [f"rank {rank} was {_killed_by(f.exitcode)}" for rank, f in error.failures.items() if f.exitcode < 0]
@@ -73,7 +74,7 @@ def launch_local(arguments: Sequence[str], command: Command) -> int:
             _note_failure(folder, next(iter(killed), "rank 0 ended without a word"))
         return next((status for status in (2, TO_BE_CONTINUED) if status in statuses), 1)
     except (SignalException, KeyboardInterrupt):  # the latter where the ranks have not been started yet
-        if folder.done.exists():
+        if folder.done.exists() and not command.extend:  # the mark of the shorter run may still be there
             return FINISHED
         return TO_BE_CONTINUED if folder.to_continue.exists() else 1
     return FINISHED

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -15,7 +15,7 @@ from dist_dash.ensembles.ensemble import StoredEnsemble, save_member
 from dist_dash.ensembles.evaluation import Evaluated, save_results
 from dist_dash.ensembles.predictor import MembersInTraining
 from dist_dash.errors import BadInput, RunFailed, everywhere
-from dist_dash.files import write_atomically
+from dist_dash.files import read_object, write_atomically, write_json
 from dist_dash.member.batch import MicroBatch, Progress
 from dist_dash.member.member import Member
 from dist_dash.member.parameter_groups import with_groups
@@ -23,9 +23,9 @@ from dist_dash.member.sketch import Sketch
 from dist_dash.ranks.exchange import Exchange
 from dist_dash.ranks.layout import Layout, ask_for_determinism
 from dist_dash.recipe.parsing import Command
+from dist_dash.recipe.recipe_of_run import completed_recipe, finished_before
 from dist_dash.runs.checkpoint import CheckpointSets
 from dist_dash.runs.environment import describe_environment
-from dist_dash.runs.folder import RunFolder
 from dist_dash.runs.owner import OwnedFolder
 from dist_dash.runs.preemption import Stopped, StopRequest
 from dist_dash.runs.process import FINISHED, TO_BE_CONTINUED
@@ -45,6 +45,7 @@ from dist_dash.training.build import (
     unaugmented,
 )
 from dist_dash.training.export import export
+from dist_dash.training.extension import Extension, refuse_without_set
 from dist_dash.training.held_out import evaluate_split
 from dist_dash.training.identity import check_can_differ, check_members, check_same_data, equal_members
 
@@ -76,7 +77,9 @@ def train(command: Command, layout: Layout, stop: StopRequest) -> int:
             stack.enter_context(noting_loss_of_owner(folder, exchange))
         with exchange.together("run folder"):
             folder.check_shared()
-        if exchange.collect(finished_already(command, layout.rank == 0))[0]:
+        with exchange.together("run folder"):
+            finished = layout.rank == 0 and finished_already(command, layout.members, layout.replicas)
+        if exchange.collect(finished)[0]:
             return FINISHED
         run = Run(command, folder, exchange, stop)
         stack.callback(run.recorder.close)
@@ -107,11 +110,11 @@ def noting_loss_of_owner(folder: OwnedFolder, exchange: Exchange) -> Iterator[No
         raise
 
 
-def finished_already(command: Command, speak: bool = True) -> bool:
-    """Whether there is nothing left to do; says so where it is to speak."""
-    finished = RunFolder(command.run).done.exists() and not command.fresh
-    if finished and speak:
-        say(f"{command.run} is finished already; --fresh starts over")
+def finished_already(command: Command, members: int, replicas: int) -> bool:
+    """Whether there is nothing left to do, which is said; arguments and errors as in `finished_before`."""
+    finished = finished_before(command, members, replicas)
+    if finished:
+        say(f"{command.run} is finished already; --fresh starts over, --extend with more epochs trains on")
     return finished
 
 
@@ -133,6 +136,9 @@ class Run:
         torch.manual_seed(derived_seed("rank", recipe.seed, self.layout.ensemble_rank))
         self.step, self.evaluated, self.started = 0, True, False
         self.limit = TimeLimit(recipe.checks.deadline, lambda: stop.made)
+        self.snapshots: dict[str, str] = {}
+        """Checksums of what this rank has put there."""
+        self.extended: list[dict[str, Any]] = []
         say_first = say if self.layout.rank == 0 else lambda text: None
         with exchange.together("data"):
             self.data = load_data(recipe, self.layout, say_first)
@@ -160,7 +166,15 @@ class Run:
         with exchange.together("record"):
             self.recorder = self._open_record()
         self.checkpoints = CheckpointSets(
-            folder, exchange, command.resolved, facts, recipe.checkpoints.keep, self.recorder.say, self.limit
+            folder,
+            exchange,
+            command.resolved,
+            facts,
+            recipe.checkpoints.keep,
+            self.recorder.say,
+            self.limit,
+            command.extend,
+            lambda: completed_recipe(folder, command.resolved),
         )
         same_samples = recipe.loader.order == "shared"
         self.agreement = Agreement(exchange, stop, recipe.checks.max_skipped, same_samples)
@@ -190,7 +204,7 @@ class Run:
                     self.save_snapshot(self.members_at.index(self.step))
                 end_of_epoch = self.step % self.steps_per_epoch == 0
                 epochs_done = self.step // self.steps_per_epoch
-                if self.step % record.every == 0 or self.step == self.total_steps:
+                if self.step % record.every == 0:
                     self.write_window()
                 self.evaluated = not (
                     end_of_epoch and record.evaluate_every and epochs_done % record.evaluate_every == 0
@@ -287,24 +301,35 @@ class Run:
     def resume_or_start(self) -> None:
         """Go on from the newest complete checkpoint set, or start: weights as built, files as new."""
         folder, found = self.folder, None if self.command.fresh else self.checkpoints.load()
+        longer: Extension | None = None
         if found is not None:
             self.step, states, shared = found
-            own = states[self.layout.replica]
+            own, longer = states[self.layout.replica], self._extension(shared)
             with self.exchange.together("checkpoint"):
                 self.member.engine.load_state([state["engine"] for state in states])
                 self.member.after_resume(own["skipped_in_a_row"], own["masks"])
                 self.recipe.method.load_state_dict(own["method"])
                 self.recipe.sparsity.load_state_dict(own["sparsity"])
                 self.window.load_state(own["window"])
-                self.best.load_state(own["best"])
-            self.evaluated = own["evaluated"]
+                if "best" in own:  # not in sets of earlier versions
+                    self.best.load_state(own["best"])
+            self.evaluated, self.snapshots = own["evaluated"], own.get("snapshots", {})
             with self.exchange.together("run folder"):
                 folder.check_owner()  # before anything is changed: starting takes long enough to be overtaken
-                self.recorder.rewind(shared["metrics_bytes"])
+                damage = self.recorder.rewind(shared["metrics_bytes"], shared.get("metrics_blake2b"))
+            if damage:
+                self.event(damage)
             self.event(f"continuing {folder.path} at step {self.step} of {self.total_steps}")
+            if longer is not None:
+                self.extended.append(longer.as_json())
+                self.event(longer.in_words(self.member.engine.learning_rates[0]))
         else:
             with self.exchange.together("run folder"):
+                if self.command.extend:
+                    refuse_without_set(folder)
                 if self.layout.rank == 0:
+                    if folder.recipe.exists() and not self.command.fresh:
+                        self.recorder.say(f"{folder.path} holds no checkpoint set: starting over")
                     folder.clear()
                     folder.checkpoints.mkdir(exist_ok=True)
             with self.exchange.together("sparsity"):
@@ -313,9 +338,11 @@ class Run:
         with self.exchange.together("run folder"):
             if self.layout.rank == 0:
                 folder.mark(None)
+                if longer is not None:
+                    folder.clear_results()  # of the shorter run
                 write_atomically(folder.recipe, self.command.as_yaml(self.layout.ensemble_members))
-                environment = {**describe_environment(self.layout), "total_steps": self.total_steps}
-                write_atomically(folder.environment, json.dumps(environment, indent=1))
+                length = {"total_steps": self.total_steps, **({"extended": self.extended} if self.extended else {})}
+                write_json(folder.environment, {**describe_environment(self.layout), **length})
                 if found is not None:
                     folder.note_continued()
         check_members(self.exchange, self.member.engine.module, self.recipe.init == "own")
@@ -334,7 +361,8 @@ class Run:
             if self.layout.replica == 0:
                 self.folder.snapshots.mkdir(exist_ok=True)
                 number = self.layout.identity * len(self.members_at) + cycle
-                save_member(self.folder.snapshots / self.folder.weights(number), self.member.engine.module)
+                name = self.folder.weights(number)
+                self.snapshots[name] = save_member(self.folder.snapshots / name, self.member.engine.module)
 
     def save(self) -> None:
         """Write a complete checkpoint set of the present step."""
@@ -349,20 +377,34 @@ class Run:
                 "evaluated": self.evaluated,
                 "best": self.best.state(),
                 "skipped_in_a_row": self.member.skipped_in_a_row,
+                "snapshots": self.snapshots,
             }
-            self.checkpoints.save(self.step, state, {"metrics_bytes": self.recorder.position()})
+            length = {"total_steps": self.total_steps, "extended": self.extended}
+            self.checkpoints.save(self.step, state, {**self.recorder.position(), **length})
+
+    def _extension(self, shared: dict[str, Any]) -> Extension | None:
+        """How a run that was to be shorter becomes longer; None where its length stays. Raises `BadInput`."""
+        self.extended = shared.get("extended", [])
+        before = shared.get("total_steps") or read_object(self.folder.environment).get("total_steps", self.total_steps)
+        if not self.command.extend or before == self.total_steps:
+            return None
+        longer = Extension(self.recipe.schedule, self.steps_per_epoch, self.step, before, self.total_steps)
+        with self.exchange.together("extension"):
+            longer.check()
+        return longer
 
     def finish(self) -> None:
         """Export the ensemble, evaluate it on the test split, print the table, mark the run as done."""
+        if not self.window.empty:  # not before the last set: a longer run has no line here
+            self.write_window()
         network = self.member.engine.module
         if self.best.waited_enough:
-            if not self.window.empty:
-                self.write_window()
             self.event(f"ended after {self.epoch:g} epochs: the validation score has not become better")
         if self.best.step is not None:
             what = f"{self.recipe.checkpoints.best} {self.best.score:.4f}"
             self.event(f"the exported weights are those of step {self.best.step}, the best: {what}")
-        exported = export(self.folder, self.command, self.exchange, self.data, network, len(self.members_at))
+        asked = self.folder, self.command, self.exchange, self.data, network
+        exported = export(*asked, len(self.members_at), snapshots=self.snapshots)
         non_finite, found = self._evaluation("test", exported)
         if non_finite:
             raise everywhere(RunFailed(f"member {non_finite[0]}: its predictions of the test split are not finite"))

@@ -23,6 +23,7 @@ from dist_dash.ranks.layout import layout_from_environment
 from dist_dash.recipe.recipe import Loader
 from dist_dash.runs.folder import RunFolder
 from tests.support.ranks import Ranks, on_ranks
+from tests.unit.exported import unsealed
 from tests.unit.finished_by_hand import finished_run
 
 
@@ -117,6 +118,7 @@ def test_what_rank_0_refuses_all_leave_alone(run: Path) -> None:
     with torch.no_grad():
         next(network.parameters()).fill_(float("inf"))
     save_member(RunFolder(run).ensemble / "member_02.safetensors", network)
+    unsealed(RunFolder(run).ensemble)
     first, *others = refused(3, run, "--strict")
     assert first.count("\n") == 1
     assert "predictions: log_probs of member 2 are not finite" in first

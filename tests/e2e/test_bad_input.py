@@ -201,7 +201,8 @@ OTHERWISE = {
 def test_a_run_that_was_started_otherwise_is_not_continued(difference: str, stopped: Path) -> None:
     world, members, arguments = OTHERWISE[difference]
     found = refusal(stopped, world, members, *struck(stopped), *arguments)
-    assert found == f"run: {stopped} was started with other settings ({difference}); use another --run, or --fresh"
+    how = "use another --run, --extend, or --fresh" if "max_steps" in difference else "use another --run, or --fresh"
+    assert found == f"run: {stopped} was started with other settings ({difference}); {how}"
     assert (stopped / "CONTINUE").exists()
 
 

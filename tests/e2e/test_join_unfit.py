@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from collections.abc import Callable
@@ -15,6 +16,7 @@ import yaml
 from dist_dash.commands.cli import main
 from dist_dash.ensembles.join import join, join_if_complete
 from dist_dash.errors import BadInput
+from dist_dash.files import SEAL
 from dist_dash.runs.folder import RunFolder
 from dist_dash.runs.owner import OwnedFolder
 from tests.e2e.joined import assert_joined, files
@@ -38,7 +40,11 @@ def refusal(call: Callable[[], Any], run: Path) -> str:
 def edited(file: Path, change: Callable[[dict[str, Any]], Any]) -> None:
     content = yaml.safe_load(file.read_text())
     change(content)
+    content.pop(SEAL, None)
     file.write_text(json.dumps(content))
+    with contextlib.suppress(FileNotFoundError):
+        done = file.parents[file.parent.name == "ensemble"] / "DONE"
+        done.write_text("")  # as an earlier version left it
 
 
 def test_members_that_miss_are_named_with_what_became_of_them(run: Path) -> None:

@@ -200,7 +200,9 @@ def test_the_command_that_starts_its_own_ranks(run: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.name != "owner.json" and path.is_file()}
     with Launched(*command) as launched:
         assert launched.wait() == 0, launched.output
-        assert launched.output == f"{run} is finished already; --fresh starts over\n"
+        assert (
+            launched.output == f"{run} is finished already; --fresh starts over, --extend with more epochs trains on\n"
+        )
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 

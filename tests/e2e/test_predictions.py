@@ -16,6 +16,8 @@ from dist_dash.commands.cli import main
 from dist_dash.data import Digits
 from dist_dash.ensembles.ensemble import load_ensemble
 from dist_dash.ensembles.weight_cosines import weight_cosines
+from dist_dash.errors import BadInput
+from dist_dash.files import read_json
 from dist_dash.metrics.summary import evaluate
 from tests.e2e.pictures import Linear, vectors
 from tests.e2e.runs import finish, lines_of, start
@@ -47,12 +49,12 @@ def close(ours: Any, theirs: Any) -> None:
 
 
 def test_evaluate_computes_the_table_again(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    written = json.loads((run / "evaluation.json").read_text())
+    written = read_json(run / "evaluation.json", "run")
     assert len(written["members"]) == 3
     (run / "evaluation.json").unlink()
     assert main(["evaluate", str(run), "--json"]) == 0
     close(json.loads(capsys.readouterr().out), written)
-    close(json.loads((run / "evaluation.json").read_text()), written)
+    close(read_json(run / "evaluation.json", "run"), written)
     assert main(["evaluate", str(run)]) == 0
     table = capsys.readouterr().out
     for name, found in [("member 2", written["members"][2]), ("ensemble", written["ensemble"])]:
@@ -71,7 +73,7 @@ def test_the_predictions_of_a_run_are_those_of_its_table(run: Path) -> None:
     cosines = weight_cosines(load_ensemble(run).networks)
     close(
         evaluate(log_probs, labels, "test", 0, weight_cosines=cosines),
-        json.loads((run / "evaluation.json").read_text()),
+        read_json(run / "evaluation.json", "run"),
     )
 
 
@@ -122,7 +124,9 @@ def test_members_of_different_architectures(tmp_path: Path) -> None:
         {"class_path": "Custom", "init_args": {"target": "tests.e2e.pictures:Linear", "kwargs": {"scale": 0.5}}},
     ]
     finish(run, 3, 3, *QUICK, f"--models={json.dumps(models)}")
-    ensemble = load_ensemble(run)
+    with pytest.raises(BadInput, match=r"--allow-code tests.e2e.pictures:Linear"):  # also in a run of one's own
+        load_ensemble(run)
+    ensemble = load_ensemble(run, allow_code=["tests.e2e.pictures:Linear"])
     kinds = [{type(module) for module in network.modules()} for network in ensemble.networks]
     assert [torch.nn.Conv2d in kind for kind in kinds] == [False, True, False]
     assert [Linear in kind for kind in kinds] == [False, False, True]

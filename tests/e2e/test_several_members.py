@@ -78,7 +78,7 @@ def test_parts_of_several_members_are_joined(tmp_path: Path) -> None:
     assert join(alone)
     assert_joined(alone, together)
     spec = alone / "member_01/ensemble/ensemble.json"
-    content = json.loads(spec.read_text())
+    content = {name: value for name, value in json.loads(spec.read_text()).items() if name != "blake2b"}
     spec.write_text(json.dumps({**content, "members": content["members"][:1]}))
     member = OwnedFolder(RunFolder(alone).member(1).path)
     member.mark(member.done)

@@ -93,10 +93,11 @@ def assert_same(ours: Path, theirs: Path) -> None:
     assert found[0] == found[1]
     exact = [name for name in found[0] if name.startswith(("ensemble/", "trace/")) or name == "evaluation.json"]
     assert len(exact) >= 5
-    for name in [*exact, "predictions.npz", "recipe.yaml", "DONE"]:
+    for name in [*exact, "predictions.npz", "recipe.yaml"]:
         assert (ours / name).read_bytes() == (theirs / name).read_bytes(), name
     environments = [json.loads((run / "environment.json").read_text()) for run in (ours, theirs)]
-    assert {**environments[0], "commit": None} == {**environments[1], "commit": None}
+    unlike = {"commit": None, "blake2b": None}
+    assert {**environments[0], **unlike} == {**environments[1], **unlike}
 
 
 def test_warm_ranks_train_as_cold_ones_in_any_order(cold: Path, tmp_path: Path) -> None:

@@ -1,8 +1,10 @@
+import json
 from pathlib import Path
 
 import torch
 
 from dist_dash.ensembles.ensemble import save_member, save_spec
+from dist_dash.files import SEAL
 from dist_dash.models import MLP, SmallCNN
 from dist_dash.models.network import seeded_network
 
@@ -28,6 +30,15 @@ def export(folder: Path, uint8: bool = True) -> list[torch.nn.Module]:
     names = {"shape": list(SHAPE), "classes": CLASSES, "class_names": list("abcde")}
     save_spec(folder, members, **names, mean=list(MEAN), std=list(STD), uint8=uint8)
     return networks
+
+
+def unsealed(folder: Path, **fields: object) -> None:
+    """Other fields in an exported ensemble, and no checksums: as an earlier version would have written it."""
+    file = folder / "ensemble.json"
+    spec = {**json.loads(file.read_text()), **fields}
+    if isinstance(members := spec["members"], list):
+        spec["members"] = [{k: v for k, v in dict(one).items() if k != SEAL} for one in members]
+    file.write_text(json.dumps({k: v for k, v in spec.items() if k != SEAL}))
 
 
 def images(n: int, seed: int = 9) -> torch.Tensor:

@@ -18,7 +18,7 @@ from dist_dash.analysis.flatness.surface import NotFinite
 from dist_dash.analysis.flatness.table import table
 from dist_dash.ensembles.finished import FinishedRun
 from dist_dash.errors import BadInput, require
-from dist_dash.files import write_atomically
+from dist_dash.files import write_json
 from dist_dash.runs.process import FINISHED
 from dist_dash.runs.record import say
 
@@ -50,7 +50,7 @@ def measure_and_show(given: argparse.Namespace) -> int:
         batch_size=given.batch_size,
     )
     require(given.samples >= 1, "samples", given.samples, "a whole number ≥ 1")
-    run = FinishedRun(given.run)
+    run = FinishedRun(given.run, given.allow_code)
     run.data(say)
     result = measure_run(run, options, given.split, given.samples, device)
     if given.json:
@@ -82,7 +82,7 @@ def measure_run(
             say(f"flatness: member {index} is left out: {error}")
             found.append(None)
     result = summary(found, options, split, len(x))
-    write_atomically(run.folder.flatness, json.dumps(result, indent=1, allow_nan=False))
+    write_json(run.folder.flatness, result, allow_nan=False)
     return result
 
 

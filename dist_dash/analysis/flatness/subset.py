@@ -10,6 +10,7 @@ from dist_dash.data.loader import EvalLoader
 from dist_dash.data.source import SubsetSplit
 from dist_dash.ensembles.finished import FinishedRun
 from dist_dash.errors import BadInput, require
+from dist_dash.recipe.recipe import Loader
 from dist_dash.seeds import derived_seed
 
 
@@ -32,7 +33,7 @@ def subset(run: FinishedRun, split: str, samples: int, seed: int) -> tuple[Tenso
     of = run.data().evaluation_split(split)
     generator = np.random.default_rng(derived_seed("subset", seed, len(of)))
     chosen = np.sort(generator.permutation(len(of))[:samples])
-    on_bad_sample = run.command.recipe.loader.on_bad_sample
+    on_bad_sample = run.group("loader", Loader).on_bad_sample
     batches = list(EvalLoader(SubsetSplit(of, chosen), batch_size=256, on_bad_sample=on_bad_sample))
     x = torch.cat([batch.x[batch.valid] for batch in batches])
     if not len(x):

@@ -24,7 +24,8 @@ from dist_dash.analysis.shift.shift_tables import tables
 from dist_dash.analysis.shift.values import values_of
 from dist_dash.ensembles.finished import FinishedRun
 from dist_dash.errors import BadInput, require
-from dist_dash.files import write_atomically
+from dist_dash.files import write_json
+from dist_dash.recipe.recipe import Loader
 from dist_dash.runs.process import FINISHED
 from dist_dash.runs.record import say
 
@@ -52,7 +53,7 @@ def measure_shift(options: argparse.Namespace, fields: Sequence[str]) -> int:
         raise BadInput("ood: not allowed without --ood DATA")
     if options.ood is None and options.published is None and options.resize:
         raise BadInput("resize: not allowed without --ood DATA or --published FOLDER")
-    run = FinishedRun(options.run)
+    run = FinishedRun(options.run, options.allow_code)
     ensemble, data = run.ensemble(), run.data(say)
     outside = None
     if options.ood is not None:
@@ -72,7 +73,7 @@ def measure_shift(options: argparse.Namespace, fields: Sequence[str]) -> int:
     if options.baseline is not None:
         names = counted([one.name for one in corruptions])
         baseline = baseline_of(options.baseline, names, severities, severities_from(published, data.shape))
-    loader = run.command.recipe.loader
+    loader = run.group("loader", Loader)
     size = max(loader.batch_size, min(512, _BATCH_VALUES // prod(data.shape)))
     values = values_of(data, options.seed)
     loader = replace(loader, batch_size=size)
@@ -85,10 +86,9 @@ def measure_shift(options: argparse.Namespace, fields: Sequence[str]) -> int:
     found["not_applicable"] = left_out
     if baseline is not None:
         found["baseline"] = relative_to(baseline, found)
-    text = json.dumps(found, indent=1)
-    write_atomically(run.folder.shift, text)
+    write_json(run.folder.shift, found)
     if options.json:
-        print(text)
+        print(json.dumps(found, indent=1))
     else:
         Console().print(tables(found))
     return FINISHED

@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dist_dash.cluster import sweep
-from dist_dash.cluster.sweep import LARGEST, LONGEST, SweepPoint, check, points
+from dist_dash.cluster.sweep import LARGEST, SweepPoint, check, points
 from dist_dash.errors import BadInput
 from dist_dash.recipe.parsing import parse_command
+from dist_dash.recipe.run_names import LONGEST
 
 BASE = ["--config", str(Path(__file__).parents[1] / "sample.yaml"), "--members=3"]
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from complaints import cli_complaint
+from exported import unsealed
 from finished_by_hand import finished_run
 from rich.console import Console
 from torch import nn
@@ -19,6 +20,7 @@ from dist_dash.commands.cli import main
 from dist_dash.commands.flatness import flatness_command
 from dist_dash.ensembles.ensemble import save_member
 from dist_dash.errors import BadInput
+from dist_dash.files import read_json
 from dist_dash.runs.owner import OwnedFolder
 
 pytestmark = pytest.mark.usefixtures("not_a_rank")
@@ -112,7 +114,7 @@ def test_the_same_command_writes_the_same_bytes_and_json_prints_them(made, capsy
     run, _ = made
     assert flatness_command([str(run.path), "--probes=4", "--json"]) == 0
     first = (run.path / "flatness.json").read_bytes()
-    assert json.loads(capsys.readouterr().out) == json.loads(first)
+    assert json.loads(capsys.readouterr().out) == read_json(run.path / "flatness.json", "flatness")
     assert flatness_command([str(run.path), "--probes=4"]) == 0
     assert (run.path / "flatness.json").read_bytes() == first
     assert flatness_command([str(run.path), "--probes=4", "--batch-size=7"]) == 0
@@ -133,6 +135,7 @@ def test_a_member_without_a_finite_loss_is_left_out_and_named(made, capsys):
     with torch.no_grad():
         next(networks[1].parameters()).fill_(torch.inf)
     save_member(run.path / "ensemble/member_01.safetensors", networks[1])
+    unsealed(run.path / "ensemble")
     assert flatness_command([str(run.path), "--probes=2"]) == 0
     captured = capsys.readouterr()
     assert "member 1 is left out" in captured.err

@@ -13,6 +13,7 @@ from dist_dash.analysis.shift.corruptions import CORRUPTIONS
 from dist_dash.analysis.shift.values import values_of
 from dist_dash.commands.shift import shift_command
 from dist_dash.ensembles.finished import FinishedRun
+from dist_dash.files import read_json
 from dist_dash.runs.owner import OwnedFolder
 from dist_dash.runs.process import guarded
 
@@ -78,7 +79,7 @@ def test_json_is_what_is_written(run, capsys):
     status, out, _ = called(capsys, run, *QUICK, "--json")
     assert status == 0
     found = json.loads(out)
-    assert found == json.loads((run / "shift.json").read_text())
+    assert found == read_json(run / "shift.json", "shift")
     assert list(found["corrupted"]) == ["contrast", "impulse_noise"]
     assert list(found["mean"]) == ["2", "5"]
 
@@ -223,7 +224,7 @@ def test_runs_that_cannot_be_shifted(run, capsys, tmp_path):
     assert "the following arguments are required: run" in called(capsys)[2]
     torn = shutil.copytree(run, tmp_path / "torn")
     (torn / "ensemble" / OwnedFolder.weights(1)).write_bytes(b"no weights")
-    assert "does not hold the member's weights" in refused(capsys, torn)
+    assert "member_01.safetensors has changed since it was written" in refused(capsys, torn)
 
 
 def test_data_that_are_gone_or_others(capsys, tmp_path):

@@ -5,11 +5,12 @@ import pytest
 import yaml
 from complaints import complaint, names
 
-from dist_dash.ensembles.ensemble import architecture_from_spec
+from dist_dash.data import Source
 from dist_dash.member.engine import Torch
 from dist_dash.methods import DASH
-from dist_dash.models import MLP
+from dist_dash.models import MLP, Architecture
 from dist_dash.recipe.classes import BASES, known
+from dist_dash.recipe.components import Component, made
 from dist_dash.recipe.data_argument import source_of
 from dist_dash.recipe.parsing import parse_command
 from dist_dash.runs.choices import bare, differing, flat
@@ -68,13 +69,13 @@ def test_a_path_that_never_was_is_named_as_it_was_given():
 
 
 def test_data_of_an_earlier_version_are_read():
-    assert type(source_of({"class_path": "dist_dash.sources.Digits"})).__name__ == "Digits"
+    assert type(made(Component("dist_dash.sources.Digits"), Source)).__name__ == "Digits"
     assert type(source_of(["--data=dist_dash.sources.Digits", "--data.seed=3"])).__name__ == "Digits"
 
 
 @pytest.mark.parametrize("path", ["MLP", "dist_dash.models.MLP", "dist_dash.networks.mlp.MLP"])
 def test_an_architecture_of_an_earlier_version_is_read(path):
-    found = architecture_from_spec({"class_path": path, "init_args": {"hidden": 5}})
+    found = made(Component(path, {"hidden": 5}), Architecture)
     assert type(found) is MLP
     assert found.hidden == 5
 

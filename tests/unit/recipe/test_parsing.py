@@ -136,7 +136,8 @@ def test_the_run_folder_is_named_after_recipe_method_and_seed():
     assert parse("--method", "SAM", "--seed", "3").run == Path("runs/sample-sam-s3")
     assert parse("--run", "somewhere/else").run == Path("somewhere/else")
     bare = ["--data", "Digits", "--model", "MLP", "--optimizer", "SGD", "--engine", "Torch"]
-    assert parse_command(bare).run == Path("runs/recipe-dash-s0")
+    given = "data-Digits_engine-Torch_model-MLP_optimizer-SGD"
+    assert parse_command(bare).run == Path(f"runs/recipe-dash-{given}-s0")
 
 
 def test_options_of_the_command_are_no_part_of_the_recipe():

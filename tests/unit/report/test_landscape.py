@@ -8,6 +8,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 import torch
+from exported import unsealed
 from finished_by_hand import finished_run, write_flatness
 from PIL import Image
 from torch import nn
@@ -149,6 +150,7 @@ def test_a_plane_needs_three_members_of_one_architecture_that_do_not_lie_on_a_li
         (equal.path / f"ensemble/member_0{member}.safetensors").write_bytes(
             (equal.path / "ensemble/member_00.safetensors").read_bytes()
         )
+    unsealed(equal.path / "ensemble")
     with pytest.raises(NotHere, match="line"):
         loss_plane(equal)
     same = segments(equal, points=3)

@@ -104,7 +104,7 @@ def test_a_stale_owners_record_is_not_its_successors(tmp_path):
     position = len(file.read_text().splitlines(True)[0]) * 2
     successor.rewind(position)
     stale.write("train", 4, 0.0)
-    assert stale.position() != successor.position() == position
+    assert stale.position()["metrics_bytes"] != successor.position()["metrics_bytes"] == position
     successor.write("train", 3, 0.0)
     assert [json.loads(line)["step"] for line in file.read_text().splitlines()] == [1, 2, 3]
     stale.close()
@@ -126,6 +126,35 @@ def test_a_full_disk_is_named_and_the_torn_line_dropped_by_the_next(tmp_path, mo
     with pytest.raises(RunFailed, match=r"metrics\.jsonl cannot be written at step 2: No space left on device"):
         recorder.write("train", 2, 0.0)
     later = Recorder(True, tmp_path / "metrics.jsonl", 10, False, None)
-    later.rewind(kept)
+    assert later.rewind(**kept) == ""
     later.write("train", 2, 0.0)
     assert [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("damaged", "left"),
+    [
+        (lambda text: text, [1, 2]),
+        (lambda text: text + b"more", [1, 2]),
+        (lambda text: text[:-3], [1]),
+        (lambda text: text.replace(b"1", b"7", 1), [7, 2]),
+        (lambda text: b"\xff garbage\n[]\n" + text[text.index(b"\n") + 1 :], [2]),
+        (lambda text: b"", []),
+    ],
+)
+def test_a_damaged_record_is_cut_to_whole_lines_and_named(damaged, left, tmp_path):
+    file = tmp_path / "metrics.jsonl"
+    recorder = Recorder(True, file, 10, False, None)
+    for step in (1, 2):
+        recorder.write("train", step, 0.0)
+    kept = recorder.position()
+    recorder.close()
+    intact = damaged(file.read_bytes()).startswith(file.read_bytes())
+    file.write_bytes(damaged(file.read_bytes()))
+    later = Recorder(True, file, 10, False, None)
+    assert bool(later.rewind(**kept)) != intact
+    later.write("train", 3, 0.0)
+    assert [json.loads(line)["step"] for line in file.read_text().splitlines()] == [*left, 3]
+    again = Recorder(True, file, 10, False, None)
+    assert again.rewind(**later.position()) == ""
+    later.close()
