@@ -3,7 +3,17 @@
 from __future__ import annotations
 
 import math
+import re
+import sysconfig
+import traceback
+from pathlib import Path
 from typing import Any, TypeVar
+
+PACKAGE = str(Path(__file__).parent)
+ELSEWHERE = re.compile(
+    rf"<|.*/(site|dist)-packages/|{re.escape(PACKAGE)}/|{re.escape(sysconfig.get_path('stdlib'))}/"
+)  # files that are not the user's own
+IN_A_WORKER = re.compile(r'File "(.+)", line (\d+)')
 
 
 class BadInput(ValueError):
@@ -20,12 +30,18 @@ class RunFailed(RuntimeError):
     """Whether all ranks raise the same error: then only rank 0 prints it."""
 
 
-Problem = TypeVar("Problem", bound="BadInput | RunFailed")
+Problem = TypeVar("Problem", bound=Exception)
 
 
 def everywhere(error: Problem) -> Problem:
     """Mark an error as one that all ranks raise alike."""
-    error.everywhere = True
+    error.everywhere = True  # type: ignore[attr-defined]
+    return error
+
+
+def said(error: Problem) -> Problem:
+    """Mark an error as one that another rank prints."""
+    error.said = True  # type: ignore[attr-defined]
     return error
 
 
@@ -54,3 +70,27 @@ def first_line(error: BaseException) -> str:
     """The error in one line: its type where it says nothing itself."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+def own_code(error: BaseException) -> traceback.FrameSummary | None:
+    """Where the user's own code raised an error, or called what raised it; None where there is none of it.
+
+    It is the last line of the traceback that belongs to neither Python nor an installed package, in what was called
+    from here.
+    """
+    found = None
+    if in_worker := [one for one in IN_A_WORKER.findall(str(error)) if not ELSEWHERE.match(one[0])]:
+        return traceback.FrameSummary(in_worker[-1][0], int(in_worker[-1][1]), "")  # its traceback comes as text
+    for frame in traceback.extract_tb(error.__traceback__):
+        if not ELSEWHERE.match(frame.filename):
+            found = frame
+        elif frame.filename.startswith(PACKAGE):
+            found = None
+    return found
+
+
+def place_of(error: BaseException) -> str:
+    """`file:line` where an error was raised: of the user's own code, if it has come from there."""
+    frames = traceback.extract_tb(error.__traceback__)
+    frame = own_code(error) or (frames[-1] if frames else None)
+    return f"{frame.filename}:{frame.lineno}" if frame else "nowhere"

@@ -12,7 +12,7 @@ import threading
 import time
 from typing import Any
 
-from dist_dash.errors import BadInput, RunFailed, first_line
+from dist_dash.errors import BadInput, RunFailed, first_line, own_code, said
 from dist_dash.ranks.layout import Layout
 
 INTERVAL = 0.2  # seconds between two marks
@@ -55,12 +55,14 @@ class Diagnosis:
         self._writer.join(patience)
 
     def leave_error(self, error: Exception) -> None:
-        """Leave the error with which this rank ends alone, for the others to say."""
-        known = isinstance(error, BadInput | RunFailed)
-        kind = "input" if isinstance(error, BadInput) else "failure"
+        """Leave the error with which this rank ends alone, for the others to say; the first rank prints a traceback."""
+        known = isinstance(error, BadInput | RunFailed | OSError) and own_code(error) is None
+        kind = "input" if isinstance(error, BadInput) else "failure" if known else "raised"
         text = first_line(error) if known else f"{type(error).__name__}: {first_line(error)}"
         with contextlib.suppress(RuntimeError):  # the store's host may be gone; nobody is there to read it then
             self.store.set(f"last_error/{self._layout.rank}", f"{kind} {text}")
+            if kind == "raised" and self.store.add("raised", 1) > 1:
+                said(error)
 
     def reason(self) -> BadInput | RunFailed:
         """Why a collective failed, by what each rank has left in the store; takes a few seconds."""
@@ -75,7 +77,8 @@ class Diagnosis:
         for rank, (last_error, mark) in enumerate(left):
             if last_error is not None:
                 kind, text = last_error.split(" ", 1)
-                return (BadInput if kind == "input" else RunFailed)(f"{text} ({self.name(rank)})")
+                found = (BadInput if kind == "input" else RunFailed)(f"{text} ({self.name(rank)})")
+                return said(found) if kind == "raised" else found
             calls, step, host = mark.split(" ", 2)
             if int(calls) < self._calls:
                 which = f"member {self._layout.identity_of(rank)}"

@@ -149,7 +149,8 @@ class OwnedFolder(RunFolder):
             raise
         except Exception as error:
             with contextlib.suppress(OSError, RunFailed):  # a full disk, a stale owner: the first error matters more
-                self.mark(self.failed, " ".join(str(error).split()) or type(error).__name__)
+                kind = "" if isinstance(error, RunFailed | OSError) else f"{type(error).__name__}: "
+                self.mark(self.failed, kind + " ".join(str(error).split()))
             raise
 
     def clear(self) -> None:

@@ -15,7 +15,7 @@ from dist_dash.member.batch import Batch, MicroBatch, Progress, micro_batch
 from dist_dash.member.facts import RunFacts
 from dist_dash.member.parameters import names_of
 from dist_dash.models import load_pretrained
-from dist_dash.models.network import check_logits, seeded_network
+from dist_dash.models.network import seeded_network, try_network
 from dist_dash.ranks.layout import Layout
 from dist_dash.recipe.recipe import Recipe
 from dist_dash.seeds import derived_seed
@@ -128,7 +128,9 @@ def build_network_of_member(recipe: Recipe, data: DataSet, layout: Layout, say: 
         fresh = load_pretrained(network.net, recipe.init)  # type: ignore[arg-type]
         if fresh:
             say(f"init: {', '.join(fresh)} start anew: the file has them for another number of classes")
-    check_logits(network, data.shape, data.heads)
+    # A method that holds no gradient beside the descent gradient takes none by `torch.autograd.grad`.
+    by_grad = recipe.method.copies(members) > 0
+    try_network(network, data.shape, data.heads, recipe.loader.batch_size, by_grad)
     return network
 
 

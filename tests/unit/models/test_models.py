@@ -30,7 +30,7 @@ from dist_dash.models import (
     load_pretrained,
 )
 from dist_dash.models.layers import default_groups
-from dist_dash.models.network import check_logits
+from dist_dash.models.network import try_network
 
 
 def refused(build: Any) -> str:
@@ -515,8 +515,8 @@ def test_an_unreadable_file_is_named(tmp_path: Path, case: str) -> None:
 @pytest.mark.parametrize(("heads", "logits"), [((10,), 10), ((4, 6), 10), ((2, 3, 5), 10)])
 def test_logits_are_those_of_all_heads(heads: tuple[int, ...], logits: int) -> None:
     network = MLP().build((1, 4, 4), logits)
-    check_logits(network, (1, 4, 4), heads)
+    try_network(network, (1, 4, 4), heads)
     assert network.training
     expected = rf"^model: gives logits of shape \(2, 9\) for 2 samples; it must be \(2, {logits}\)"
     with pytest.raises(BadInput, match=expected):
-        check_logits(MLP().build((1, 4, 4), 9), (1, 4, 4), heads)
+        try_network(MLP().build((1, 4, 4), 9), (1, 4, 4), heads)
