@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import re
 import sysconfig
@@ -14,6 +15,10 @@ ELSEWHERE = re.compile(
     rf"<|.*/(site|dist)-packages/|{re.escape(PACKAGE)}/|{re.escape(sysconfig.get_path('stdlib'))}/"
 )  # files that are not the user's own
 IN_A_WORKER = re.compile(r'File "(.+)", line (\d+)')
+NOT_TO_BE_USED = {  # what is wrong with a path that was given, not with a disk that fails
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT),
+    *(errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP),
+}
 
 
 class BadInput(ValueError):
@@ -49,6 +54,16 @@ def require(holds: bool, field: str, value: Any, allowed: str) -> None:
     """Raise `BadInput` naming `field`, `value` and what is `allowed`, unless the condition `holds`."""
     if not holds:
         raise BadInput(f"{field}: {value!r} is not allowed; it must be {allowed}")
+
+
+MOST = 10**9
+"""No count is larger: what is multiplied of two of them fits into 64 bits."""
+
+
+def require_count(field: str, value: int | None, least: int = 1, most: int = MOST) -> None:
+    """Raise `BadInput` unless `value` is a whole number in this range, or None."""
+    if value is not None:
+        require(least <= value <= most, field, value, f"a whole number ≥ {least}" + f" and ≤ {most}" * (value > most))
 
 
 def require_non_negative(field: str, value: float) -> None:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from dist_dash.data.data_facts import Outline
 from dist_dash.data.source import Source, Split, Splits, UnreadableSample
-from dist_dash.errors import BadInput, require
+from dist_dash.errors import BadInput, require, require_count
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -63,7 +63,7 @@ class ImageFolder(Source):
         std: list[float] | None = None,
     ) -> None:
         super().__init__(mean, std)
-        require(image_size >= 1, "data.image_size", image_size, "an integer ≥ 1")
+        require_count("data.image_size", image_size)
         require(resize >= image_size, "data.resize", resize, f"at least data.image_size ({image_size})")
         self.root = root
         self.image_size = image_size

@@ -13,10 +13,10 @@ from dist_dash.data import Augment
 from dist_dash.data.dataset import DataSet
 from dist_dash.ensembles.ensemble import Ensemble, StoredEnsemble, load_ensemble, stored_ensemble
 from dist_dash.errors import BadInput
-from dist_dash.files import parse_object, read_json
+from dist_dash.files import load_yaml, parse_object, read_json
 from dist_dash.metrics.predictions import Predictions, load_predictions
 from dist_dash.recipe.data_argument import source_of
-from dist_dash.recipe.parsing import SAFE_LOADER, Command, parse_command
+from dist_dash.recipe.parsing import Command, parse_command
 from dist_dash.recipe.recipe import Labels
 from dist_dash.runs.folder import RunFolder
 
@@ -47,7 +47,7 @@ class FinishedRun:
     def recipe(self) -> dict[str, Any]:
         """Every choice as names and numbers: `recipe.yaml`."""
         try:
-            found = yaml.load(self.folder.recipe.read_text(), SAFE_LOADER)
+            found = load_yaml(self.folder.recipe.read_text())
         except (OSError, ValueError, yaml.YAMLError) as error:
             raise BadInput(f"run: {self.folder.recipe} cannot be read ({type(error).__name__})") from error
         if not isinstance(found, dict):

@@ -25,7 +25,7 @@ from dist_dash.ensembles.ensemble import StoredEnsemble
 from dist_dash.ensembles.evaluation import Evaluated, save_results, save_trace, score_predictions
 from dist_dash.ensembles.predictor import Predicted
 from dist_dash.errors import BadInput
-from dist_dash.files import read_json, replacing, write_atomically
+from dist_dash.files import load_yaml, read_json, replacing, write_atomically
 from dist_dash.metrics.mixture import members_in_words
 from dist_dash.metrics.predictions import Predictions, load_arrays, load_predictions
 from dist_dash.ranks.launched import Launcher
@@ -170,7 +170,7 @@ def _parts(folder: RunFolder) -> list[TrainedAlone]:
 def _recipe(member: RunFolder) -> dict[str, Any] | None:
     """A member's recipe; None where it has not written it yet."""
     try:
-        recipe = yaml.safe_load(member.recipe.read_text())
+        recipe = load_yaml(member.recipe.read_text())
     except FileNotFoundError:
         return None
     except (OSError, ValueError, yaml.YAMLError) as error:

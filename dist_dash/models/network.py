@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import traceback
 from collections import OrderedDict
@@ -13,8 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from dist_dash.errors import BadInput, own_code
-from dist_dash.models import Architecture, Normalise
+from dist_dash.models import MLP, Architecture, Normalise, ResNet, SmallCNN, WideResNet
 from dist_dash.models.architecture import one_line
+
+OF_ANY_WIDTH = (MLP, ResNet, SmallCNN, WideResNet)
 
 
 def build_network(
@@ -130,8 +133,35 @@ def _by_torch(error: Exception, own: traceback.FrameSummary) -> bool:
     return isinstance(error, RuntimeError | ValueError | IndexError | AssertionError)
 
 
-def seeded_network(seed: int, *arguments: object) -> nn.Sequential:
-    """`build_network(*arguments)`, its initial weights a function of `seed` alone; other draws go on as before."""
+def seeded_network(seed: int, *arguments: Any) -> nn.Sequential:
+    """`build_network(*arguments)`, its initial weights a function of `seed` alone; other draws go on as before.
+
+    Raises:
+        BadInput: it does not suit the data, or does not fit into memory.
+    """
     with torch.random.fork_rng(devices=[]):  # weights are drawn on the host
+        _check_size(*arguments[:3])
         torch.manual_seed(seed)
-        return build_network(*arguments)  # type: ignore[arg-type]
+        try:
+            return build_network(*arguments)
+        except (RuntimeError, MemoryError) as error:
+            if not (isinstance(error, MemoryError) or "allocate" in str(error)):
+                raise
+            raise BadInput(f"model: does not fit into this machine's memory ({one_line(error)})") from error
+
+
+def _check_size(architecture: Architecture, shape: tuple[int, ...], classes: int) -> None:
+    """Refuse a network of this project that is larger than the machine's memory: the system may kill who tries."""
+    if not isinstance(architecture, OF_ANY_WIDTH):
+        return
+    settings = ", ".join(f"{name} {value}" for name, value in vars(architecture).items())
+    what = f"model: {type(architecture).__name__} ({settings})"
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        with torch.device("meta"):
+            size = 4 * sum(parameter.numel() for parameter in architecture.build(shape, classes).parameters())
+    except (RuntimeError, OverflowError, TypeError) as error:  # more than 64 bits
+        raise BadInput(f"{what} cannot be built ({one_line(error)}); it must be smaller") from error
+    if size > memory:
+        sizes = f"{size / 2**30:.0f} GiB; it must fit into this machine's memory, {memory / 2**30:.0f} GiB"
+        raise BadInput(f"{what} takes {sizes}")

@@ -20,12 +20,19 @@ import torch
 import yaml
 
 from dist_dash.errors import BadInput
+from dist_dash.files import check_yaml
 from dist_dash.recipe.classes import BASES, class_named, known
 from dist_dash.runs.choices import bare
 
 NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
 NO_RECIPE = "it must be a recipe, a YAML file"
-load_yaml: Callable[[str], Any] = jsonargparse.get_loader("yaml")
+_load: Callable[[str], Any] = jsonargparse.get_loader("yaml")
+
+
+def load_yaml(text: str) -> Any:
+    """What a recipe's YAML holds, as the library that parses reads it (1e-3 is a number)."""
+    check_yaml(text)
+    return _load(text)
 
 
 class Word(str):
@@ -158,7 +165,10 @@ def allowed_class(base: type) -> str:
 def _problem(field: str, value: Any, kind: Any) -> str | None:
     base = _base(kind)
     if isinstance(value, Word) and (base or dataclasses.is_dataclass(kind) or _items(kind) or value == "null"):
-        loaded = load_yaml(str(value))
+        try:
+            loaded = load_yaml(str(value))
+        except (ValueError, yaml.YAMLError) as error:
+            return f"{field}: {str(value)!r} is not allowed ({yaml_problem(error)}); it must be {_allowed(kind)}"
         value = value if isinstance(loaded, str | int | float) else loaded
     if value is None:
         allows = kind in (Any, inspect.Parameter.empty) or type(None) in get_args(kind)

@@ -15,6 +15,7 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_typ
 import yaml
 
 from dist_dash.errors import BadInput
+from dist_dash.files import load_yaml
 
 Model = TypeVar("Model")
 UNKNOWN, MISSING = "unexpected_keyword_argument", "missing"
@@ -68,7 +69,7 @@ def read_yaml(path: Path, field: str, allowed: str, texts: bool = False) -> Any:
         BadInput: it cannot be read.
     """
     try:
-        return yaml.load(path.read_text(), yaml.BaseLoader if texts else yaml.SafeLoader)
+        return load_yaml(path.read_text(), yaml.BaseLoader if texts else yaml.SafeLoader)
     except (OSError, ValueError, yaml.YAMLError) as error:
         text = re.sub(r' in "<\w+ string>",', ",", " ".join(str(error).split()))
         problem = error.strerror if isinstance(error, OSError) else text

@@ -20,7 +20,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from dist_dash.errors import BadInput, RunFailed
+from dist_dash.errors import NOT_TO_BE_USED, BadInput, RunFailed
 from dist_dash.files import write_atomically
 from dist_dash.runs.folder import SPLITS, RunFolder
 
@@ -67,7 +67,9 @@ class OwnedFolder(RunFolder):
                 ) from error
             self.lock.unlink(missing_ok=True)  # the stale owner's lock is then on a file that has no name any more
             self._lock.acquire()
-        except (PermissionError, NotADirectoryError, FileNotFoundError) as error:
+        except OSError as error:
+            if error.errno not in NOT_TO_BE_USED:
+                raise
             raise BadInput(f"run: {self.path} cannot be written to ({error.strerror}); use another --run") from error
         owner = {"token": self.token, "host": socket.gethostname(), "pid": os.getpid(), "job": job}
         self._write_owner({**owner, "continued": self.owner().get("continued", 0)})

@@ -3,28 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import os
 import sys
 import traceback
 from collections.abc import Callable
 from typing import NoReturn
 
-from dist_dash.errors import BadInput, RunFailed, first_line, own_code, place_of
+from dist_dash.errors import NOT_TO_BE_USED, BadInput, RunFailed, first_line, own_code, place_of
 from dist_dash.ranks.launched import Launcher
 
 FINISHED, TO_BE_CONTINUED = 0, 75  # exit statuses of a run that went well
 FAILED, BAD_INPUT = 1, 2  # and of one that did not
-NOT_TO_BE_USED = {  # of a path that was given, not of a disk that fails
-    errno.EACCES,
-    errno.EPERM,
-    errno.EROFS,
-    errno.ENOENT,
-    errno.ENOTDIR,
-    errno.EISDIR,
-    errno.ENAMETOOLONG,
-    errno.ELOOP,
-}
 
 
 class OneLine(argparse.ArgumentParser):
@@ -54,7 +43,9 @@ def guarded(call: Callable[[], int]) -> int:
         return _complain(error, FAILED)
     except Exception as error:
         if isinstance(error, OSError) and own_code(error) is None:
-            return _complain(error, BAD_INPUT if error.filename and error.errno in NOT_TO_BE_USED else FAILED)
+            if error.filename is not None and error.errno in NOT_TO_BE_USED:
+                return _complain(BadInput(f"{str(error.filename)!r} cannot be used ({error.strerror})"), BAD_INPUT)
+            return _complain(error, FAILED)
         return _complain(error, FAILED, f"{place_of(error)}: {type(error).__name__}: ", traceback.format_exc())
 
 

@@ -13,6 +13,7 @@ from dist_dash.data.loader import EvalLoader, TrainLoader
 from dist_dash.errors import require
 from dist_dash.member.batch import Batch, MicroBatch, Progress, micro_batch
 from dist_dash.member.facts import RunFacts
+from dist_dash.member.optimizer import try_optimizer
 from dist_dash.member.parameters import names_of
 from dist_dash.models import load_pretrained
 from dist_dash.models.network import seeded_network, try_network
@@ -21,6 +22,7 @@ from dist_dash.recipe.recipe import Recipe
 from dist_dash.seeds import derived_seed
 
 Say = Callable[[str], None]
+BY_MATRIX = ("Adafactor", "Muon")  # optimizers whose update of a matrix is another one than that of its elements
 
 
 def load_data(recipe: Recipe, layout: Layout, say: Say) -> DataSet:
@@ -131,6 +133,12 @@ def build_network_of_member(recipe: Recipe, data: DataSet, layout: Layout, say: 
     # A method that holds no gradient beside the descent gradient takes none by `torch.autograd.grad`.
     by_grad = recipe.method.copies(members) > 0
     try_network(network, data.shape, data.heads, recipe.loader.batch_size, by_grad)
+    shapes = {parameter.shape for parameter in network.parameters() if parameter.requires_grad}
+    optimizer = try_optimizer(recipe.optimizer, shapes, layout.device, recipe.engine.dtype)
+    zero = getattr(recipe.engine, "zero", 0)
+    name = type(optimizer).__name__
+    allowed = f"0 with {name}, which updates matrices as such: sharded, they are parts of a vector"
+    require(not (zero and name in BY_MATRIX), "engine.zero", zero, allowed)
     return network
 
 

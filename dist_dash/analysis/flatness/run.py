@@ -17,8 +17,8 @@ from dist_dash.analysis.flatness.subset import subset
 from dist_dash.analysis.flatness.surface import NotFinite
 from dist_dash.analysis.flatness.table import table
 from dist_dash.ensembles.finished import FinishedRun
-from dist_dash.errors import BadInput, require
-from dist_dash.files import write_atomically
+from dist_dash.errors import BadInput, require_count
+from dist_dash.files import check_writable, write_atomically
 from dist_dash.runs.process import FINISHED
 from dist_dash.runs.record import say
 
@@ -49,7 +49,7 @@ def measure_and_show(given: argparse.Namespace) -> int:
         dtype=given.dtype or ("float64" if device.type == "cpu" else "float32"),
         batch_size=given.batch_size,
     )
-    require(given.samples >= 1, "samples", given.samples, "a whole number ≥ 1")
+    require_count("samples", given.samples)
     result = measure_run(FinishedRun(given.run), options, given.split, given.samples, device)
     if given.json:
         print(json.dumps(result, allow_nan=False))
@@ -70,6 +70,7 @@ def measure_run(
     Raises:
         BadInput: the data cannot be reached, or no member has a finite loss; nothing was written.
     """
+    check_writable(run.folder.flatness, "run")
     networks = run.ensemble().to(device).networks
     x, y = subset(run, split, samples, options.seed)
     found: list[Flatness | None] = []

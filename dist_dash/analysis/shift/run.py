@@ -19,8 +19,8 @@ from dist_dash.analysis.shift.ood_sets import built_in, other
 from dist_dash.analysis.shift.shift_tables import tables
 from dist_dash.analysis.shift.values import values_of
 from dist_dash.ensembles.finished import FinishedRun
-from dist_dash.errors import BadInput, require
-from dist_dash.files import write_atomically
+from dist_dash.errors import BadInput, require, require_count
+from dist_dash.files import check_writable, write_atomically
 from dist_dash.runs.process import FINISHED
 from dist_dash.runs.record import say
 
@@ -42,11 +42,12 @@ def measure_shift(options: argparse.Namespace, fields: Sequence[str]) -> int:
     """
     severities = _severities(options.severities)
     asked = chosen(options.corruptions)
-    require(options.samples is None or options.samples >= 1, "samples", options.samples, "a whole number ≥ 1")
-    require(options.seed >= 0, "seed", options.seed, "a whole number ≥ 0")
+    require_count("samples", options.samples)
+    require_count("seed", options.seed, 0, 2**63 - 1)
     if options.ood is None and (fields or options.resize):
         raise BadInput(f"{'ood' if fields else 'resize'}: not allowed without --ood DATA")
     run = FinishedRun(options.run)
+    check_writable(run.folder.shift, "run")
     ensemble, data = run.ensemble(), run.data()
     outside = None
     if options.ood is not None:
