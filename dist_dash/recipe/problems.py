@@ -178,8 +178,7 @@ def _problem(field: str, value: Any, kind: Any) -> str | None:
     if dataclasses.is_dataclass(kind):
         if isinstance(value, dict):
             return problem_of(value, fields_of(kind), field)  # type: ignore[arg-type]
-        names = ", ".join(f.name for f in dataclasses.fields(kind))
-        return f"{field}: {value!r} is not allowed; it must be a group of fields ({names}), or --{field}.name value"
+        return f"{field}: {value!r} is not allowed; it must be {_allowed(kind)}, or --{field}.name value"
     if (item := _items(kind)) is not None and isinstance(value, list):
         return next((found for one in value if (found := _problem(field, one, item))), None)
     return None if _fits(value, kind) else f"{field}: {value!r} is not allowed; it must be {_allowed(kind)}"
@@ -229,6 +228,8 @@ def _is_union(kind: Any) -> bool:
 
 
 def _allowed(kind: Any) -> str:
+    if dataclasses.is_dataclass(kind):
+        return f"a group of fields ({', '.join(one.name for one in dataclasses.fields(kind))})"
     base = _base(kind)
     return allowed_class(base) if base else readable(kind)
 

@@ -192,7 +192,11 @@ class Recipe:
 
     def __post_init__(self) -> None:
         require_count("epochs", self.epochs)
+        require(
+            self.max_steps is None or self.max_steps >= 1, "max_steps", self.max_steps, "null or a whole number ≥ 1"
+        )
         require_count("max_steps", self.max_steps)
+        require(self.members is None or self.members >= 1, "members", self.members, "null or a whole number ≥ 1")
         require_count("members", self.members)
         require_count("seed", self.seed, 0, 2**63 - 1)
         try_optimizer(self.optimizer, [(1,)])

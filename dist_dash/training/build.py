@@ -10,7 +10,7 @@ from torch.nn.functional import one_hot
 from dist_dash.data.dataset import DataSet, Sharding
 from dist_dash.data.host_batch import HostBatch
 from dist_dash.data.loader import EvalLoader, TrainLoader
-from dist_dash.errors import require
+from dist_dash.errors import NOT_TO_BE_USED, BadInput, own_code, require
 from dist_dash.member.batch import Batch, MicroBatch, Progress, micro_batch
 from dist_dash.member.facts import RunFacts
 from dist_dash.member.optimizer import try_optimizer
@@ -30,7 +30,13 @@ def load_data(recipe: Recipe, layout: Layout, say: Say) -> DataSet:
     labels = recipe.labels
     own_order = derived_seed("order", recipe.seed, layout.identity) if recipe.loader.order == "own" else None
     noise = {"label_noise": labels.noise, "validation": labels.validation}
-    data = DataSet(recipe.data.load(), recipe.augment, seed=recipe.seed, order_seed=own_order, **noise)
+    try:
+        splits = recipe.data.load()
+    except OSError as error:
+        if own_code(error) or error.filename is None or error.errno not in NOT_TO_BE_USED:
+            raise
+        raise BadInput(f"data: {str(error.filename)!r} cannot be used ({error.strerror})") from error
+    data = DataSet(splits, recipe.augment, seed=recipe.seed, order_seed=own_order, **noise)
     if layout.ensemble_members == 1 and recipe.method.exchanges:
         say(f"one member has no peers: {type(recipe.method).__name__} does without them")
     return data

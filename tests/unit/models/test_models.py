@@ -249,7 +249,11 @@ def test_custom_builds_from_the_current_folder() -> None:
 @pytest.mark.parametrize(
     ("target", "kwargs", "says"),
     [
-        ("user_net:Net", {}, "'user_net' cannot be imported (ModuleNotFoundError: No module named 'user_net')"),
+        (
+            "user_net:Net",
+            {},
+            "'user_net' cannot be imported (ModuleNotFoundError: No module named 'user_net'; start in the ",
+        ),
         ("user_import:Net", {}, "No module named 'no_such_package_at_all'"),
         ("user_syntax:f", {}, "user_syntax.py, line 1"),
         ("user_nets:Nett", {}, "'user_nets' has no 'Nett'; did you mean 'Net'?"),
