@@ -7,7 +7,7 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -178,17 +178,22 @@ def check_yaml(text: str) -> None:
         sizes[id(node)] = inner
         return inner
 
-    try:
-        size(yaml.compose(text, SAFE_LOADER))
-    except RecursionError as error:
-        raise yaml.YAMLError("nested too deeply") from error
+    size(yaml.compose(text, SAFE_LOADER))
 
 
-def load_yaml(text: str, loader: Any = SAFE_LOADER) -> Any:
+def load_yaml(text: str, load: Callable[[str], Any] = lambda text: yaml.load(text, SAFE_LOADER)) -> Any:
     """What a YAML text holds, checked.
+
+    Args:
+        text: all of it.
+        load: reads it; by default only what every YAML reader knows.
 
     Raises:
         yaml.YAMLError: it is none, or `check_yaml` refuses it.
     """
-    check_yaml(text)
-    return yaml.load(text, loader)
+    try:
+        found = load(text)
+        check_yaml(text)
+    except RecursionError as error:
+        raise yaml.YAMLError("nested too deeply") from error
+    return found

@@ -19,7 +19,7 @@ from annotated_types import Ge, Le
 
 from dist_dash.errors import MOST, BadInput, require, require_positive
 from dist_dash.files import load_yaml
-from dist_dash.recipe.typed import Allowed, read_yaml, typed
+from dist_dash.recipe.typed import Allowed, read_yaml, typed, yaml_texts
 
 DEFAULT = Path("slurm/site.yaml")
 NOTHING = ("", "null", "~")
@@ -206,7 +206,7 @@ def _read(entry: dataclasses.Field[Any], value: Any) -> Any:
     group: Any = None if entry.default_factory is dataclasses.MISSING else entry.default_factory
     if group and isinstance(value, str):
         with contextlib.suppress(yaml.YAMLError):
-            found = load_yaml(value, yaml.BaseLoader)
+            found = load_yaml(value, yaml_texts)
             value = found if isinstance(found, group) else value
     if value in NOTHING and (group or entry.default is None):
         return group() if group else None

@@ -19,8 +19,8 @@ import jsonargparse
 import torch
 import yaml
 
+from dist_dash import files
 from dist_dash.errors import BadInput
-from dist_dash.files import check_yaml
 from dist_dash.recipe.classes import BASES, class_named, known
 from dist_dash.runs.choices import bare
 
@@ -31,8 +31,7 @@ _load: Callable[[str], Any] = jsonargparse.get_loader("yaml")
 
 def load_yaml(text: str) -> Any:
     """What a recipe's YAML holds, as the library that parses reads it (1e-3 is a number)."""
-    check_yaml(text)
-    return _load(text)
+    return files.load_yaml(text, _load)
 
 
 class Word(str):

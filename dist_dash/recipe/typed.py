@@ -56,6 +56,11 @@ class Allowed:
 Texts = Annotated[tuple[str, ...], Allowed("a list of texts")]
 
 
+def yaml_texts(text: str) -> Any:
+    """What a YAML text holds, every value as it is written."""
+    return yaml.load(text, yaml.BaseLoader)
+
+
 def read_yaml(path: Path, field: str, allowed: str, texts: bool = False) -> Any:
     """What a YAML or JSON file holds.
 
@@ -69,7 +74,7 @@ def read_yaml(path: Path, field: str, allowed: str, texts: bool = False) -> Any:
         BadInput: it cannot be read.
     """
     try:
-        return load_yaml(path.read_text(), yaml.BaseLoader if texts else yaml.SafeLoader)
+        return load_yaml(path.read_text(), yaml_texts if texts else yaml.safe_load)
     except (OSError, ValueError, yaml.YAMLError) as error:
         text = re.sub(r' in "<\w+ string>",', ",", " ".join(str(error).split()))
         problem = error.strerror if isinstance(error, OSError) else text

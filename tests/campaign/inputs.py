@@ -187,7 +187,10 @@ def recipe_fields() -> Iterator[tuple[str, Any, tuple[str, ...]]]:
         elif kind in BASES:
             for cls in known(kind):
                 for inner, inner_kind in fields_of(known(kind)[cls]).kinds.items():
-                    yield f"{name}.{inner}", inner_kind, (f"--{name}={cls}",)
+                    given = {"path": ".", "root": ".", "target": "os:getcwd", "name": "resnet18"}
+                    needed = fields_of(known(kind)[cls]).required - {inner}
+                    setting = (f"--{name}={cls}", *(f"--{name}.{one}={given[one]}" for one in needed if one in given))
+                    yield f"{name}.{inner}", inner_kind, setting
         else:
             yield name, kind, ()
     for name in ("lr", "momentum", "weight_decay"):
@@ -199,7 +202,9 @@ def placed(setting: Sequence[str], field: str, value: Any) -> dict[str, Any]:
     recipe: dict[str, Any] = yaml.safe_load(yaml.safe_dump(TRAIN))
     for word in setting:
         name, _, cls = word.lstrip("-").partition("=")
-        if recipe.get(name, {}).get("class_path") != cls:
+        if "." in name:
+            recipe[name.partition(".")[0]]["init_args"][name.partition(".")[2]] = cls
+        elif recipe.get(name, {}).get("class_path") != cls:
             recipe[name] = {"class_path": cls, "init_args": {}}
     group, _, leaf = field.rpartition(".")
     held = recipe.setdefault(group, {}) if group else recipe

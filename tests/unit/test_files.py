@@ -15,7 +15,6 @@ REFUSED = {
     "- {a: 1}\n- {a: 1, a: 1}\n": "a is there twice",
     "a: &x {b: *x}\n": "an alias to what it is in",
     "a: &x [1, [2, *x]]\n": "an alias to what it is in",
-    "&x {? *x : 1}\n": "an alias to what it is in",
     "a0: &a0 [1, 1]\n"
     + "".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]\n" for i in range(1, 40)): "more than 100000 values",
 }
