@@ -10,19 +10,19 @@ import numpy as np
 from dist_dash.comparison.section import PLAIN, Group, Section
 from dist_dash.ensembles.finished import FinishedRun
 from dist_dash.errors import BadInput
-from dist_dash.metrics.size_curve import deep_ensemble_equivalent, size_curve
+from dist_dash.metrics.size_curve import calibrated_size_curve, deep_ensemble_equivalent, size_curve
 from dist_dash.runs.folder import RunFolder
 
-METRIC = "ensemble.nll"
+CALIBRATED, PLAIN_NLL = "ensemble.cal_nll", "ensemble.nll"
 SMALL = 2**22  # bytes of predictions of a section that take well under a second
 SAME = 1e-5  # of an NLL: predictions are kept in single precision
 
 
 def with_equivalents(section: Section, wanted: bool | None) -> Section:
-    """The section, each group with the size of the plain deep ensemble that has its NLL.
+    """The section, each group with the size of the plain deep ensemble that has its NLL after temperature scaling.
 
-    The curve of NLL over size is that of the first baseline whose method is SGD: over all subsets of its members (at
-    most 100 of a size), the mean over its seeds.
+    Where a group has none, the NLL without scaling is taken for all. The curve of NLL over size is that of the first
+    baseline whose method is SGD: over all subsets of its members (at most 100 of a size), the mean over its seeds.
 
     Args:
         section: whose groups are to be measured.
@@ -41,23 +41,32 @@ def with_equivalents(section: Section, wanted: bool | None) -> Section:
         return section
     if wanted is None and sum(path.stat().st_size for path in files) > SMALL:
         return _with_note(section, f"the predictions of {plain.name} are large; --equivalent takes the time")
+    metric = metric_of(section)
     try:
-        curve = _curve(plain)
+        curve = _curve(plain, metric)
     except BadInput as error:
         if wanted:
             raise
         return _with_note(section, str(error))
-    groups = tuple(dataclasses.replace(group, equivalent=_equivalent(group, curve)) for group in section.groups)
+    groups = tuple(dataclasses.replace(group, equivalent=_equivalent(group, metric, curve)) for group in section.groups)
     return dataclasses.replace(section, groups=groups, largest_plain=len(curve))
 
 
-def _curve(plain: Group) -> list[float]:
+def metric_of(section: Section) -> str:
+    """The NLL by which ensembles are as good: after temperature scaling where every group has it."""
+    return CALIBRATED if all(CALIBRATED in group.metrics for group in section.groups) else PLAIN_NLL
+
+
+def _curve(plain: Group, metric: str) -> list[float]:
     """Mean NLL over the seeds, of 1, 2, … members."""
     curves = []
     for run in plain.runs:
         log_probs, labels, weights = FinishedRun(run.path).predictions()
         try:
-            curves.append([scores.nll for scores in size_curve(log_probs, labels, weights=weights)])
+            if metric == CALIBRATED:
+                curves.append(calibrated_size_curve(log_probs, labels, weights=weights))
+            else:
+                curves.append([scores.nll for scores in size_curve(log_probs, labels, weights=weights)])
         except (IndexError, ValueError, TypeError) as error:
             raise BadInput(f"run: the predictions of {run.path} have shapes that do not fit ({error})") from error
     if len({len(curve) for curve in curves}) > 1:
@@ -68,8 +77,8 @@ def _curve(plain: Group) -> list[float]:
     return [float(value) for value in mean]
 
 
-def _equivalent(group: Group, curve: Sequence[float]) -> float | None:
-    summary = group.metrics.get(METRIC)
+def _equivalent(group: Group, metric: str, curve: Sequence[float]) -> float | None:
+    summary = group.metrics.get(metric)
     if summary is None:
         return None
     best = min(curve)

@@ -60,16 +60,16 @@ def better(metric: str) -> str | None:
 
 
 def percent(metric: str) -> bool:
-    """Whether the metric is an accuracy, written in percent."""
-    return metric.partition(".")[0] in PARTS[:2] and figure_of(metric) in PERCENT
+    """Whether the metric is a share of samples, written in percent: an accuracy, or the disagreement."""
+    return metric == DISAGREEMENT or (metric.partition(".")[0] in PARTS[:2] and figure_of(metric) in PERCENT)
 
 
 def number(metric: str, value: float | None, sign: str = "") -> str:
-    """A value as text: accuracies in percent with 2 decimals, the others with 4; a dash where there is none.
+    """A value as text: shares of samples in percent with 2 decimals, the others with 4; a dash where there is none.
 
     Args:
         metric: whose value, or difference of values, it is.
-        value: of the metric; accuracies as shares of 1.
+        value: of the metric; shares of samples as shares of 1.
         sign: `+` writes it before what is positive.
     """
     if value is None:

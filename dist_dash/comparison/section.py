@@ -25,6 +25,7 @@ class Group:
         settings: the choices in which the groups of the section differ, by field.
         metrics: what is known of each metric.
         cost: medians over the runs.
+        repeats: runs that repeat one of `runs`, with equal settings and seed: they count for nothing.
         equivalent: the size of the plain deep ensemble that is as good; None where that is not known, or is beyond
             what was measured (the section's `largest_plain`).
     """
@@ -35,6 +36,7 @@ class Group:
     settings: Mapping[str, str]
     metrics: Mapping[str, Summary]
     cost: Cost
+    repeats: tuple[ComparedRun, ...] = ()
     equivalent: float | None = None
 
     @property
@@ -94,15 +96,19 @@ class Section:
 
 
 def group_of(name: str, runs: Sequence[ComparedRun], settings: Mapping[str, str]) -> Group:
-    """A group of runs, its figures summarised.
+    """A group of runs, its figures summarised; of runs that are equal in seed and settings the first one counts.
 
     Raises:
-        BadInput: two of the runs have the same seed.
+        BadInput: two of the runs have the same seed and different settings.
     """
     by_seed: dict[int, ComparedRun] = {}
+    repeats = []
     for run in runs:
         other = by_seed.setdefault(run.seed, run)
-        if other is not run:
+        if other is run:
+            continue
+        repeats.append(run)
+        if (run.settings, run.labels) != (other.settings, other.labels):
             raise BadInput(
                 f"seed: {run.seed} is there twice in group {name!r}, in {other.path} and {run.path}; each seed of a "
                 "group must be one run"
@@ -110,7 +116,8 @@ def group_of(name: str, runs: Sequence[ComparedRun], settings: Mapping[str, str]
     own = tuple(by_seed[seed] for seed in sorted(by_seed))
     metrics = ordered({metric for run in own for metric in run.metrics})
     summaries = {m: Summary({run.seed: run.metrics[m] for run in own if m in run.metrics}) for m in metrics}
-    return Group(name, own[0].method, own, settings, summaries, median_cost([run.cost for run in own]))
+    cost = median_cost([run.cost for run in own])
+    return Group(name, own[0].method, own, settings, summaries, cost, tuple(repeats))
 
 
 def section_of(name: str, groups: Sequence[Group], baselines: Sequence[str], notes: Sequence[str] = ()) -> Section:
@@ -190,6 +197,9 @@ def _notes(groups: Sequence[Group], metrics: Sequence[str]) -> list[str]:
         if part:
             found.append(f"{metric} is not known of all seeds of {'; '.join(part)}.")
     for group in groups:
+        if group.repeats:
+            paths = ", ".join(str(run.path) for run in group.repeats)
+            found.append(f"{group.name}: left out, for they repeat a run with the same seed and settings: {paths}.")
         for run in group.runs:
             if run.left_out:
                 members = ", ".join(map(str, run.left_out))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dist_dash.comparison.cells import Cell, CellTable, Heading, TableRow
-from dist_dash.comparison.equivalent import METRIC
+from dist_dash.comparison.equivalent import CALIBRATED, metric_of
 from dist_dash.comparison.metric_names import DIVERSITY, NONE, QUALITY, heading, number
 from dist_dash.comparison.paired import Difference
 from dist_dash.comparison.section import Group, Section
@@ -19,8 +19,8 @@ INTERVAL = (
     "percentiles, Student's where there are fewer than 5; each holds for itself, not for all of them at once."
 )
 EQUIVALENT = (
-    "Equivalent: members that a plain deep ensemble needs for the same NLL, by the NLL of subsets of its members; at "
-    "least one."
+    "Equivalent: members that a plain deep ensemble needs for the same NLL {how}, by that of subsets of its members; "
+    "at least one."
 )
 BOLD = "Bold: the best of a column, only where the interval of its paired difference to the second best excludes 0."
 
@@ -108,12 +108,13 @@ def _cost(section: Section) -> CellTable:
     if section.largest_plain is not None:
         headings.append("equivalent")
         rows = [TableRow(row.name, [*row.cells, _equivalent(section, section.group(row.name))]) for row in rows]
-        legend.append(EQUIVALENT)
+        how = "after temperature scaling" if metric_of(section) == CALIBRATED else "without temperature scaling"
+        legend.append(EQUIVALENT.format(how=how))
     return CellTable("Cost", _headings(*headings), rows, legend)
 
 
 def _equivalent(section: Section, group: Group) -> Cell:
-    if group.equivalent is None and METRIC in group.metrics:
+    if group.equivalent is None and metric_of(section) in group.metrics:
         return Cell(f"> {section.largest_plain}")
     return _number(group.equivalent, 1, 2)
 

@@ -43,6 +43,7 @@ class Member:
         seed: where the member's own random directions come from.
         heads: for each trainable parameter the head that it belongs to, None where all heads share it; none given: all
             parameters are shared.
+        perturbed: for each trainable parameter whether ascents move it; none given: they move all.
     """
 
     def __init__(
@@ -52,10 +53,13 @@ class Member:
         accumulation: int,
         seed: int = 0,
         heads: Sequence[int | None] | None = None,
+        perturbed: Sequence[bool] | None = None,
     ) -> None:
         self.engine, self.index, self.accumulation, self.seed = engine, index, accumulation, seed
         self.parts = parts_of(heads if heads is not None else [None] * len(engine.parameters))
         """Positions in `parameters` of each named part: `trunk`, `head_0`, `head_1`, …"""
+        self.perturbable = [i for i in range(len(engine.parameters)) if perturbed is None or perturbed[i]]
+        """Positions in `parameters` of those that a perturbation moves."""
         self.masks: list[Tensor | None] | None = None
         """Which weights exist: one tensor of 0 and 1 per parameter, None for a dense one; None: all weights do."""
         self.skipped_in_a_row = 0
@@ -131,8 +135,17 @@ class Member:
             share: what the loss counts; by default `1 / accumulation`. 1 for a loss over all micro-batches.
             masked: whether weights that do not exist (see `masks`) get the gradient 0.
         """
+        positions = range(len(self.parameters)) if of is None else self.parts[of]
+        return self._gradient(loss, positions, retain_graph, share, masked)
+
+    def ascent_gradient(self, loss: Tensor, retain_graph: bool = False) -> ParameterVector:
+        """`gradient`, but 0 for parameters that no ascent moves: what a perturbation is made of."""
+        return self._gradient(loss, self.perturbable, retain_graph, None, True)
+
+    def _gradient(
+        self, loss: Tensor, positions: Sequence[int], retain_graph: bool, share: float | None, masked: bool
+    ) -> ParameterVector:
         parameters = self.parameters
-        positions = range(len(parameters)) if of is None else self.parts[of]
         with self._buffers.held():  # activation checkpointing runs forwards again
             found = torch.autograd.grad(
                 self._counted(loss, share),
@@ -142,7 +155,7 @@ class Member:
                 materialize_grads=True,
             )
         tensors = own_memory(found)
-        if of is not None:
+        if len(positions) < len(parameters):
             part = dict(zip(positions, tensors, strict=True))
             tensors = [part[i] if i in part else torch.zeros_like(p) for i, p in enumerate(parameters)]
         vector = ParameterVector(tensors)
@@ -185,10 +198,15 @@ class Member:
         return mean
 
     def random_direction(self, step: int) -> ParameterVector:
-        """A fresh standard normal vector, a function of (seed, member, step): equal on the member's replicas."""
+        """A fresh standard normal vector, a function of (seed, member, step): equal on the member's replicas.
+
+        0 where no ascent moves a parameter.
+        """
         device = self.parameters[0].device
         generator = torch.Generator(device).manual_seed(derived_seed("direction", self.seed, self.index, step))
         drawn = ParameterVector([torch.empty_like(p).normal_(generator=generator) for p in self.parameters])
+        for i in {*range(len(drawn.tensors))}.difference(self.perturbable):
+            drawn.tensors[i].zero_()
         return drawn if self.masks is None else drawn.masked(self.masks)
 
     @contextmanager
@@ -203,7 +221,8 @@ class Member:
         outer, self._perturbed = self._perturbed, True
         try:
             if epsilon.tensors:
-                epsilon.add_to(weights)
+                moved = [epsilon.tensors[i] for i in self.perturbable]
+                ParameterVector(moved, epsilon.scale).add_to([weights[i] for i in self.perturbable])
                 self._mask(weights)
             del epsilon  # one copy of the weights and one gradient is all that SAM may cost
             yield

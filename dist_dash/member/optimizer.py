@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import nn
 
 from dist_dash.errors import BadInput, own_code
 
-MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+MakeOptimizer = Callable[[Iterable[Any]], torch.optim.Optimizer]
+"""From parameters, or groups of them."""
 ON_ACCELERATORS = ("capturable", "fused")
 
 

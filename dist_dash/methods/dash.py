@@ -98,9 +98,9 @@ class DASH(Method):
             logits = member.forward(micro.x)  # at θ
             peers = exchange.gather(logits, self.diversity.views)  # starts; hidden behind the next backward
             loss = micro.loss(logits)
-            g_loss += member.gradient(loss, retain_graph=True)
+            g_loss += member.ascent_gradient(loss, retain_graph=True)
             l_div = self.diversity(logits, peers.wait(), micro)
-            g_div += member.gradient(l_div)
+            g_div += member.ascent_gradient(l_div)
             totals.add(loss=loss, accuracy=micro.correct(logits), diversity=l_div, finite_peers=peers.wait().count)
         if self.ascent_sync == "mean":
             g_loss, g_div = member.mean_over_replicas(g_loss), member.mean_over_replicas(g_div)

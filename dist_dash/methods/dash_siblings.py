@@ -99,14 +99,14 @@ class Sibling:
         loss, again = micro.loss(logits), self.gamma > 0
         if self.kind == "joint":
             l_div = self.diversity(logits, peers.wait(), micro)
-            g_loss = member.gradient(loss + self.weight * l_div, retain_graph=again)
+            g_loss = member.ascent_gradient(loss + self.weight * l_div, retain_graph=again)
         else:
-            g_loss = member.gradient(loss, retain_graph=again or self.kind == "diversity")
+            g_loss = member.ascent_gradient(loss, retain_graph=again or self.kind == "diversity")
             l_div = self.diversity(logits, peers.wait(), micro)
             if self.kind == "diversity":
-                g_div = member.gradient(l_div, retain_graph=again)
+                g_div = member.ascent_gradient(l_div, retain_graph=again)
         if self.gamma:
-            g_ens = member.gradient(_ensemble_loss(logits, peers.wait(), micro))
+            g_ens = member.ascent_gradient(_ensemble_loss(logits, peers.wait(), micro))
         totals.add(loss=loss, accuracy=micro.correct(logits), diversity=l_div, finite_peers=peers.wait().count)
         return g_loss, g_div, g_ens
 

@@ -44,7 +44,7 @@ class SAM(Method):
         for micro in batch:
             logits = member.forward(micro.x)
             loss = micro.loss(logits)
-            g += member.gradient(loss)
+            g += member.ascent_gradient(loss)
             totals.add(loss=loss, accuracy=micro.correct(logits))
         if self.ascent_sync == "mean":
             g = member.mean_over_replicas(g)

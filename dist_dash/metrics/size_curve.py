@@ -11,6 +11,7 @@ import numpy as np
 
 from dist_dash.metrics.accuracy import Doubles, Floats, Integers, accuracy, nll
 from dist_dash.metrics.mixture import mean_over_members, weights_of
+from dist_dash.metrics.scores import Samples, calibrated_scores
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,24 @@ def size_curve(
     return curve
 
 
+def calibrated_size_curve(
+    log_probs: Floats, labels: Integers, most_subsets: int = 100, seed: int = 0, weights: Doubles | None = None
+) -> list[float]:
+    """NLL after temperature scaling of the ensembles of every size, a mean over subsets; arguments as of `size_curve`.
+
+    Ashukha et al. 2020, sections 3 and 5. At least two samples are needed.
+    """
+    probs = np.exp(np.asarray(log_probs, dtype=np.float64, order="C"))
+    curve = []
+    for size in range(1, len(log_probs) + 1):
+        found = []
+        for subset in subsets_of(len(log_probs), size, most_subsets, seed):
+            mean, log_mean = _ensemble(probs, subset, weights_of(subset, weights))
+            found.append(calibrated_scores(log_mean, Samples.seen(log_mean, mean, labels))["cal_nll"])
+        curve.append(float(np.mean(np.array(found, dtype=np.float64))))
+    return curve
+
+
 def subsets_of(members: int, size: int, most: int, seed: int) -> list[tuple[int, ...]]:
     """All subsets of `size` members in lexicographic order, or `most` different ones that the seed chooses."""
     if comb(members, size) <= most:
@@ -91,6 +110,12 @@ def deep_ensemble_equivalent(
 
 
 def _scores(probs: Doubles, labels: Integers, subset: tuple[int, ...], weights: Doubles | None) -> tuple[float, float]:
+    _, log_mean = _ensemble(probs, subset, weights)
+    return accuracy(log_mean, labels), nll(log_mean, labels)
+
+
+def _ensemble(probs: Doubles, subset: tuple[int, ...], weights: Doubles | None) -> tuple[Doubles, Doubles]:
+    """Probabilities and log-probabilities `[N, C]` of the ensemble of some of the members."""
+    mean = mean_over_members([probs[member] for member in subset], weights)
     with np.errstate(divide="ignore"):
-        mean = np.log(mean_over_members([probs[member] for member in subset], weights))
-    return accuracy(mean, labels), nll(mean, labels)
+        return mean, np.log(mean)

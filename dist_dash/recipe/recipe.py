@@ -17,6 +17,7 @@ from dist_dash.errors import (
 )
 from dist_dash.member.engine import Engine
 from dist_dash.member.optimizer import MakeOptimizer, try_optimizer
+from dist_dash.member.parameter_groups import ParameterGroup
 from dist_dash.methods import DASH, Method
 from dist_dash.models import Architecture
 from dist_dash.sparsity import Dense, Sparsity
@@ -73,21 +74,29 @@ class Labels:
 
 @dataclass
 class Checkpoints:
-    """When complete sets are written; always on a stop.
+    """When complete sets are written (always on a stop), and which weights become the ensemble.
 
     Args:
         every_steps: also every this many updates; 0 does not.
         every_epochs: at the end of every this many epochs; 0 does not.
         keep: how many of the newest sets stay.
         at_start: also before the first update.
+        best: export the weights of the evaluation at which the ensemble's score on the validation split was best:
+            `validation_nll` or `validation_accuracy`; null: the last weights.
+        patience: end the run after so many evaluations in a row without a better one; 0 never does.
     """
 
     every_steps: int = 0
     every_epochs: int = 1
     keep: int = 2
     at_start: bool = False
+    best: Literal["validation_nll", "validation_accuracy"] | None = None
+    patience: int = 0
 
     def __post_init__(self) -> None:
+        allowed = "a whole number ≥ 0; 0 without checkpoints.best"
+        patient = self.patience == 0 or (self.patience > 0 and self.best is not None)
+        require(patient, "checkpoints.patience", self.patience, allowed)
         require_count("checkpoints.every_steps", self.every_steps, 0)
         require_count("checkpoints.every_epochs", self.every_epochs, 0)
         require_count("checkpoints.keep", self.keep)
@@ -151,6 +160,7 @@ class Recipe:
         engine: who owns precision and the update.
         method: the update rule.
         models: one architecture per member, in member order; replaces `model`.
+        parameter_groups: parameters with their own weight decay or learning rate, or that no ascent moves.
         augment: what is done to training images.
         schedule: the learning rate over the run, and when the weights become a member or start anew.
         sparsity: which weights exist.
@@ -174,6 +184,7 @@ class Recipe:
     engine: Engine
     method: Method = field(default_factory=DASH)
     models: list[Architecture] | None = None
+    parameter_groups: list[ParameterGroup] = field(default_factory=list)
     augment: Augment = field(default_factory=Augment)
     schedule: Trajectory = field(default_factory=Cosine)
     sparsity: Sparsity = field(default_factory=Dense)

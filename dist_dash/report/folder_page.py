@@ -26,7 +26,7 @@ DATA = "comparison"
 
 @dataclass(frozen=True)
 class FolderPart:
-    """What the page shows of a section; also an entry of the contents."""
+    """What the page shows of a section; also an entry of the contents. The picture `answer` comes before all tables."""
 
     id: str
     title: str
@@ -35,7 +35,8 @@ class FolderPart:
     notes: Sequence[str] = ()
     glance: CellTable | None = None
     tables: Sequence[CellTable] = ()
-    pictures: Sequence[DrawnPicture] = ()
+    answer: DrawnPicture | None = None
+    other_pictures: Sequence[DrawnPicture] = ()
 
 
 def report_of_folder(
@@ -74,8 +75,9 @@ def report_of_folder(
     write_page(data[0], as_csv(comparison))
     if not to_keep:
         write_page(data[1], json.dumps(as_json(comparison), indent=1, allow_nan=False))
-    pictures = (file for section in sections for picture in section.pictures for file in picture.files)
-    remove_others(folder, [*(file.name for file in data if not to_keep), *pictures])
+    every_picture = (one for part in sections for one in (part.answer, *part.other_pictures) if one is not None)
+    files = (file for picture in every_picture for file in picture.files)
+    remove_others(folder, [*(file.name for file in data if not to_keep), *files])
     over_all = overview(comparison)
     first = [FolderPart("overview", "Overview")] if over_all else []
     last = [FolderPart("limits", "Limits"), FolderPart("data", "Data and runs")]
@@ -103,6 +105,8 @@ def _prefix(index: int, section: Section) -> str:
 
 def _part(prefix: str, section: Section, drawn: Iterator[DrawnPicture], count: int) -> FolderPart:
     shown, folded = sentences(section)
+    pictures = [next(drawn) for _ in range(count)]
+    answer = next((picture for picture in pictures if not picture.why_not), None)
     return FolderPart(
         id=prefix,
         title=section.name or "Comparison",
@@ -111,5 +115,6 @@ def _part(prefix: str, section: Section, drawn: Iterator[DrawnPicture], count: i
         notes=section.notes,
         glance=at_a_glance(section),
         tables=tables(section),
-        pictures=[next(drawn) for _ in range(count)],
+        answer=answer,
+        other_pictures=[picture for picture in pictures if picture is not answer],
     )

@@ -54,7 +54,7 @@ def forest(section: Section) -> Picture:
 
 
 def _forest_panel(axes: Axes, section: Section, others: Sequence[Group], metric: str, ledger: Ledger) -> None:
-    unit = 100.0 if percent(metric) else 1.0
+    unit = _unit(metric)
     step = 0.6 / len(section.baselines)
     for index, baseline in enumerate(section.baselines):
         style: dict[str, Any] = {"color": COLOURS[index], "fmt": "os^D"[index % 4], "markersize": 5, "capsize": 2}
@@ -75,6 +75,7 @@ def _forest_panel(axes: Axes, section: Section, others: Sequence[Group], metric:
     axes.axvline(0, color="grey", linewidth=1)
     way = {"higher": " →", "lower": " ←"}.get(better(metric) or "", "")
     tidy(axes, f"{figure_of(metric)}{', percentage points' if percent(metric) else ''}{way}", "", "")
+    axes.locator_params(axis="x", nbins=4)
 
 
 def quality(section: Section) -> Picture:
@@ -116,10 +117,12 @@ def _scatter(section: Section, pairs: Sequence[tuple[str, str]], name: str, titl
         for index, group in enumerate(section.groups):
             if {across, up} <= set(group.metrics):
                 x, y = group.metrics[across], group.metrics[up]
-                style = of_group(index)
-                axes.errorbar(x.mean, y.mean, xerr=x.sd, yerr=y.sd, fmt="none", ecolor=style["color"], elinewidth=1)
+                style, bars = of_group(index), {"fmt": "none", "elinewidth": 1}
+                at = (_unit(across) * x.mean, _unit(up) * y.mean)
+                spread = [None if s.sd is None else _unit(m) * s.sd for m, s in ((across, x), (up, y))]
+                axes.errorbar(*at, xerr=spread[0], yerr=spread[1], ecolor=style["color"], **bars)
                 mark = {"color": style["color"], "marker": style["marker"], "linestyle": "none", "markersize": 7}
-                axes.plot(x.mean, y.mean, label=drawable(group.name), **mark)
+                axes.plot(*at, label=drawable(group.name), **mark)
                 ledger.add(group.name, across, x.mean, x.sd, up, y.mean, y.sd, len(group.runs))
         tidy(axes, "", _axis(across), _axis(up))
         axes.locator_params(nbins=5)
@@ -127,7 +130,12 @@ def _scatter(section: Section, pairs: Sequence[tuple[str, str]], name: str, titl
     return Picture(name, title, caption, figure, ledger.data)
 
 
+def _unit(metric: str) -> float:
+    return 100.0 if percent(metric) else 1.0
+
+
 def _axis(metric: str) -> str:
     part, figure = metric.partition(".")[0], figure_of(metric).replace("_", " ")
     of = {"ensemble": "ensemble: ", "member_mean": "mean member: ", "diversity": "pairs: "}[part]
-    return of + figure.replace("cal nll", "NLL after scaling").replace("nll", "NLL")
+    name = figure.replace("cal nll", "NLL after scaling").replace("nll", "NLL")
+    return f"{of}{name}{', %' if percent(metric) else ''}"

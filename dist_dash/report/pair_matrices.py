@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 # name, title, number format, colours, whether 1 is its end (and −1 the other) rather than the largest value
 PANELS = (
-    ("disagreement", "disagreement, share of samples", "{:.3f}", "viridis", False),
+    ("disagreement", "disagreement, % of samples", "{:.2f}", "viridis", False),
     ("kl", "KL(row ‖ column), nats", "{:.3f}", "viridis", False),
     ("error_correlation", "error correlation", "{:.2f}", "RdBu_r", True),
     ("weight_cosine", "cosine of weights", "{:.2f}", "RdBu_r", True),
@@ -40,7 +40,7 @@ def pairwise_matrices(run: FinishedRun) -> Picture:
     ledger = Ledger("measure", "row_member", "column_member", "value")
     for axes, (name, title, form, colours, signed) in zip(every, found, strict=True):
         matrix = np.array(pairwise[name], np.float64)
-        _heat_map(axes, matrix, names, form, colours, signed)
+        _heat_map(axes, 100 * matrix if name == "disagreement" else matrix, names, form, colours, signed)
         axes.set_title(title)
         for (row, column), value in np.ndenumerate(matrix):
             ledger.add(name, names[row], names[column], float(value))

@@ -155,8 +155,8 @@ def at_a_glance(section: Section) -> CellTable | None:
     headings = [Heading(""), *(Heading(heading(metric)) for _ in section.baselines for metric in metrics)]
     legend = (
         "Mean difference to the baseline, paired by seed; better, worse, more and less only where its 95 % interval "
-        "excludes 0, and ? where the difference is not significant. Accuracy in percentage points. Intervals: in the "
-        "tables below.",
+        "excludes 0, and ? where the difference is not significant. Accuracy and disagreement in percentage points. "
+        "Intervals: in the tables below.",
     )
     spans = [*((f"against {baseline}", len(metrics)) for baseline in section.baselines), ("cost", 1)]
     return CellTable("At a glance", [*headings, Heading("step time")], rows, legend, spans)

@@ -207,7 +207,7 @@ def glossary(comparison: Comparison) -> dict[str, str]:
     found = {name: meaning for name, meaning in {**MEANINGS, **DIFFERENCES}.items() if name in figures}
     if any(figure.startswith("cal_") for figure in figures):
         found["cal_…"] = CALIBRATED
-    found["equivalent"] = "members that a plain deep ensemble needs for the same NLL"
+    found["equivalent"] = "members that a plain deep ensemble needs for the same NLL (after scaling where it is known)"
     return found
 
 

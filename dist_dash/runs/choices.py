@@ -6,7 +6,13 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-HARMLESS = ("record", "checks", "checkpoints", "loader.workers", "members")
+HARMLESS = (
+    "record",
+    "checks",
+    *(f"checkpoints.{name}" for name in ("every_steps", "every_epochs", "keep", "at_start")),
+    "loader.workers",
+    "members",
+)
 """What a resumed run may change; the layout is compared in place of `members`."""
 OURS = re.compile(r"dist_dash(?:\.\w+)*\.([A-Z]\w*)")
 

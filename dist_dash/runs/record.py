@@ -52,6 +52,11 @@ class Window:
         if len(self._pending) == PENDING:
             self._sum_up()
 
+    @property
+    def empty(self) -> bool:
+        """Whether nothing was measured since the last line."""
+        return self._steps == 0
+
     def close(self) -> dict[str, list[float]]:
         """One value per member (mean over its replicas) for each measured name and timing; starts a new window."""
         self._sum_up()

@@ -14,7 +14,8 @@ from dist_dash.errors import NOT_TO_BE_USED, BadInput, own_code, require
 from dist_dash.member.batch import Batch, MicroBatch, Progress, micro_batch
 from dist_dash.member.facts import RunFacts
 from dist_dash.member.optimizer import try_optimizer
-from dist_dash.member.parameters import names_of
+from dist_dash.member.parameter_groups import ParameterGroup, group_of_each
+from dist_dash.member.parameters import kinds_of, names_of
 from dist_dash.models import load_pretrained
 from dist_dash.models.network import seeded_network, try_network
 from dist_dash.ranks.layout import Layout
@@ -151,7 +152,21 @@ def build_network_of_member(recipe: Recipe, data: DataSet, layout: Layout, say: 
 def heads_of_parameters(recipe: Recipe, layout: Layout, network: nn.Module) -> list[int | None]:
     """For each trainable parameter the head that it belongs to; None where all heads share it."""
     architecture = recipe.models[layout.identity] if recipe.models else recipe.model
-    return [architecture.head_of(name.removeprefix("net.")) for name in names_of(network)]
+    return [architecture.head_of(name) for name in _own_names(network)]
+
+
+def groups_of_parameters(recipe: Recipe, network: nn.Module) -> list[ParameterGroup | None]:
+    """For each trainable parameter its group, None where it has none.
+
+    Raises:
+        BadInput: a group has no parameter.
+    """
+    return group_of_each(recipe.parameter_groups, _own_names(network), kinds_of(network))
+
+
+def _own_names(network: nn.Module) -> list[str]:
+    """The names that parameters have in the user's network, without the normalisation of pixels before it."""
+    return [name.removeprefix("net.") for name in names_of(network)]
 
 
 def on_device(recipe: Recipe, host: HostBatch, layout: Layout, progress: Progress) -> Batch:

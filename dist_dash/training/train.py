@@ -17,6 +17,7 @@ from dist_dash.errors import BadInput, RunFailed, everywhere, own_code
 from dist_dash.files import write_atomically
 from dist_dash.member.batch import MicroBatch, Progress
 from dist_dash.member.member import Member
+from dist_dash.member.parameter_groups import with_groups
 from dist_dash.member.sketch import Sketch
 from dist_dash.ranks.exchange import Exchange
 from dist_dash.ranks.layout import Layout, ask_for_determinism
@@ -31,9 +32,11 @@ from dist_dash.runs.record import Recorder, Window, say
 from dist_dash.runs.slurm import is_over
 from dist_dash.seeds import derived_seed
 from dist_dash.training.agreement import Agreement
+from dist_dash.training.best_weights import BestWeights
 from dist_dash.training.build import (
     build_network_of_member,
     check_facts,
+    groups_of_parameters,
     heads_of_parameters,
     load_data,
     on_device,
@@ -121,14 +124,18 @@ class Run:
             self.total_steps = recipe.max_steps or recipe.epochs * self.steps_per_epoch
             check_facts(recipe, self.data, self.layout, self.total_steps, self.steps_per_epoch)
         length = self.steps_per_epoch, self.total_steps
+        self.best = BestWeights(recipe, exchange)
         self.rate_range = recipe.schedule.rate_range(*length)
         self.members_at, self.restarts_at = recipe.schedule.members(*length), recipe.schedule.restarts(*length)
         with exchange.together("model"):
+            self.best.check(recipe, self.data, self.layout, len(self.members_at))
             network = build_network_of_member(recipe, self.data, self.layout, say_first)
-            heads = heads_of_parameters(recipe, self.layout, network)
+            heads, groups = heads_of_parameters(recipe, self.layout, network), groups_of_parameters(recipe, network)
         with exchange.together("engine"):  # its collectives start once every rank has its network
-            recipe.engine.attach(network, recipe.optimizer, exchange)
-            self.member = Member(recipe.engine, self.layout.identity, recipe.loader.accumulation, recipe.seed, heads)
+            recipe.engine.attach(network, with_groups(recipe.optimizer, groups), exchange)
+            perturbed = [group is None or group.perturbed for group in groups]
+            identity, accumulation = self.layout.identity, recipe.loader.accumulation
+            self.member = Member(recipe.engine, identity, accumulation, recipe.seed, heads, perturbed)
         self.window = Window(exchange)
         with exchange.together("record"):
             self.recorder = self._open_record()
@@ -154,7 +161,7 @@ class Run:
         record, save = self.recipe.record, self.recipe.checkpoints
         batches = self.loader(*divmod(self.step, self.steps_per_epoch))
         with contextlib.closing(batches):
-            while self.step < self.total_steps:
+            while self.step < self.total_steps and not self.best.waited_enough:
                 self.prepare_update()
                 with self.exchange.clock.waiting("data", on_host=True):
                     host = next(batches)
@@ -238,6 +245,8 @@ class Run:
             with self.exchange.clock.excluded():
                 non_finite, found = self._evaluation("validation" if self.data.validation is not None else "test")
             self.evaluated = True
+            if self.best.is_best(found, self.step):
+                self.save_snapshot(0)
             if non_finite:
                 self.event(f"member {non_finite[0]}: predictions are not finite; this evaluation is left out")
             elif found is not None:
@@ -268,6 +277,7 @@ class Run:
                 self.recipe.method.load_state_dict(own["method"])
                 self.recipe.sparsity.load_state_dict(own["sparsity"])
                 self.window.load_state(own["window"])
+                self.best.load_state(own["best"])
             self.evaluated = own["evaluated"]
             with self.exchange.together("run folder"):
                 folder.check_owner()  # before anything is changed: starting takes long enough to be overtaken
@@ -317,6 +327,7 @@ class Run:
                 "masks": self.member.masks,
                 "window": self.window.state(),
                 "evaluated": self.evaluated,
+                "best": self.best.state(),
                 "skipped_in_a_row": self.member.skipped_in_a_row,
             }
             self.checkpoints.save(self.step, state, {"metrics_bytes": self.recorder.position()})
@@ -324,6 +335,13 @@ class Run:
     def finish(self) -> None:
         """Export the ensemble, evaluate it on the test split, print the table, mark the run as done."""
         network = self.member.engine.module
+        if self.best.waited_enough:
+            if not self.window.empty:
+                self.write_window()
+            self.event(f"ended after {self.epoch:g} epochs: the validation score has not become better")
+        if self.best.step is not None:
+            what = f"{self.recipe.checkpoints.best} {self.best.score:.4f}"
+            self.event(f"the exported weights are those of step {self.best.step}, the best: {what}")
         exported = export(self.folder, self.command, self.exchange, self.data, network, len(self.members_at))
         non_finite, found = self._evaluation("test", exported)
         if non_finite:

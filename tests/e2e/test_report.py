@@ -125,6 +125,10 @@ def check(browser: Browser, page: Path, width: int) -> None:
     )
     assert small == 0
     assert browser.run("document.scripts.length") == 0
+    wider = "[...document.querySelectorAll('.scroll')].filter(e => e.scrollWidth > e.clientWidth)"
+    if width >= 1280:
+        assert browser.run(f"{wider}.map(e => e.ariaLabel)") == []
+    assert browser.run(f"{wider}.filter(e => !e.querySelector('table')).length") == 0
 
 
 @pytest.mark.parametrize("width", [1280, 390])
@@ -157,9 +161,11 @@ def test_a_trained_run_has_every_picture(run):
     assert (run / "report.html").stat().st_size < 5_000_000
 
 
-@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("width", [1920, 1280, 390])
 def test_the_comparison_opens_from_disk(browser, folder, width):
     check(browser, folder / "report.html", width)
+    first = "[...document.querySelectorAll('section:has(.verdict) img, section:has(.verdict) table')][0].tagName"
+    assert browser.run(first) == "IMG"
     assert browser.run("document.images.length") == 10
     assert (folder / "report.html").stat().st_size < 8_000_000
 

@@ -137,7 +137,7 @@ def columns_of(path: Path) -> dict[str, list[str]]:
 class Page(HTMLParser):
     """What a page holds: texts and attributes by tag, numbers by their key, and whether tags are closed in order."""
 
-    VOID = ("meta", "link", "img", "br")
+    VOID = ("meta", "link", "img", "br", "wbr")
 
     def __init__(self, text: str) -> None:
         super().__init__(convert_charrefs=True)

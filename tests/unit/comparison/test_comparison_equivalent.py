@@ -14,6 +14,7 @@ from dist_dash.comparison.machine_readable import as_csv, as_json
 from dist_dash.comparison.markup import as_markdown
 from dist_dash.comparison.section import Section
 from dist_dash.errors import BadInput
+from dist_dash.metrics.calibration import calibrated_halves
 
 N, CLASSES, MEMBERS = 60, 4, 3
 
@@ -53,14 +54,14 @@ def plain(folder: Path, method: str = "SGD") -> Path:
     for seed in (0, 1):
         log_probs, labels = predictions(seed)
         own = nll_of(log_probs, labels, tuple(range(MEMBERS)))
-        run = run_at(folder / f"{method}-s{seed}", method, seed, ensemble={"nll": own})
+        run = run_at(folder / f"{method}-s{seed}", method, seed, ensemble={"nll": own, "cal_nll": None})
         np.savez(run / "predictions.npz", log_probs=log_probs, labels=labels)
     return folder
 
 
 def with_nll(folder: Path, method: str, nll: float | None) -> None:
     for seed in (0, 1):
-        run_at(folder / f"{method}-s{seed}", method, seed, ensemble={"nll": nll})
+        run_at(folder / f"{method}-s{seed}", method, seed, ensemble={"nll": nll, "cal_nll": None})
 
 
 def equivalents(section: Section) -> dict[str, Any]:
@@ -97,6 +98,32 @@ def test_it_is_read_off_the_curve_over_subsets_and_seeds(tmp_path: Path) -> None
     (told,) = as_json(comparison)["sections"]
     assert told["largest_plain"] == 3
     assert {group["name"]: group["equivalent"] for group in told["groups"]} == found
+
+
+def test_where_all_are_calibrated_the_calibrated_curve_decides(tmp_path: Path) -> None:
+    """The headline rests on calibrated NLL: a group that leads there is not said to be worth fewer members."""
+
+    def calibrated(seed: int, members: tuple[int, ...]) -> float:
+        log_probs, labels = predictions(seed)
+        mean = np.log(np.mean([np.exp(log_probs[member].astype(np.float64)) for member in members], axis=0))
+        parts = calibrated_halves(mean, labels)
+        return float(np.mean([-np.mean(part[np.arange(len(at)), labels[at]]) for _, part, at in parts]))
+
+    one, two, three = (
+        np.mean([calibrated(s, chosen) for s in (0, 1) for chosen in itertools.combinations(range(MEMBERS), size)])
+        for size in (1, 2, 3)
+    )
+    assert one > two > three
+    for seed in (0, 1):
+        log_probs, labels = predictions(seed)
+        scores = {"nll": 5.0, "cal_nll": calibrated(seed, (0, 1, 2))}
+        run = run_at(tmp_path / f"SGD-s{seed}", "SGD", seed, ensemble=scores)
+        np.savez(run / "predictions.npz", log_probs=log_probs, labels=labels)
+        run_at(tmp_path / f"SAM-s{seed}", "SAM", seed, ensemble={"nll": 9.0, "cal_nll": two + 0.25 * (one - two)})
+    found = equivalents(only(tmp_path))
+    assert found["SAM"] == pytest.approx(1.75, abs=1e-4)
+    assert found["SGD"] == pytest.approx(3.0)
+    assert "the same NLL after temperature scaling" in as_markdown(loaded(tmp_path))
 
 
 def test_the_first_baseline_that_is_plain_is_taken(tmp_path: Path) -> None:

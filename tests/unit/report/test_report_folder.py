@@ -13,6 +13,7 @@ import pytest
 
 from dist_dash.commands.report import report_command
 from dist_dash.comparison.grouping import Comparison, load_comparison
+from dist_dash.comparison.metric_names import percent
 from dist_dash.comparison.section import Section
 from dist_dash.comparison.verdict import verdict
 from dist_dash.ensembles.finished import FinishedRun
@@ -255,7 +256,8 @@ def test_markers_are_means_and_deviations(comparison):
             for line in axes.lines
             if not line.get_label().startswith("_")
         }
-        assert drawn == {(row[2], row[5]) for row in rows(picture)}
+        units = [[100 if percent(metric) else 1 for metric in (row[1], row[4])] for row in rows(picture)]
+        assert drawn == {(x * row[2], y * row[5]) for (x, y), row in zip(units, rows(picture), strict=True)}
 
 
 def test_curves_are_means_over_runs(comparison):

@@ -200,6 +200,7 @@ def test_names_are_text(tmp_path):
         *("html", "head", "meta", "link", "title", "style", "body", "main", "header", "h1", "h2", "h3", "p", "nav"),
         *("ol", "ul", "li", "a", "section", "div", "table", "caption", "thead", "tbody", "tr", "th", "td", "span"),
         *("small", "strong", "figure", "img", "figcaption", "dl", "dt", "dd", "pre", "code", "details", "summary"),
+        "wbr",
     }
     assert all(image["src"].startswith("data:") for image in page.of("img"))
     assert "Report of the run script>{{ 7 * 7 }} <b>$x$" in page.text

@@ -279,7 +279,8 @@ def test_matrices_are_those_of_the_evaluation(run):
     for name, texts in zip(names, drawn, strict=True):
         for text in texts:
             column, row = (round(part) for part in text.get_position())
-            assert float(text.get_text()) == pytest.approx(pairwise[name][row][column], abs=0.0051)
+            unit = 100 if name == "disagreement" else 1
+            assert float(text.get_text()) == pytest.approx(unit * pairwise[name][row][column], abs=0.0051)
 
 
 def test_one_member_has_no_pairs(tmp_path):
