@@ -12,12 +12,16 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from dist_dash.errors import require
 from dist_dash.recipe.parsing import Command
 from dist_dash.runs.folder import RunFolder
 from dist_dash.runs.preemption import stop_signals
 from dist_dash.runs.process import FINISHED, TO_BE_CONTINUED
 from dist_dash.training.grace import grace_for
 from dist_dash.training.train import finished_already
+
+MOST_RANKS = 1024  # that one machine starts
+TOO_MANY = f"so small that members × replicas is at most {MOST_RANKS} on one machine; more need a launcher of their own"
 
 
 def default_members() -> int:
@@ -42,6 +46,7 @@ def launch_local(arguments: Sequence[str], command: Command) -> int:
     if finished_already(command):
         return FINISHED
     ranks = together * replicas
+    require(ranks <= MOST_RANKS, "members" if together > replicas else "replicas", max(together, replicas), TOO_MANY)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // ranks)))
     if sys.platform == "linux":
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # one machine: no need to be reachable from others

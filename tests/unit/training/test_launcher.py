@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from dist_dash.errors import BadInput
 from dist_dash.recipe.parsing import parse_command
 from dist_dash.training import grace, launcher
 
@@ -54,3 +55,10 @@ def test_torchrun_is_asked_only_what_it_knows(source, words, monkeypatch, tmp_pa
     spec = SimpleNamespace(origin=str(tmp_path / "torch/__init__.py"))
     monkeypatch.setattr(grace.importlib.util, "find_spec", lambda name: spec if name == "torch" else None)
     assert grace.torchrun_options("7") == words
+
+
+def test_more_ranks_than_a_machine_can_hold_are_refused(tmp_path):
+    command = parse_command(["--config", SAMPLE, f"--run={tmp_path / 'run'}", "--members=1000000"])
+    with pytest.raises(BadInput, match="^members: 1000000 is not allowed; it must be so small"):
+        launcher.launch_local([], command)
+    assert not (tmp_path / "run").exists()
