@@ -187,7 +187,7 @@ def recipe_fields() -> Iterator[tuple[str, Any, tuple[str, ...]]]:
         elif kind in BASES:
             for cls in known(kind):
                 for inner, inner_kind in fields_of(known(kind)[cls]).kinds.items():
-                    given = {"path": ".", "root": ".", "target": "os:getcwd", "name": "resnet18"}
+                    given = {"path": ".", "root": ".", "target": "os:getcwd", "name": "resnet18", "milestones": "[1]"}
                     needed = fields_of(known(kind)[cls]).required - {inner}
                     setting = (f"--{name}={cls}", *(f"--{name}.{one}={given[one]}" for one in needed if one in given))
                     yield f"{name}.{inner}", inner_kind, setting
@@ -203,7 +203,7 @@ def placed(setting: Sequence[str], field: str, value: Any) -> dict[str, Any]:
     for word in setting:
         name, _, cls = word.lstrip("-").partition("=")
         if "." in name:
-            recipe[name.partition(".")[0]]["init_args"][name.partition(".")[2]] = cls
+            recipe[name.partition(".")[0]]["init_args"][name.partition(".")[2]] = yaml.safe_load(cls)
         elif recipe.get(name, {}).get("class_path") != cls:
             recipe[name] = {"class_path": cls, "init_args": {}}
     group, _, leaf = field.rpartition(".")

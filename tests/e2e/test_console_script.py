@@ -15,7 +15,7 @@ MINE = """
 from dist_dash.methods import SGD
 class Mine(SGD):
     def update(self, member, batch, exchange):
-        return {**super().update(member, batch, exchange), "mine": batch.micro[0].x.sum() * 0 + 7}
+        return {**super().update(member, batch, exchange), "mine": next(iter(batch)).x.sum() * 0 + 7}
 """
 SCRIPT = "import sys; sys.path.remove(''); sys.argv[0] = 'dist-dash'; from dist_dash.commands.cli import entry; entry()"
 """What the console script does: unlike `python -m`, it does not look for modules in the current folder."""
@@ -38,8 +38,11 @@ def test_a_method_in_the_current_folder_is_found(tmp_path: Path) -> None:
     assert [line["mine"] for line in lines_of(tmp_path / "run") if line["kind"] == "train"] == [[7.0], [7.0]]
 
 
+HERE = [*SMALL, "--members=1", "--dry-run"]
+
+
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["runs", "."], ["submit", *SMALL, "--members=1", "--run=run", "--dry-run"]]
+    "arguments", [["--help"], ["submit", *HERE, "--run=run"], ["array", *HERE, "--sweep=seed=0..3"]]
 )
 def test_a_reader_that_leaves_early_is_no_error(arguments: list[str], tmp_path: Path) -> None:
     reader, writer = os.pipe()

@@ -59,6 +59,6 @@ def test_torchrun_is_asked_only_what_it_knows(source, words, monkeypatch, tmp_pa
 
 def test_more_ranks_than_a_machine_can_hold_are_refused(tmp_path):
     command = parse_command(["--config", SAMPLE, f"--run={tmp_path / 'run'}", "--members=1000000"])
-    with pytest.raises(BadInput, match="^members: 1000000 is not allowed; it must be so small"):
+    with pytest.raises(BadInput, match=r"^members: 1000000 is not allowed; it must be so small"):
         launcher.launch_local([], command)
     assert not (tmp_path / "run").exists()
