@@ -126,7 +126,7 @@ def _finite(row: dict[str, Any]) -> dict[str, Any]:
 def _device(name: str) -> torch.device:
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
+        torch.zeros(1, device=device).item()  # what is only pretended, such as meta, holds no value
     except (RuntimeError, AssertionError) as error:  # torch without CUDA raises the latter
         problem = str(error).splitlines()[0]
         raise BadInput(f"device: {name!r} is not allowed; it must be a device of this machine ({problem})") from error
