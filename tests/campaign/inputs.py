@@ -485,7 +485,7 @@ def of_pairs() -> Iterator[Case]:
         yield Case(
             "a study's field",
             ("study", "s.yaml", "--folder=study", "--dry-run"),
-            (field, str(value), "nope", "data"),
+            (field, str(value), "nope", "data", "optimizer"),
             (("s.yaml", text),),
         )
     for field, value in (
