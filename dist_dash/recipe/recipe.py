@@ -210,6 +210,7 @@ class Recipe:
         require(self.members is None or self.members >= 1, "members", self.members, "null or a whole number ≥ 1")
         require_count("members", self.members)
         require_count("seed", self.seed, 0, 2**63 - 1)
+        require(self.models is None or len(self.models) > 0, "models", self.models, "null or one per member")
         try_optimizer(self.optimizer, [(1,)])
         if self.init not in ("own", "shared") and not self.init.endswith(".safetensors"):
             raise BadInput(f"init: {self.init!r} is not allowed; it must be own, shared or a .safetensors file")
