@@ -56,7 +56,7 @@ class Diagnosis:
 
     def leave_error(self, error: Exception) -> None:
         """Leave the error with which this rank ends alone, for the others to say; the first rank prints a traceback."""
-        known = isinstance(error, BadInput | RunFailed | OSError) and own_code(error) is None
+        known = isinstance(error, BadInput | RunFailed) or (isinstance(error, OSError) and own_code(error) is None)
         kind = "input" if isinstance(error, BadInput) else "failure" if known else "raised"
         text = first_line(error) if known else f"{type(error).__name__}: {first_line(error)}"
         with contextlib.suppress(RuntimeError):  # the store's host may be gone; nobody is there to read it then

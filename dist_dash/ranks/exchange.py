@@ -212,7 +212,8 @@ class Exchange:
         except BadInput as error:
             problem, cause = ("input", str(error)), error
         except Exception as error:
-            explained = isinstance(error, RunFailed | OSError | RuntimeError | MemoryError) and not own_code(error)
+            ours = isinstance(error, OSError | RuntimeError | MemoryError) and own_code(error) is None
+            explained = ours or isinstance(error, RunFailed)
             problem, cause = ("failure" if explained else "raised", f"{what}: {first_line(error)}"), error
         problems = self.collect(problem)
         failed = [(rank, *p) for rank, p in enumerate(problems) if p is not None]
