@@ -10,6 +10,7 @@ import numpy as np
 
 from dist_dash.data.channel_statistics import channel_statistics
 from dist_dash.data.data_facts import Outline
+from dist_dash.data.labels import class_numbers
 from dist_dash.data.source import ArraySplit, Source, Splits
 from dist_dash.errors import BadInput
 
@@ -17,31 +18,40 @@ from dist_dash.errors import BadInput
 class Arrays(Source):
     """Samples of one .npz file with the arrays x_train, y_train, x_test, y_test and, if you like, x_val, y_val.
 
-    `x_*` are `[N, C, H, W]` or `[N, F]`, uint8 (0 … 255) or floating point; `y_*` are integers `[N]` from 0.
+    `x_*` are `[N, C, H, W]` or `[N, F]`, uint8 (0 … 255) or floating point; `y_*` are integers `[N]`.
 
     Args:
         path: The .npz file.
         mean: Replaces the mean per channel, in units of x/255 for bytes and of the raw values otherwise.
         std: Replaces the standard deviation per channel, in the same units.
+        first_label: The lowest label; the classes are class_numbers from it without a gap.
+        compact_labels: Take any integers as labels: classes are those that occur in training, named after them.
     """
 
-    def __init__(self, path: str, mean: list[float] | None = None, std: list[float] | None = None) -> None:
+    def __init__(
+        self,
+        path: str,
+        mean: list[float] | None = None,
+        std: list[float] | None = None,
+        first_label: int = 0,
+        compact_labels: bool = False,
+    ) -> None:
         super().__init__(mean, std)
         self.path = path
+        self.first_label = first_label
+        self.compact_labels = compact_labels
 
     def load(self) -> Splits:
         arrays = self._read()
         self._check_names(arrays)
-        splits = {part: self._split(arrays, part) for part in ("train", "test", "val") if f"x_{part}" in arrays}
-        train = splits["train"]
-        mean, std = channel_statistics(train.samples, self.mean, self.std)
-        classes = int(train.labels.max()) + 1
-        if classes > len(train):
-            raise BadInput(
-                f"data.path: {self.path!r}: y_train holds label {classes - 1} among {len(train)} samples; "
-                "labels must number the classes from 0"
-            )
-        return Splits(train, splits["test"], classes, mean, std, validation=splits.get("val"))
+        parts = [part for part in ("train", "test", "val") if f"x_{part}" in arrays]
+        samples = {part: self._samples(arrays, part) for part in parts}
+        labels = {part: self._labels(arrays, part) for part in parts}
+        found = class_numbers(labels, self.first_label, self.compact_labels)
+        splits = {part: ArraySplit(samples[part], found.labels[part]) for part in parts}
+        mean, std = channel_statistics(samples["train"], self.mean, self.std)
+        names, validation = found.class_names, splits.get("val")
+        return Splits(splits["train"], splits["test"], found.classes, mean, std, validation, names)
 
     def _outline(self) -> Outline | None:
         return self._outline_of_files(Path(self.path))
@@ -73,8 +83,8 @@ class Arrays(Source):
                 f"it must hold {sorted(needed)} and may hold {sorted(optional)} (both or neither)"
             )
 
-    def _split(self, arrays: dict[str, np.ndarray], part: str) -> ArraySplit:
-        samples, labels = arrays[f"x_{part}"], arrays[f"y_{part}"]
+    def _samples(self, arrays: dict[str, np.ndarray], part: str) -> np.ndarray:
+        samples = arrays[f"x_{part}"]
         where = f"data.path: {self.path!r}: x_{part}"
         if samples.ndim not in (2, 4) or 0 in samples.shape:
             raise BadInput(f"{where} has shape {samples.shape}; it must be [N, C, H, W] or [N, F], none of them 0")
@@ -85,9 +95,13 @@ class Arrays(Source):
                 samples = samples.astype(np.float32, copy=False)
             if not np.isfinite(samples).all():
                 raise BadInput(f"{where} holds NaN or infinite values; all must be finite float32 numbers")
+        return samples
+
+    def _labels(self, arrays: dict[str, np.ndarray], part: str) -> np.ndarray:
+        samples, labels = arrays[f"x_{part}"], arrays[f"y_{part}"]
         if labels.dtype.kind not in "iu" or labels.shape != samples.shape[:1]:
             raise BadInput(
                 f"data.path: {self.path!r}: y_{part} has shape {labels.shape} and type {labels.dtype}; "
                 f"it must hold {len(samples)} integers, one for each sample of x_{part}"
             )
-        return ArraySplit(samples, labels)
+        return labels

@@ -8,8 +8,8 @@ from functools import cached_property
 import numpy as np
 
 from dist_dash.data.augment import Augment
-from dist_dash.data.data_facts import DataFacts
-from dist_dash.data.labels import split_validation, with_symmetric_noise
+from dist_dash.data.data_facts import DataFacts, Outline
+from dist_dash.data.labels import check_every_class, split_validation, with_symmetric_noise
 from dist_dash.data.rng import AUGMENT, order, sample_rng
 from dist_dash.data.source import Split, Splits, SubsetSplit
 from dist_dash.errors import BadInput, require
@@ -59,6 +59,8 @@ class DataSet:
         augment.check(splits)
         kept, self.validation = self._cut(splits, validation, seed)
         clean = splits.train.labels[kept]
+        if label_noise:  # it would invent the classes that have no sample
+            check_every_class(clean, splits.classes, splits.class_names)
         self.labels, self.noisy = with_symmetric_noise(clean, label_noise, splits.classes, seed)
         self.train: Split = SubsetSplit(splits.train, kept, self.labels)
         self.test = splits.test
@@ -81,6 +83,11 @@ class DataSet:
     def facts(self) -> DataFacts:
         """What the source says of the data: samples as it gives them, labels without noise."""
         return self._splits.facts
+
+    @property
+    def outline(self) -> Outline:
+        """What a network that is trained on these data takes."""
+        return Outline(self.shape, self.classes, self.uint8)
 
     @staticmethod
     def _cut(splits: Splits, fraction: float, seed: int) -> tuple[np.ndarray, Split | None]:

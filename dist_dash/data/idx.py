@@ -11,6 +11,7 @@ import numpy as np
 
 from dist_dash.data.channel_statistics import channel_statistics
 from dist_dash.data.data_facts import Outline
+from dist_dash.data.labels import class_numbers
 from dist_dash.data.source import ArraySplit, Source, Splits
 from dist_dash.errors import BadInput
 
@@ -23,21 +24,35 @@ class IDX(Source):
             t10k-labels-idx1-ubyte; each may end in .gz, and be spelt with a dot before idx.
         mean: Replaces the mean, in units of x/255.
         std: Replaces the standard deviation, in units of x/255.
+        first_label: The lowest label, 1 for EMNIST's letters; the classes are class_numbers from it without a gap.
+        compact_labels: Take any labels: classes are those that occur in training, named after them.
     """
 
-    def __init__(self, root: str, mean: list[float] | None = None, std: list[float] | None = None) -> None:
+    def __init__(
+        self,
+        root: str,
+        mean: list[float] | None = None,
+        std: list[float] | None = None,
+        first_label: int = 0,
+        compact_labels: bool = False,
+    ) -> None:
         super().__init__(mean, std)
         self.root = root
+        self.first_label = first_label
+        self.compact_labels = compact_labels
 
     def load(self) -> Splits:
-        train, test = self._split("train"), self._split("t10k")
-        mean, std = channel_statistics(train.samples, self.mean, self.std)
-        return Splits(train, test, int(train.labels.max()) + 1, mean, std)
+        (train, train_labels), (test, test_labels) = self._arrays("train"), self._arrays("t10k")
+        found = class_numbers({"train": train_labels, "test": test_labels}, self.first_label, self.compact_labels)
+        mean, std = channel_statistics(train, self.mean, self.std)
+        splits = ArraySplit(train, found.labels["train"]), ArraySplit(test, found.labels["test"])
+        return Splits(*splits, found.classes, mean, std, class_names=found.class_names)
 
     def _outline(self) -> Outline | None:
         return self._outline_of_files(Path(self.root))
 
-    def _split(self, part: str) -> ArraySplit:
+    def _arrays(self, part: str) -> tuple[np.ndarray, np.ndarray]:
+        """Images `[N, 1, H, W]` and labels `[N]` of one split."""
         images = self._array(f"{part}-images", dimensions=3)
         labels = self._array(f"{part}-labels", dimensions=1)
         if len(images) != len(labels):
@@ -45,7 +60,7 @@ class IDX(Source):
                 f"data.root: {self.root!r} has {len(images)} {part} images and {len(labels)} {part} labels; "
                 "there must be as many of both"
             )
-        return ArraySplit(images[:, None], labels)
+        return images[:, None], labels
 
     def _array(self, stem: str, dimensions: int) -> np.ndarray:
         """The unsigned bytes of one file, of as many `dimensions` as asked for and at least one value."""

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import os
-import struct
-import warnings
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,32 +10,21 @@ import numpy as np
 from PIL import Image
 
 from dist_dash.data.data_facts import Outline
-from dist_dash.data.source import Source, Split, Splits, UnreadableSample
+from dist_dash.data.decoding import decoded
+from dist_dash.data.listing import is_hidden, listed
+from dist_dash.data.source import Source, Split, Splits
 from dist_dash.errors import BadInput, require, require_count
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
-# What Pillow's decoders raise on damaged files, beside OSError.
-_DAMAGE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    IndexError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-)
-
-# Remarks on odd metadata, one per file and worker, would bury what matters; an image that cannot be read is an error.
-warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 class ImageFolder(Source):
-    """Images in ROOT/train/CLASS/… and ROOT/val/CLASS/…, read as RGB (orientation tags are not applied).
+    """Images in ROOT/train/CLASS/… and ROOT/val/CLASS/…, in any format that Pillow decodes, as 8-bit RGB.
 
-    For evaluation the shorter side is resized to `resize` and the centre is cut out.
+    16 bits per channel become 8 by their upper byte, floats are taken from 0 … 1, and transparency shows a white
+    background; other numbers are refused. Each file is one sample, whatever links lead to it; hidden files and folders
+    are passed over. For evaluation the shorter side is resized to `resize` and the centre is cut out.
 
     Args:
         root: The folder with a subfolder for each split.
@@ -49,6 +35,7 @@ class ImageFolder(Source):
         validation: Subfolder with validation images, if there are any of their own.
         mean: Replaces ImageNet's mean per channel, in units of x/255.
         std: Replaces ImageNet's standard deviation per channel, in units of x/255.
+        exif: Turn images upright as their orientation tag says; TIFF files always are.
     """
 
     def __init__(
@@ -61,6 +48,7 @@ class ImageFolder(Source):
         validation: str | None = None,
         mean: list[float] | None = None,
         std: list[float] | None = None,
+        exif: bool = True,
     ) -> None:
         super().__init__(mean, std)
         require_count("data.image_size", image_size)
@@ -71,6 +59,7 @@ class ImageFolder(Source):
         self.train = train
         self.test = test
         self.validation = validation
+        self.exif = exif
 
     def load(self) -> Splits:
         """List the files; none is opened. Raises `BadInput` if folders are missing or empty or their classes differ."""
@@ -79,10 +68,13 @@ class ImageFolder(Source):
         names = self._class_names("data.train", self.train)
         mean = _IMAGENET_MEAN if self.mean is None else tuple(self.mean)
         std = _IMAGENET_STD if self.std is None else tuple(self.std)
-        train = self._split("data.train", self.train, names)
-        test = self._split("data.test", self.test, names)
-        validation = None if self.validation is None else self._split("data.validation", self.validation, names)
-        return Splits(train, test, len(names), mean, std, validation, class_names=names)
+        remarks: list[str] = []
+        train = self._split("data.train", self.train, names, remarks)
+        test = self._split("data.test", self.test, names, remarks)
+        validation = None
+        if self.validation is not None:
+            validation = self._split("data.validation", self.validation, names, remarks)
+        return Splits(train, test, len(names), mean, std, validation, class_names=names, remarks=remarks)
 
     def _outline(self) -> Outline | None:
         return Outline((3, self.image_size, self.image_size), len(self._class_names("data.train", self.train)), True)
@@ -91,12 +83,12 @@ class ImageFolder(Source):
         folder = Path(self.root) / split
         if not folder.is_dir():
             raise BadInput(f"{field}: {str(folder)!r} is no folder; it must hold one folder of images for each class")
-        names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+        names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not is_hidden(entry.name))
         if not names:
             raise BadInput(f"{field}: {str(folder)!r} has no subfolders; it must hold one folder of images per class")
         return names
 
-    def _split(self, field: str, split: str, class_names: list[str]) -> FolderSplit:
+    def _split(self, field: str, split: str, class_names: list[str], remarks: list[str]) -> FolderSplit:
         found = self._class_names(field, split)
         if found != class_names:
             differing = sorted(set(found) ^ set(class_names))
@@ -105,32 +97,24 @@ class ImageFolder(Source):
                 f"for example {differing[0]!r}; they must be the same"
             )
         folder = Path(self.root) / split
-        files: list[bytes] = []
-        labels: list[int] = []
-        for label, name in enumerate(class_names):
-            images = _images(folder, name)
-            if not images:
-                raise BadInput(
-                    f"{field}: {str(folder / name)!r} has no images; it must hold some ({' '.join(EXTENSIONS)})"
-                )
-            files += images
-            labels += [label] * len(images)
-        return FolderSplit(str(folder), files, np.array(labels, dtype=np.int64), self.image_size, self.resize)
-
-
-def _images(folder: Path, name: str) -> list[bytes]:
-    """Paths relative to `folder` of all images under its subfolder `name`, at any depth, sorted."""
-    found = []
-    for where, _, files in os.walk(folder / name, followlinks=True):
-        relative = os.path.relpath(where, folder)
-        found += [f"{relative}/{file}" for file in files if file.lower().endswith(EXTENSIONS) and file[0] != "."]
-    return sorted(map(os.fsencode, found))
+        try:
+            files, labels, passed_over = listed(folder, class_names)
+        except OSError as error:
+            raise BadInput(f"{field}: {error.filename!r} cannot be read ({error.strerror})") from error
+        empty = sorted(set(range(len(class_names))) - set(labels))
+        if empty:
+            said = "; ".join(["", *passed_over.remarks()])
+            raise BadInput(f"{field}: {str(folder / class_names[empty[0]])!r} has no images; it must hold some{said}")
+        remarks += [f"{field}: {remark}" for remark in passed_over.remarks()]
+        return FolderSplit(str(folder), files, np.array(labels, np.int64), self.image_size, self.resize, self.exif)
 
 
 class FolderSplit(Split):
     """Image files below `folder`. `files`: their relative paths, as the file system encodes them."""
 
-    def __init__(self, folder: str, files: list[bytes], labels: np.ndarray, image_size: int, resize: int) -> None:
+    def __init__(
+        self, folder: str, files: list[bytes], labels: np.ndarray, image_size: int, resize: int, exif: bool
+    ) -> None:
         self.folder = folder
         # One array instead of a million Python strings: reference counts would copy those into every worker.
         self.files = np.array(files, dtype=np.bytes_)
@@ -138,6 +122,7 @@ class FolderSplit(Split):
         self.shape = (3, image_size, image_size)
         self.dtype = np.dtype(np.uint8)
         self.resize = resize
+        self.exif = exif
 
     def name(self, index: int) -> str:
         return f"{self.folder}/{os.fsdecode(self.files[index])}"
@@ -147,12 +132,7 @@ class FolderSplit(Split):
         yield self.files.tobytes()
 
     def read(self, index: int) -> Image.Image:
-        path = self.name(index)
-        try:
-            with Image.open(path) as image:
-                return image.convert("RGB")
-        except _DAMAGE as error:
-            raise UnreadableSample(path, " ".join(str(error).split())) from error
+        return decoded(self.name(index), self.exif)
 
     def evaluation(self, index: int) -> np.ndarray:
         """Shorter side resized to `resize` (bilinear), centre cut out: uint8 `[3, image_size, image_size]`."""

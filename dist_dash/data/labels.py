@@ -1,11 +1,73 @@
-"""Labels: which samples are held out for validation, and which get a wrong class on purpose."""
+"""Labels: which class each one means, which samples are held out for validation, and which get a wrong class."""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 
 from dist_dash.data.rng import LABEL_NOISE, VALIDATION, sample_rng
-from dist_dash.errors import BadInput, require_fraction
+from dist_dash.errors import BadInput, require, require_fraction
+
+_SHOWN = 8
+
+
+class ClassNumbers(NamedTuple):
+    """Labels of every split as numbers of classes from 0, int64 `[N]`; how many classes; and their names, if any."""
+
+    labels: dict[str, np.ndarray]
+    classes: int
+    class_names: list[str] | None
+
+
+def class_numbers(stored: dict[str, np.ndarray], first_label: int, compact_labels: bool) -> ClassNumbers:
+    """Number the classes from 0: every one of them has a training sample.
+
+    Args:
+        stored: integers `[N]` for each split, among them `train`.
+        first_label: the label of the first class; those of the others follow without a gap.
+        compact_labels: take the labels that occur in training as they are, in rising order.
+
+    Returns:
+        Classes with names where their numbers differ from the labels as stored.
+
+    Raises:
+        BadInput: the labels do not start there, have gaps, or one occurs in another split than `train` only.
+    """
+    labels = {name: split.astype(np.int64) for name, split in stored.items()}
+    known = np.unique(labels["train"])
+    require(len(known) >= 2, "data: classes in the training labels", len(known), "at least 2")
+    low, high = int(known[0]), int(known[-1])
+    if not compact_labels and (low != first_label or high - low + 1 != len(known)):
+        shown = ", ".join(map(str, known[:_SHOWN])) + (", …" if len(known) > _SHOWN else "")
+        if low >= 0 and high - low + 1 == len(known):
+            raise BadInput(f"data: labels in the train split run from {low} to {high}; give --data.first_label {low}")
+        negative = f"label {low} in the train split; " if low < 0 else ""
+        raise BadInput(
+            f"data: {negative}labels there are {shown} and must follow each other from {first_label}; "
+            "--data.compact_labels true numbers them from 0 and names the classes after them"
+        )
+    for name, split in labels.items():
+        unknown = np.setdiff1d(split, known)
+        if len(unknown):
+            raise BadInput(
+                f"data: label {unknown[0]} in the {name} split has no sample in the train split, whose labels run from "
+                f"{low} to {high}; add such samples there, or take them out here"
+            )
+    same = low == 0 and high + 1 == len(known)
+    numbers = {name: np.searchsorted(known, split) for name, split in labels.items()}
+    return ClassNumbers(numbers, len(known), None if same else [str(label) for label in known])
+
+
+def check_every_class(labels: np.ndarray, classes: int, class_names: list[str] | None) -> None:
+    """Raise `BadInput` unless each of the classes has a sample. `labels`: int64 `[N]`."""
+    without = np.setdiff1d(np.arange(classes), labels)
+    if len(without):
+        name = f" ({class_names[without[0]]})" if class_names else ""
+        raise BadInput(
+            f"data: {len(without)} of {classes} classes have no training sample, the first of them {without[0]}{name}; "
+            "add samples, or leave these classes out"
+        )
 
 
 def with_symmetric_noise(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 
@@ -120,8 +120,9 @@ class Splits:
     `mean` and `std` have one value per channel (a single one for `[F]` samples), in units of x/255 for uint8 data and
     of the raw values for float data. `validation` is `None` unless the data bring their own. `heads` are the numbers of
     classes of each task, for networks with several heads: their logits `[n, classes]` are cut into these pieces; by
-    default there is one head with all classes. Raises `BadInput` if there is no sample, there are fewer than 2 classes,
-    the heads do not add up to the classes, or a label is not in 0 … classes-1.
+    default there is one head with all classes. `remarks` are lines for the user, such as which files were passed over.
+    Raises `BadInput` if there is no sample, there are fewer than 2 classes, the heads do not add up to the classes, or
+    a label is not in 0 … classes-1.
     """
 
     train: Split
@@ -132,6 +133,7 @@ class Splits:
     validation: Split | None = None
     class_names: list[str] | None = None
     heads: tuple[int, ...] = ()
+    remarks: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if self.classes < 2:

@@ -15,6 +15,8 @@ from numpy.typing import ArrayLike, NDArray
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from dist_dash.data.data_facts import Outline
+from dist_dash.data.fitting import fitting_samples
 from dist_dash.errors import BadInput, RunFailed, first_line
 from dist_dash.files import read_json, replacing, write_atomically
 from dist_dash.metrics.mixture import mean_over_members, normalised
@@ -50,8 +52,7 @@ class Ensemble:
 
     Args:
         networks: stored samples `[n, *shape]` → logits `[n, classes]`, one per member.
-        shape: of one sample.
-        classes: how many.
+        outline: of the training data.
         class_names: their names where the data had them.
         weights: how much each member counts, positive numbers; None: all count equally.
 
@@ -62,17 +63,26 @@ class Ensemble:
     def __init__(
         self,
         networks: Sequence[nn.Module],
-        shape: tuple[int, ...],
-        classes: int,
+        outline: Outline,
         class_names: list[str] | None = None,
         weights: ArrayLike | None = None,
     ) -> None:
         self.networks = [network.eval() for network in networks]
-        self.shape, self.classes, self.class_names = shape, classes, class_names
+        self.outline, self.class_names = outline, class_names
         self.weights = normalised(weights, len(self.networks))
 
     def __len__(self) -> int:
         return len(self.networks)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one sample."""
+        return self.outline.shape
+
+    @property
+    def classes(self) -> int:
+        """Of the training data."""
+        return self.outline.classes
 
     def to(self, device: str | torch.device) -> Ensemble:
         """Move the members to a device."""
@@ -88,12 +98,11 @@ class Ensemble:
         """Predict samples `[N, *shape]` as they are stored in the training data: not normalised, uint8 or float.
 
         Raises:
-            BadInput: the samples have another shape than the training data.
+            BadInput: the samples have another shape or unit than the training data, or are not finite.
         """
-        samples = x if isinstance(x, Tensor) else torch.from_numpy(np.asarray(x))
-        if tuple(samples.shape[1:]) != self.shape or not len(samples):
-            expected = ", ".join(map(str, self.shape))
-            raise BadInput(f"x: shape {tuple(samples.shape)} is not allowed; it must be [N, {expected}] with N ≥ 1")
+        if isinstance(x, Tensor):
+            x = (x.float() if x.is_floating_point() else x).detach().cpu()
+        samples = torch.from_numpy(fitting_samples(np.asarray(x), self.outline, "x"))
         device = next(self.networks[0].parameters()).device
         parts = [part.to(device) for part in samples.split(batch_size)]
         logits = [torch.cat([network(part).cpu() for part in parts]).double() for network in self.networks]
@@ -120,7 +129,12 @@ class StoredEnsemble:
     @property
     def classes(self) -> int:
         """Of the training data."""
-        return int(self.spec["classes"])
+        return self.outline.classes
+
+    @property
+    def outline(self) -> Outline:
+        """Of the training data."""
+        return Outline(tuple(self.spec["shape"]), int(self.spec["classes"]), self.spec["uint8"])
 
     @property
     def weights(self) -> NDArray[np.float64] | None:
@@ -197,9 +211,8 @@ def load_ensemble(folder: str | Path, device: str | torch.device = "cpu") -> Ens
         BadInput: the folder holds no complete ensemble.
     """
     stored = stored_ensemble(folder)
-    spec = stored.spec
     networks = [network.to(device) for network in stored.networks()]
-    return Ensemble(networks, tuple(spec["shape"]), stored.classes, spec.get("class_names"), stored.weights)
+    return Ensemble(networks, stored.outline, stored.spec.get("class_names"), stored.weights)
 
 
 def _is_entry(entry: Any) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from dist_dash.data.fitting import fitting_labels
 from dist_dash.ensembles.ensemble import load_ensemble
 from dist_dash.errors import BadInput, require, require_count
 from dist_dash.files import check_writable
@@ -27,12 +28,10 @@ def predict_file(run: str, source: str, output: str, batch_size: int) -> int:
     arrays = load_arrays(Path(source), "input")
     if "x" not in arrays:
         raise BadInput(f"input: {source} holds {sorted(arrays)}; it must hold x, the samples [N, …]")
-    x, y = arrays["x"], arrays.get("y")
-    if x.dtype.kind not in "uif":
-        raise BadInput(f"input: x holds {x.dtype}; it must hold numbers")
-    if y is not None and (y.dtype.kind not in "ui" or y.shape != x.shape[:1]):
-        raise BadInput(f"input: y holds {y.dtype} {y.shape}; it must hold a whole number per sample, {x.shape[:1]}")
     ensemble = load_ensemble(run)
+    x, y = arrays["x"], arrays.get("y")
+    if y is not None:
+        y = fitting_labels(y, len(x), ensemble.outline, "input: y")
     log_probs = ensemble.predict(x, batch_size).member_log_probs.numpy()
     save_predictions(target, log_probs, y, weights=ensemble.weights)
     return 0

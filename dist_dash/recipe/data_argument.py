@@ -6,16 +6,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from dist_dash.data import Source
+from dist_dash.data.data_facts import Outline
 from dist_dash.data.dataset import DataSet
-from dist_dash.data.source import ArraySplit, Split
+from dist_dash.data.fitting import fitting_labels, fitting_samples, fitting_split
+from dist_dash.data.source import ArraySplit, Split, Splits
 from dist_dash.errors import BadInput, require
 from dist_dash.metrics.predictions import load_arrays
+from dist_dash.ranks.launched import Launcher
 from dist_dash.recipe.parsing import explained, new_parser, spelled_words
 from dist_dash.recipe.problems import Fields, given_by
 from dist_dash.runs.choices import spelled
+from dist_dash.runs.record import say
 
 
 def other_split(given: str, fields: Sequence[str], name: str | None, own: DataSet) -> Split:
@@ -34,23 +36,16 @@ def other_split(given: str, fields: Sequence[str], name: str | None, own: DataSe
         if fields:
             raise BadInput(f"{fields[0].lstrip('-').partition('=')[0]}: no such field; an .npz file has none")
         require(name is None, "split", name, "left out with an .npz file, which has no splits")
-        return _fitting(_of_file(given, own), own, given)
-    splits = source_of([f"--data={given}", *fields]).load()
+        return _of_file(given, own.outline)
+    splits = loaded([f"--data={given}", *fields])
     require(splits.classes == own.classes, "data: classes", splits.classes, f"{own.classes}, as in the run's data")
     named = {"train": splits.train, "validation": splits.validation, "test": splits.test}
     split = named[name or "test"]
     if split is None:
         raise BadInput(f"split: {name!r} does not exist in {given}; it must be train or test")
-    return _fitting(split, own, given)
-
-
-def _fitting(split: Split, own: DataSet, given: str) -> Split:
     if split.shape != own.shape:
         raise BadInput(f"data: {given} holds samples of shape {split.shape}; it must be the run's, {own.shape}")
-    if (split.dtype == np.uint8) != own.uint8:
-        ours = "uint8" if own.uint8 else "floating-point numbers"
-        raise BadInput(f"data: {given} holds {split.dtype}; it must hold {ours}, as the run's data do")
-    return split
+    return fitting_split(split, own.outline, f"data: {given}")
 
 
 def source_of(given: Sequence[str] | dict[str, Any]) -> Source:
@@ -76,22 +71,18 @@ def source_of(given: Sequence[str] | dict[str, Any]) -> Source:
     return explained(parse, there, Fields({"data": Source}, frozenset({"data"})))
 
 
-def _of_file(given: str, own: DataSet) -> ArraySplit:
+def loaded(given: Sequence[str]) -> Splits:
+    """The data of `source_of(given)`; the first rank says what is to be said of them. Raises `BadInput`."""
+    splits = source_of(given).load()
+    if Launcher().rank == 0:
+        for remark in splits.remarks:
+            say(remark)
+    return splits
+
+
+def _of_file(given: str, trained_on: Outline) -> ArraySplit:
     arrays = load_arrays(Path(given), "data")
     if not {"x", "y"} <= set(arrays):
         raise BadInput(f"data: {given} holds {sorted(arrays)}; it must hold x, samples [N, …], and y, labels [N]")
-    x, y = arrays["x"], arrays["y"]
-    if x.dtype.kind not in "uif" or x.ndim < 2 or 0 in x.shape:
-        raise BadInput(f"data: x of {given} holds {x.dtype} {x.shape}; it must hold numbers [N, …], none of them 0")
-    if y.dtype.kind not in "ui" or y.shape != x.shape[:1]:
-        raise BadInput(f"data: y of {given} holds {y.dtype} {y.shape}; it must hold {len(x)} whole numbers")
-    wrong = y[(y < 0) | (y >= own.classes)]
-    if len(wrong):
-        raise BadInput(f"data: label {wrong[0]} in y of {given}; labels must lie in 0 … {own.classes - 1}")
-    if x.dtype.kind == "f":
-        x = x.astype(np.float32)
-        if not np.isfinite(x).all():
-            raise BadInput(f"data: x of {given} holds NaN or infinite values; all must be finite")
-    elif own.uint8 and x.min() >= 0 and x.max() <= 255:
-        x = x.astype(np.uint8)
-    return ArraySplit(x, y)
+    x = fitting_samples(arrays["x"], trained_on, f"data: x of {given}")
+    return ArraySplit(x, fitting_labels(arrays["y"], len(x), trained_on, f"data: y of {given}"))

@@ -9,6 +9,7 @@ from torch.nn.functional import one_hot
 
 from dist_dash.data.dataset import DataSet, Sharding
 from dist_dash.data.host_batch import HostBatch
+from dist_dash.data.labels import check_every_class
 from dist_dash.data.loader import EvalLoader, TrainLoader
 from dist_dash.errors import NOT_TO_BE_USED, BadInput, own_code, require
 from dist_dash.member.batch import Batch, MicroBatch, Progress, micro_batch
@@ -27,7 +28,7 @@ BY_MATRIX = ("Adafactor", "Muon")  # optimizers whose update of a matrix is anot
 
 
 def load_data(recipe: Recipe, layout: Layout, say: Say) -> DataSet:
-    """The data as this rank's member sees them."""
+    """The data as this rank's member sees them. Raises `BadInput`, also where a class has no training sample."""
     labels = recipe.labels
     own_order = derived_seed("order", recipe.seed, layout.identity) if recipe.loader.order == "own" else None
     noise = {"label_noise": labels.noise, "validation": labels.validation}
@@ -37,7 +38,11 @@ def load_data(recipe: Recipe, layout: Layout, say: Say) -> DataSet:
         if own_code(error) or error.filename is None or error.errno not in NOT_TO_BE_USED:
             raise
         raise BadInput(f"data: {str(error.filename)!r} cannot be used ({error.strerror})") from error
+    if len(splits.heads) == 1:
+        check_every_class(splits.train.labels, splits.classes, splits.class_names)
     data = DataSet(splits, recipe.augment, seed=recipe.seed, order_seed=own_order, **noise)
+    for remark in splits.remarks:
+        say(remark)
     if layout.ensemble_members == 1 and recipe.method.exchanges:
         say(f"one member has no peers: {type(recipe.method).__name__} does without them")
     return data

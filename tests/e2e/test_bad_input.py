@@ -109,6 +109,35 @@ def test_a_data_folder_that_is_missing_or_empty(tmp_path: Path) -> None:
     assert refusal(run, 2, 2, *data).startswith(f"data.train: '{root / 'train/ant'}' has no images; it must hold ")
 
 
+@pytest.mark.parametrize(
+    ("train", "test", "found"),
+    [
+        ([1, 2, 3], [1, 2, 3], "data: labels in the train split run from 1 to 3; give --data.first_label 1"),
+        ([0, 2, 4], [0, 2, 4], "data: labels there are 0, 2, 4 and must follow each other from 0; "),
+        ([0, 1, 2], [0, 1, 3], "data: label 3 in the test split has no sample in the train split, "),
+    ],
+    ids=["from 1", "gaps", "in the test split alone"],
+)
+def test_labels_that_do_not_number_the_classes(tmp_path: Path, train: list[int], test: list[int], found: str) -> None:
+    x = np.zeros((24, 5), np.float32)
+    labels = {"y_train": np.resize(train, 24), "y_test": np.resize(test, 24)}
+    np.savez(tmp_path / "data.npz", x_train=x, x_test=x, **labels)
+    data = ["--data=Arrays", f"--data.path={tmp_path / 'data.npz'}", "--augment.pad_crop=0", "--labels.noise=0.4"]
+    assert refusal(tmp_path / "run", 1, 1, *data).startswith(found)
+
+
+def test_files_passed_over_are_said_once(tmp_path: Path) -> None:
+    """By the first of two ranks."""
+    data = picture_folder(tmp_path / "pictures")
+    place = next(path for path in (tmp_path / "pictures/train").iterdir() if path.is_dir())
+    for name in ("notes.txt", "a.heic", "b.heic"):
+        (place / name).touch()
+    ranks = start(tmp_path / "run", 2, 2, *QUICK, *data)
+    assert ranks.results() == [("value", 0)] * 2, said(ranks)
+    remark = "data.train: passed over 3 of other endings (.heic 2, .txt 1)"
+    assert [line for line in said(ranks) if "passed over" in line] == [remark]
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_corrupt_picture_is_named_or_passed_over(workers: int, tmp_path: Path) -> None:
     data = [*picture_folder(tmp_path / "pictures"), f"--loader.workers={workers}"]

@@ -59,7 +59,7 @@ class Measurement:
         self.left_out = [member for member in range(len(ensemble)) if member not in kept]
         self.weights = weights_of(kept, ensemble.weights)
         networks = [ensemble.networks[member] for member in kept]
-        self.ensemble = Ensemble(networks, ensemble.shape, ensemble.classes, ensemble.class_names, self.weights)
+        self.ensemble = Ensemble(networks, ensemble.outline, ensemble.class_names, self.weights)
         self.temperatures = Temperatures.fitted(held_out.log_probs[kept], held_out.labels, self.weights)
         self.clean = {**self._scored(clean.log_probs[kept], clean.labels), "left_out": self.left_out}
         # OOD detection has nothing that is fitted: all chosen test samples count.

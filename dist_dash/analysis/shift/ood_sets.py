@@ -15,11 +15,12 @@ from PIL import Image as Pillow
 from dist_dash.analysis.shift.samples import ChangedSplit, subset
 from dist_dash.analysis.shift.values import Values
 from dist_dash.data.dataset import DataSet
+from dist_dash.data.fitting import fitting_split
 from dist_dash.data.rng import sample_rng
 from dist_dash.data.source import ArraySplit, Split, SubsetSplit
 from dist_dash.errors import BadInput
 from dist_dash.metrics.predictions import load_arrays
-from dist_dash.recipe.data_argument import source_of
+from dist_dash.recipe.data_argument import loaded
 from dist_dash.seeds import derived_seed
 
 
@@ -89,14 +90,11 @@ def other(given: str, fields: Sequence[str], data: DataSet, resize: bool, sample
         if fields:
             raise BadInput(f"{fields[0].lstrip('-').partition('=')[0]}: no such field; an .npz file has none")
         name = Path(given).name
-        split: Split = _from_file(given, data)
+        split: Split = _from_file(given)
     else:
         name = given.rpartition(".")[2]
         split = _from_source(given, fields)
-    if (split.dtype == np.uint8) != data.uint8:
-        ours = "uint8" if data.uint8 else "floating-point numbers"
-        raise BadInput(f"ood: {name} holds {split.dtype}; it must hold {ours}, as the run's data do")
-    chosen = subset(split, samples, seed)
+    chosen = subset(fitting_split(split, data.outline, f"ood: {name}"), samples, seed)
     text = f"{len(chosen)} samples of {name}"
     if split.shape == data.shape:
         return OodSet(name, text, chosen)
@@ -142,12 +140,12 @@ class ResizedSplit(Split):
 def _from_source(given: str, fields: Sequence[str]) -> Split:
     """The test split of the source that a recipe's `data` would be with the same words."""
     try:
-        return source_of([f"--data={given}", *(re.sub(r"^--ood\.", "--data.", field) for field in fields)]).load().test
+        return loaded([f"--data={given}", *(re.sub(r"^--ood\.", "--data.", field) for field in fields)]).test
     except BadInput as error:
         raise BadInput(re.sub(r"\bdata(?=[.:])", "ood", str(error))) from error
 
 
-def _from_file(given: str, data: DataSet) -> ArraySplit:
+def _from_file(given: str) -> ArraySplit:
     arrays = load_arrays(Path(given), "ood")
     if "x" not in arrays:
         raise BadInput(
@@ -155,14 +153,6 @@ def _from_file(given: str, data: DataSet) -> ArraySplit:
             "(of x_test use --ood Arrays --ood.path FILE)"
         )
     x = arrays["x"]
-    if x.dtype.kind not in "uif" or x.ndim not in (2, 4) or 0 in x.shape:
-        raise BadInput(
-            f"ood: x holds {x.dtype} {x.shape}; it must hold numbers, [N, C, H, W] or [N, F], none of them 0"
-        )
-    if x.dtype.kind != "f" and data.uint8 and x.min() >= 0 and x.max() <= 255:
-        x = x.astype(np.uint8)
-    if x.dtype.kind == "f":
-        x = x.astype(np.float32)
-        if not np.isfinite(x).all():
-            raise BadInput(f"ood: x of {given} holds NaN or infinite values; all must be finite")
+    if x.ndim not in (2, 4) or 0 in x.shape:
+        raise BadInput(f"ood: x holds {x.dtype} {x.shape}; it must be [N, C, H, W] or [N, F], none of them 0")
     return ArraySplit(x, np.zeros(len(x), np.int64))

@@ -61,8 +61,14 @@ def test_predict_names_what_is_wrong(run, tmp_path, capsys):
         {"x": images(2).numpy(), "y": np.array(["cat", "dog"])},
         {"x": images(2).numpy(), "y": np.zeros(3, int)},
         {"x": np.full((2, 1, 8, 8), "a")},
+        {"x": images(2).numpy(), "y": np.array([0, 5])},
+        {"x": images(2).numpy(), "y": np.array([0, -1])},
+        {"x": images(2).numpy() / 255},
+        {"x": np.full((2, 1, 8, 8), np.nan)},
+        {"x": (images(2).numpy() / 255 - 0.4) / 0.3},
     ],
 )
 def test_predict_names_arrays_of_another_kind(run, tmp_path, capsys, arrays):
     np.savez(tmp_path / "bad.npz", **arrays)
     cli_complaint(capsys, "predict", run, tmp_path / "bad.npz", "--output", tmp_path / "p.npz")
+    assert not (tmp_path / "p.npz").exists()

@@ -235,14 +235,20 @@ def test_output_takes_the_files(run, tmp_path, capsys):
         ({"x": images(3)}, "data: {file} holds ['x']; it must hold x, samples [N, …], and y"),
         ({"x": images(3), "y": np.zeros(2, int)}, "holds int64 (2,); it must hold 3 whole numbers"),
         ({"x": images(3), "y": np.zeros(3)}, "holds float64 (3,); it must hold 3 whole numbers"),
-        ({"x": images(3), "y": np.array([0, 4, 0])}, "data: label 4 in y of {file}; labels must lie in 0 … 3"),
+        (
+            {"x": images(3), "y": np.array([0, 4, 0])},
+            "data: y of {file}: label 4 is not allowed; labels must lie in 0",
+        ),
         (
             {"x": images(3)[..., :5], "y": np.zeros(3, int)},
-            f"samples of shape (1, 6, 5); it must be the run's, {SHAPE}",
+            "data: x of {file}: shape (3, 1, 6, 5) is not allowed; it must be [N, 1, 6, 6] with N ≥ 1",
         ),
-        ({"x": images(3) / 255, "y": np.zeros(3, int)}, "data: {file} holds float32; it must hold uint8"),
+        (
+            {"x": images(3) / 255, "y": np.zeros(3, int)},
+            "trained on bytes (uint8, 0 … 255) and normalises them itself; multiply by 255",
+        ),
         ({"x": np.full((3, *SHAPE), np.inf, np.float32), "y": np.zeros(3, int)}, "NaN or infinite"),
-        ({"x": np.array(["a"]), "y": np.zeros(1, int)}, "it must hold numbers [N, …]"),
+        ({"x": np.full((1, *SHAPE), "a"), "y": np.zeros(1, int)}, "holds <U1, which are no numbers"),
     ],
 )
 def test_other_data_that_do_not_fit_are_named(run, tmp_path, capsys, content, complaint):

@@ -57,6 +57,16 @@ def test_bytes_are_normalised_as_in_training(folder, tmp_path):
         assert torch.allclose(raw.member_probs[index].float(), expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64, np.float32])
+def test_samples_in_another_unit_are_refused(folder, kind):
+    shares = images(6).float() / 255
+    x = shares.to(kind) if isinstance(kind, torch.dtype) else shares.numpy()
+    with pytest.raises(BadInput, match=r"^x holds float32 from 0 to 0\.99\d+; the network was trained on bytes"):
+        load_ensemble(folder).predict(x)
+    whole = images(6).to(torch.bfloat16)  # exact up to 256
+    assert torch.equal(load_ensemble(folder).predict(whole).probs, load_ensemble(folder).predict(images(6)).probs)
+
+
 def test_floats_are_not_scaled(tmp_path):
     networks = export(tmp_path, uint8=False)
     x = images(6).float() / 255
