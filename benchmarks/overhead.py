@@ -92,13 +92,17 @@ def rank(method: str, folder: str, members: int, rounds: int) -> dict[str, list[
         run = Run(command, RunFolder(command.run), exchange, StopRequest())
         network = run.member.engine.module
         hand = by_hand(method, network, exchange)
+
+        def trainer(host: HostBatch) -> None:
+            run.update(run.agreement.next_batch(iter([host]), run.step, 0, True))
+
         batches = run.loader(0, 0)
         for number in range(rounds):
             host = next(batches, None)
             if host is None:
                 batches = run.loader(number, 0)
                 host = next(batches)
-            for who, step in (("trainer", run.update), ("hand", hand)):
+            for who, step in (("trainer", trainer), ("hand", hand)):
                 exchange.collect(0)
                 started, worked = time.perf_counter(), time.thread_time()
                 step(host)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
 from dist_dash.errors import BadInput
 
@@ -65,10 +67,39 @@ def only_one(folder: Path, lock: str, command: str) -> Iterator[None]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / lock, timeout=0):
-            yield
+        held = locked(folder / lock)
     except Timeout as error:
         raise BadInput(f"folder: {folder} is in use by another `dist-dash {command}`; wait for it") from error
+    try:
+        yield
+    finally:
+        held.release()
+
+
+def locked(path: Path, patience: float = 0.0) -> BaseFileLock:
+    """A lock that is held; where the file system has none (Lustre, some NFS), the file's presence is the lock.
+
+    Args:
+        path: of the lock file.
+        patience: seconds to wait for another holder.
+
+    Raises:
+        Timeout: another process holds it.
+    """
+    lock: BaseFileLock = FileLock(path, timeout=patience)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that it takes the file's presence for the lock
+            lock.acquire()
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOTSUP):
+            raise
+        with contextlib.suppress(FileNotFoundError):
+            if not path.stat().st_size:  # which the attempt has left
+                path.unlink()
+        lock = SoftFileLock(path, timeout=patience)
+        lock.acquire()
+    return lock
 
 
 @contextlib.contextmanager

@@ -14,5 +14,5 @@ export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 export GLOO_SOCKET_IFNAME="${GLOO_SOCKET_IFNAME:-lo}"
 # The `--` keeps torchrun from taking --run for its own --run-path.
 exec .venv/bin/torchrun --standalone --local-addr 127.0.0.1 --nproc-per-node 3 \
-    --signals-to-handle SIGTERM,SIGINT,SIGUSR2 $(.venv/bin/python -m dist_dash.training.grace 120) \
+    $(.venv/bin/python -m dist_dash.training.grace 120) \
     -m dist_dash -- train --config launch/recipes/digits_dash.yaml --run "$run" ${fresh[@]+"${fresh[@]}"} "$@"

@@ -33,11 +33,11 @@ trap 'rm -f "$started" "$DIST_DASH_STATUS"' EXIT
 # The `--` keeps torchrun from taking --run for its own --run-path.
 torchrun --nnodes "$NODES" --nproc-per-node "$ranks" \
     --rdzv-backend c10d --rdzv-endpoint "$HEAD" --rdzv-id "${JOB:-dist-dash}" ${ADDRESS:+--local-addr "$ADDRESS"} \
-    --signals-to-handle SIGTERM,SIGINT,SIGUSR2 $(python3 -m dist_dash.training.grace "${GRACE:-300}") \
+    $(python3 -m dist_dash.training.grace "${GRACE:-300}") \
     -m dist_dash -- train "$@" &
 agent=$!
 # bash would wait for the agent before it reacted; so it hands the signals on.
-for signal in TERM INT USR2; do trap "kill -$signal $agent 2>/dev/null" "$signal"; done
+for signal in TERM INT HUP USR1 USR2; do trap "kill -$signal $agent 2>/dev/null" "$signal"; done
 status=0
 while kill -0 "$agent" 2>/dev/null; do wait "$agent"; status=$?; done
 [ "$run/DONE" -nt "$started" ] && exit 0

@@ -12,10 +12,11 @@ import torch
 from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling
 
-# Started in the background by a script (`nohup bash tests/run.sh &`), this process ignores Ctrl-C, and so would every
-# process that a test starts and interrupts.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# Started in the background by a script (`nohup bash tests/run.sh &`), this process ignores Ctrl-C and the end of its
+# terminal, and so would every process that a test starts and interrupts.
+for number, handler in {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}.items():
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, handler)
 
 # The same examples in every run: a failure is a change in the code, not a draw of the dice. Nothing is kept on disk.
 settings.register_profile("dist_dash", deadline=None, derandomize=True, database=None, max_examples=60)

@@ -10,8 +10,8 @@ from pathlib import Path
 from submitit import JobEnvironment
 from submitit.helpers import DelayedSubmission, TorchDistributedEnvironment
 
+from dist_dash.ranks.launched import Launcher
 from dist_dash.runs.folder import RunFolder
-from dist_dash.runs.preemption import RESTART_SIGNAL
 from dist_dash.runs.process import FINISHED, TO_BE_CONTINUED, guarded, leave
 from dist_dash.training.rank import stoppable, train_on_this_rank
 
@@ -42,7 +42,8 @@ class TrainJob:
         status = guarded(lambda: self._train(environment))
         if status != FINISHED:
             stopped = RunFolder(self.run).to_continue
-            saved = status == TO_BE_CONTINUED and stopped.exists() and stopped.read_text().strip() == RESTART_SIGNAL
+            again = [number.name for number in Launcher().requeue_signals]
+            saved = status == TO_BE_CONTINUED and stopped.exists() and stopped.read_text().strip() in again
             if saved and FOLLOWED not in os.environ:
                 signal.raise_signal(signal.SIGUSR2)  # submitit's turn: rank 0 calls `checkpoint` and starts again
             leave(status)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,7 +23,6 @@ from dist_dash.ranks.launched import Launcher
 from dist_dash.runs import slurm
 from dist_dash.runs.folder import RunFolder
 from dist_dash.runs.owner import OwnedFolder, is_earlier_life
-from dist_dash.runs.preemption import RESTART_SIGNAL
 from dist_dash.runs.process import BAD_INPUT, FAILED, FINISHED, TO_BE_CONTINUED, OneLine, guarded
 
 AGAIN = 85  # exit status: the batch script should requeue the job
@@ -54,6 +52,7 @@ def decide(folder: OwnedFolder, status: int, job: slurm.SlurmJob | None, mine: s
         mine: this life of the job, `id.restarts`.
         attempts: failures in a row without progress after which the run is given up.
     """
+    again = Launcher().requeue_signals
     if folder.done.exists() and (status == FINISHED or _left_by(folder, folder.done, mine)):
         return Verdict(FINISHED, "finished")
     life = int(mine.partition(".")[2] or 0)
@@ -64,14 +63,14 @@ def decide(folder: OwnedFolder, status: int, job: slurm.SlurmJob | None, mine: s
         reason = folder.to_continue.read_text().strip()
         if job is not None and job.preempted:
             return Verdict(AGAIN, f"preempted ({reason}), saved")
-        if reason == RESTART_SIGNAL:
+        if reason in [number.name for number in again]:
             return _after_stop(folder, mine, f"stopped by {reason}, saved")
         return Verdict(TO_BE_CONTINUED, f"stopped by {reason or 'a signal'} for good; submit it again to continue")
     if status == BAD_INPUT:
         return Verdict(BAD_INPUT, "bad input: see above")
     if job is not None and job.preempted:
         return Verdict(AGAIN, "preempted while it was starting")
-    if status == 128 + signal.SIGUSR2:
+    if status - 128 in again:
         return _after_stop(folder, mine, "asked to stop while it was starting")
     return _after_failure(folder, status, mine, attempts)
 

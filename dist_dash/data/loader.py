@@ -12,6 +12,7 @@ from dist_dash.data.dataset import ALONE, DataSet, Sharding
 from dist_dash.data.host_batch import EvalBatch, HostBatch
 from dist_dash.data.rng import MIXUP, sample_rng
 from dist_dash.data.source import Split, UnreadableSample
+from dist_dash.data.time_limit import TimeLimit
 from dist_dash.data.workers import stream
 from dist_dash.errors import BadInput, require, require_count, require_non_negative
 
@@ -76,10 +77,12 @@ class TrainLoader:
         self.on_bad_sample = on_bad_sample
         self.steps_per_epoch = data.steps_per_epoch(batch_size, accumulation, sharding.replicas)
 
-    def __call__(self, epoch: int = 0, step: int = 0) -> Generator[HostBatch, None, None]:
+    def __call__(
+        self, epoch: int = 0, step: int = 0, limit: TimeLimit | None = None
+    ) -> Generator[HostBatch, None, None]:
         """Batches from this step on, across epochs, without end; close the generator to end its workers."""
         first = epoch * self.steps_per_epoch + step
-        return stream(self.assemble, _Updates(first, self.steps_per_epoch), self.workers, self.pin_memory)
+        return stream(self.assemble, _Updates(first, self.steps_per_epoch), self.workers, self.pin_memory, limit)
 
     def assemble(self, update: tuple[int, int]) -> HostBatch:
         """The batch of (epoch, step), a pure function while files do not change. Raises `BadInput`."""
@@ -164,6 +167,7 @@ class EvalLoader:
         workers: int = 0,
         pin_memory: bool = False,
         on_bad_sample: OnBadSample = "error",
+        limit: TimeLimit | None = None,
     ) -> None:
         """`batch_size`: samples in a batch of one rank. Raises `BadInput`."""
         _check(batch_size, workers, on_bad_sample)
@@ -173,6 +177,7 @@ class EvalLoader:
         self.workers = workers
         self.pin_memory = pin_memory
         self.on_bad_sample = on_bad_sample
+        self.limit = limit
 
     def __len__(self) -> int:
         """Batches on every rank."""
@@ -182,7 +187,7 @@ class EvalLoader:
         """The batches of this rank; a new pass each time."""
         replicas = self.sharding.replicas
         numbers = range(self.sharding.replica, len(self) * replicas, replicas)
-        return stream(self.assemble, numbers, self.workers, self.pin_memory)
+        return stream(self.assemble, numbers, self.workers, self.pin_memory, self.limit)
 
     def assemble(self, number: int) -> EvalBatch:
         """Batch `number` of the split, counted over all ranks; beyond the end it is all padding."""

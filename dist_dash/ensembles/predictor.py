@@ -14,6 +14,7 @@ from torch import Tensor
 
 from dist_dash.data.loader import EvalLoader
 from dist_dash.data.source import Split
+from dist_dash.data.time_limit import Interrupted, TimeLimit
 from dist_dash.data.workers import stream
 from dist_dash.member.engine import Engine
 from dist_dash.ranks.exchange import Exchange
@@ -93,6 +94,7 @@ def predict_split(
     loader: Loader,
     exchange: Exchange | None = None,
     stop_now: Callable[[], bool] | None = None,
+    limit: TimeLimit | None = None,
 ) -> Predicted | None:
     """Every member's log-probabilities of all samples, on rank 0; None on the others.
 
@@ -106,9 +108,11 @@ def predict_split(
         loader: how they are read.
         exchange: joined; None for a lone process.
         stop_now: whether all ranks agreed to stop; asked at every batch.
+        limit: with samples that do not come.
 
     Raises:
         BadInput: a sample cannot be read (on this rank), or a member cannot be loaded (on all ranks alike).
+        RunFailed: samples do not come (on this rank).
         Stopped: all ranks agreed to stop.
     """
     layout = Layout(0, 1, 1) if exchange is None else exchange.layout
@@ -118,14 +122,18 @@ def predict_split(
     dealt = [divmod(pair, batches) for pair in own]
     with agreeing(exchange, "members"):
         forwards = {member: members.forward_of(member, layout.device) for member in {member for member, _ in dealt}}
-    pieces = _pieces(forwards, split, loader, layout.device, dealt)
+    limit = limit or (TimeLimit(exchange.deadline) if exchange else None)
+    pieces = _pieces(forwards, split, loader, layout.device, dealt, limit)
     gathered = _Gathered(len(members), len(split), members.classes) if layout.rank == 0 else None
     unreadable = set[str]()
     with contextlib.closing(pieces):
         for _ in range(-(-pairs // layout.world)):  # every rank as often: the collectives must match
+            piece = None
+            with contextlib.suppress(Interrupted):  # by a stop that all ranks agree on now
+                piece = next(pieces, None)
             if stop_now is not None and stop_now():
                 raise Stopped
-            values, where, bad = next(pieces, None) or _nothing(loader.batch_size, members.classes)
+            values, where, bad = piece or _nothing(loader.batch_size, members.classes)
             unreadable.update(bad)
             everyones = exchange.bring_to_first(values) if exchange else values[None]
             wheres = exchange.bring_to_first(where) if exchange else where[None]
@@ -164,14 +172,19 @@ class _Gathered:
 
 
 def _pieces(
-    forwards: dict[int, Forward], split: Split, loader: Loader, device: torch.device, pairs: list[tuple[int, int]]
+    forwards: dict[int, Forward],
+    split: Split,
+    loader: Loader,
+    device: torch.device,
+    pairs: list[tuple[int, int]],
+    limit: TimeLimit | None,
 ) -> Generator[Piece, None, None]:
     """The predictions of this rank's pairs, batch by batch: a batch is read once for all members that need it."""
     batches = EvalLoader(split, batch_size=loader.batch_size, on_bad_sample=loader.on_bad_sample)
     members_of: dict[int, list[int]] = {}
     for member, number in sorted(pairs, key=lambda pair: pair[::-1]):
         members_of.setdefault(number, []).append(member)
-    read = stream(batches.assemble, list(members_of), loader.workers, device.type == "cuda")
+    read = stream(batches.assemble, list(members_of), loader.workers, device.type == "cuda", limit)
     with contextlib.closing(read):
         for members, batch in zip(members_of.values(), read, strict=True):
             x = batch.x.to(device, non_blocking=True)

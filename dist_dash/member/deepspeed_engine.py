@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from dist_dash.errors import BadInput, RunFailed, require
-from dist_dash.member.engine import Engine, MakeOptimizer, Precision
+from dist_dash.member.engine import Engine, MakeOptimizer, Precision, linear_loss
 from dist_dash.ranks.exchange import Exchange
 
 BUCKET = 200_000_000  # elements
@@ -55,6 +55,7 @@ class DeepSpeed(Engine):
         # Left alone, DeepSpeed takes the local rank for the device, of which there may be fewer.
         device = SimpleNamespace(device_rank=layout.device.index) if layout.device.type == "cuda" else None
         ranks = layout.member_ranks(layout.member)
+        size = sum(p.numel() for p in self.parameters)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             self._engine, *_ = deepspeed.initialize(
@@ -74,8 +75,8 @@ class DeepSpeed(Engine):
                         "stage": self.zero,
                         "overlap_comm": False,
                         # ZeRO allocates its bucket anew at every step: the default of 2 GB takes seconds on a CPU.
-                        "reduce_bucket_size": min(BUCKET, sum(p.numel() for p in self.parameters)),
-                        "allgather_bucket_size": min(BUCKET, sum(p.numel() for p in self.parameters)),
+                        "reduce_bucket_size": min(BUCKET, size),
+                        "allgather_bucket_size": min(BUCKET, size + size % 2),  # an odd one is refused
                     },
                 },
             )
@@ -85,6 +86,11 @@ class DeepSpeed(Engine):
         self.module = self._engine.module
 
     def backward(self, loss: Tensor) -> None:
+        if self.zero and self.exchange.layout.replicas > 1:
+            # ZeRO fills its buckets as the backward comes by: with another size or order where a replica's samples use
+            # other parameters. Through the linear loss it comes by all of them, in one order.
+            found = torch.autograd.grad(loss, self.parameters, allow_unused=True, materialize_grads=True)
+            loss = linear_loss(self.parameters, found)
         self._engine.backward(loss, scale_wrt_gas=False)  # ZeRO 2 averages it at once, the others in `step`
 
     def step(self) -> None:

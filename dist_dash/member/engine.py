@@ -6,6 +6,7 @@ Master weights are fp32 (fp64 for checks), always: perturbations are added to th
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -98,6 +99,11 @@ class Engine(ABC):
         self.skipped = finite is not None and not finite.item()
         if self.skipped:
             optimizer.zero_grad(set_to_none=True)
+
+
+def linear_loss(parameters: Sequence[Tensor], gradients: Sequence[Tensor]) -> Tensor:
+    """`⟨θ, gradients⟩`, a loss that has just these gradients."""
+    return torch.stack([(p * g).sum() for p, g in zip(parameters, gradients, strict=True)]).sum()
 
 
 class Torch(Engine):

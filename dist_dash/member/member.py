@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dist_dash.member.buffers import Buffers
-from dist_dash.member.engine import Engine
+from dist_dash.member.engine import Engine, linear_loss
 from dist_dash.member.parameters import Kind, kinds_of, names_of, parts_of
 from dist_dash.member.sketch import Sketch
 from dist_dash.member.vector import ParameterVector, own_memory
@@ -176,8 +176,7 @@ class Member:
 
         It is the gradient of the linear loss `⟨θ, vector⟩`, which every engine can take, sharded or not.
         """
-        products = [(p * v).sum() for p, v in zip(self.parameters, vector.materialised(), strict=True)]
-        self.engine.backward(torch.stack(products).sum())
+        self.engine.backward(linear_loss(self.parameters, vector.materialised()))
 
     def _counted(self, loss: Tensor, share: float | None) -> Tensor:
         if share is None:

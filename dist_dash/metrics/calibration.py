@@ -98,7 +98,9 @@ def _bin_of(confidence: Doubles, edges: Doubles) -> NDArray[np.intp]:
 
 
 def fit_temperature(log_probs: Floats, labels: Integers) -> float:
-    """The temperature in [0.05, 20] at which `softmax(log p / T)` has the least NLL; 1 where none is better than 1.
+    """The temperature in [0.05, 20] at which `softmax(log p / T)` has the least NLL.
+
+    1 where none is better, and where it would be less than 1 on too little evidence (`temperature.INFORMATION`).
 
     Args:
         log_probs: `[N, C]`.

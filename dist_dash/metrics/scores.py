@@ -92,8 +92,10 @@ def scores_of(samples: Samples) -> Scores:
     return {**found, "clipped": int(np.sum(samples.own < LOWEST))}
 
 
-def calibrated_scores(log_probs: Floats, samples: Samples) -> Scores:
-    """Scores after temperature scaling, `cal_nll cal_brier cal_ece cal_ece_mass cal_aac`, and the mean `temperature`.
+def calibrated_scores(log_probs: Floats, samples: Samples) -> tuple[Scores, list[float]]:
+    """Scores after temperature scaling, and the temperatures.
+
+    The scores are `cal_nll cal_brier cal_ece cal_ece_mass cal_aac` and the mean `temperature`.
 
     Each is the mean over ten halves: of 5 random splits, each half scaled by the temperature that was fitted on the
     other one (Ashukha et al. 2020, section 3). All None for a single sample, which cannot be split.
@@ -103,7 +105,7 @@ def calibrated_scores(log_probs: Floats, samples: Samples) -> Scores:
         samples: what is known of them.
     """
     if len(samples.own) < 2:
-        return {**{f"cal_{name}": None for name in _SCALED}, "temperature": None}
+        return {**{f"cal_{name}": None for name in _SCALED}, "temperature": None}, []
     half = halves(len(samples.own), SPLITS, SPLITS_SEED)
     beta, partition = fitted(log_probs, samples.top, samples.own, half, 2)
     of_sample = np.take_along_axis(beta, 1 - half, 1)
@@ -116,7 +118,8 @@ def calibrated_scores(log_probs: Floats, samples: Samples) -> Scores:
         for split in range(SPLITS)
         for part in (np.flatnonzero(half[split] == 0), np.flatnonzero(half[split] == 1))
     ]
-    return {**{f"cal_{name}": mean_of(found, name) for name in _SCALED}, "temperature": float(np.mean(1 / beta))}
+    scaled = {f"cal_{name}": mean_of(found, name) for name in _SCALED}
+    return {**scaled, "temperature": float(np.mean(1 / beta))}, np.ravel(1 / beta).tolist()
 
 
 def mean_of(found: Sequence[Mapping[str, float | None]], name: str) -> float | None:

@@ -67,7 +67,8 @@ def calibrated_size_curve(
         found = []
         for subset in subsets_of(len(log_probs), size, most_subsets, seed):
             mean, log_mean = _ensemble(probs, subset, weights_of(subset, weights))
-            found.append(calibrated_scores(log_mean, Samples.seen(log_mean, mean, labels))["cal_nll"])
+            scores, _ = calibrated_scores(log_mean, Samples.seen(log_mean, mean, labels))
+            found.append(scores["cal_nll"])
         curve.append(float(np.mean(np.array(found, dtype=np.float64))))
     return curve
 

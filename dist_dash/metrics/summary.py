@@ -14,6 +14,7 @@ from dist_dash.metrics.diversity import Matrix, correlation_of, disagreement_of,
 from dist_dash.metrics.mixture import members_in_words, non_finite_members, normalised, weights_of
 from dist_dash.metrics.scores import Measured, Scores, calibrated_scores, mean_of, measured, scores_of
 from dist_dash.metrics.table import table
+from dist_dash.metrics.temperature import remark
 
 __all__ = ["evaluate", "table"]
 
@@ -60,10 +61,12 @@ def evaluate(
     found = measured(log_probs, labels, kept, shares)
     predictors = [found.ensemble, *found.members]
     every = [scores_of(samples) for samples in predictors]
+    remarks: list[str | None] = []
     if calibrated:
         sources = [found.log_probs, *(log_probs[member] for member in kept)]
-        scaled = map(calibrated_scores, sources, predictors)
-        every = [{**plain, **others} for plain, others in zip(every, scaled, strict=True)]
+        scaled = list(map(calibrated_scores, sources, predictors))
+        every = [{**plain, **others} for plain, (others, _) in zip(every, scaled, strict=True)]
+        remarks = [remark(temperatures) for _, temperatures in scaled]
     ensemble, *members = every
     mean = {name: mean_of(members, name) for name in members[0]}
     cosines = None if weight_cosines is None else weight_cosines[np.ix_(kept, kept)]
@@ -76,6 +79,7 @@ def evaluate(
         "samples": len(labels),
         "seed": seed,
         "left_out": left_out,
+        **({"temperature_remarks": {"ensemble": remarks[0], "members": remarks[1:]}} if any(remarks) else {}),
         **({} if shares is None else {"weights": shares.tolist()}),
     }
 

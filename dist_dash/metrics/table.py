@@ -10,6 +10,7 @@ import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.console import Group
 from rich.table import Table
+from rich.text import Text
 
 SCORES = (
     ("accuracy", "accuracy", ".2%"),
@@ -36,10 +37,21 @@ def table(evaluation: dict[str, Any]) -> Group:
 
     A member's disagreement is its mean one with the others. `cal`: after temperature scaling.
     """
-    tables: list[Table | str] = [_of_predictors(evaluation)]
+    tables: list[Table | Text | str] = [_of_predictors(evaluation), *map(Text, temperature_remarks(evaluation))]
     if len(evaluation["members"]) > 1:
         tables += ["", _of_pairs(evaluation["diversity"])]
     return Group(*tables)
+
+
+def temperature_remarks(evaluation: dict[str, Any]) -> list[str]:
+    """Sentences about temperatures that sit on a bound, or were left at 1; of none, no sentence."""
+    if "temperature_remarks" not in evaluation:
+        return []
+    found = evaluation["temperature_remarks"]
+    left_out, members = evaluation.get("left_out", []), found["members"]
+    names = [f"member {number}" for number in range(len(members) + len(left_out)) if number not in left_out]
+    said = zip(["the ensemble", *names], [found["ensemble"], *members], strict=True)
+    return [f"Temperature of {name}: {words}." for name, words in said if words]
 
 
 def _of_predictors(evaluation: dict[str, Any]) -> Table:

@@ -8,6 +8,8 @@ method in a bracket finds the least. What scores need of a sample are `F(β)` an
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,6 +18,12 @@ from dist_dash.metrics.partition import RADIUS, Direct, Expanded, Partition
 
 LEAST, MOST = 0.05, 20.0
 """Bounds of the temperature: samples that are all right, or all wrong, would have it go to 0, or to infinity."""
+INFORMATION = 4.0
+"""What samples must tell of log T before predictions are made surer (T < 1): then its standard error is at most ½.
+
+Where all samples that are fitted on are right, the best T is the least, which says nothing of other samples and makes
+their errors as costly as can be. Predictions are made less sure (T > 1) on any evidence, which can cost little.
+"""
 
 Groups = NDArray[np.intp]
 
@@ -59,7 +67,7 @@ def fitted(log_probs: Floats, top: Doubles, own: Doubles, group: Groups, groups:
 
 
 def _least(partition: Partition, d_own: Doubles, group: Groups, start: Doubles) -> Doubles:
-    """β `[k, groups]` of least NLL of each group; never worse than β = 1.
+    """β `[k, groups]` of least NLL of each group; never worse than β = 1, and 1 where nothing tells of a larger one.
 
     Newton's method for the zero of the slope, which rises with β; it halves the bracket where it leaves it or creeps.
     """
@@ -88,7 +96,21 @@ def _least(partition: Partition, d_own: Doubles, group: Groups, start: Doubles) 
         last = np.where(fits, np.abs(step), np.inf)
         beta = np.where(done, beta, np.clip(beta + step, low, high))
         done |= near
-    return _no_worse(partition, d_own, group, beta)
+    beta = _no_worse(partition, d_own, group, beta)
+    information = beta**2 * slopes(beta)[1]  # Fisher's, of log β
+    return np.where((beta > 1) & (information < INFORMATION), 1.0, beta)
+
+
+def remark(found: Sequence[float]) -> str | None:
+    """What a reader should know of fitted temperatures, in words; None: nothing."""
+    kept = sum(one == 1 for one in found)
+    least, most = (sum(abs(one / bound - 1) < 1e-9 for one in found) for bound in (LEAST, MOST))
+    said = [
+        f"{kept} left at 1 (nothing is gained, or too few errors tell how sure to be)" if kept else "",
+        f"{least} at the lower bound, {LEAST}" if least else "",
+        f"{most} at the upper bound, {MOST:g}" if most else "",
+    ]
+    return f"of {len(found)} fitted, " + "; ".join(filter(None, said)) if any(said) else None
 
 
 def _no_worse(partition: Partition, d_own: Doubles, group: Groups, beta: Doubles) -> Doubles:

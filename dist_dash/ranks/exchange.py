@@ -171,18 +171,13 @@ class Exchange:
 
     # -- flags and checks, between all ranks -----------------------------------------------------------------------
 
-    def start_maximum(self, flags: Sequence[int]) -> Callable[[], list[int]]:
-        """Start the element-wise maximum of whole numbers over all ranks; call the result to have it."""
+    def maximum(self, flags: Sequence[int]) -> list[int]:
+        """The element-wise maximum of whole numbers over all ranks."""
         if self.layout.world == 1:
-            return lambda: list(flags)
+            return list(flags)
         values = torch.tensor(flags, dtype=torch.int64)
-        work = self._guarded(lambda: dist.all_reduce(values, dist.ReduceOp.MAX, group=self._control, async_op=True))
-
-        def finish() -> list[int]:
-            self._guarded(work.wait)
-            return values.tolist()
-
-        return finish
+        self._guarded(lambda: dist.all_reduce(values, dist.ReduceOp.MAX, group=self._control))
+        return values.tolist()
 
     def collect(self, value: T) -> list[T]:
         """Every rank's `value` (any small picklable object), in rank order, on every rank."""

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 from dataclasses import dataclass
 from functools import cached_property
 
 from dist_dash.errors import BadInput
+
+STOP_SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+"""Each asks a run to save and to end; a request that has the whole run started again outdoes one that has not."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,21 @@ class Launcher:
         """`job.restarts` under Slurm, else empty: each life of a requeued job has another one."""
         job = self._variables.get("SLURM_JOB_ID", "")
         return f"{job}.{self._number('SLURM_RESTART_COUNT', 0)}" if job else ""
+
+    @property
+    def requeue_signals(self) -> list[signal.Signals]:
+        """Those of `STOP_SIGNALS` that ask for the run to be started again: `DIST_DASH_REQUEUE_SIGNALS`, else SIGUSR2.
+
+        Raises:
+            BadInput: the variable names something else.
+        """
+        text = self._variables.get("DIST_DASH_REQUEUE_SIGNALS", signal.SIGUSR2.name)
+        wanted = {f"SIG{name.removeprefix('SIG')}" for name in text.replace(",", " ").upper().split()}
+        if unknown := sorted(wanted - {number.name for number in STOP_SIGNALS}):
+            known = ", ".join(number.name for number in STOP_SIGNALS)
+            what = f"DIST_DASH_REQUEUE_SIGNALS names {', '.join(unknown)}, but may only name {known}"
+            raise BadInput(f"environment: {what}, separated by commas")
+        return [number for number in STOP_SIGNALS if number.name in wanted]
 
     @property
     def _torchrun(self) -> bool:

@@ -54,7 +54,7 @@ def severity(run: FinishedRun) -> Picture:
         caption=f"Scores of {found['samples']} test samples under {len(found['corruptions'])} corruptions of rising "
         "severity: bold the mean over all corruptions, of the ensemble and of its members; thin, the ensemble under "
         f"each corruption alone. Nothing is fitted under corruption: temperatures are from {found['fitted_on']}. "
-        "The severities are this project's own: numbers are not comparable with those on ImageNet-C.",
+        + " ".join([f"Severities: {found['severities_from']}.", *found["remarks"]]),
         figure=figure,
         data={name: [row[name] for row in rows] for name in rows[0]},
         findings={
@@ -72,6 +72,8 @@ def corruptions(run: FinishedRun) -> Picture:
         NotHere: there is no `shift.json`, the samples are no images, or the data are not at hand.
     """
     found = _found(run)
+    if found["severities_from"].startswith("published"):
+        raise NotHere("The corrupted images are published ones, which the run does not hold.")
     sheet = list(_sheet(run, found))
     names = list(dict.fromkeys(row["corruption"] for row in sheet))
     levels = [0, *found["severities"]]
@@ -141,6 +143,8 @@ def _found(run: FinishedRun) -> dict[str, Any]:
     if not run.folder.shift.is_file():
         raise NotHere("Nothing is known about corrupted or other data: `dist-dash shift RUN` was not run.")
     found: dict[str, Any] = read_json(run.folder.shift, "run")
+    if "severities_from" not in found:
+        raise NotHere("shift.json is of an older version, with other severities: run `dist-dash shift RUN` again.")
     return found
 
 

@@ -16,6 +16,7 @@ from dist_dash.comparison.paired import Difference
 from dist_dash.comparison.section import Group, Section
 from dist_dash.comparison.verdict import in_a_word
 from dist_dash.ensembles.finished import FinishedRun
+from dist_dash.metrics.table import temperature_remarks
 from dist_dash.report.readings import kept_members
 from dist_dash.report.words import CALIBRATED, DIFFERENCES, MEANINGS
 
@@ -60,6 +61,7 @@ def _reading(evaluation: Mapping[str, Any], names: Sequence[str]) -> list[str]:
         found.append(f"cal_…: {CALIBRATED}: no score is taken where its temperature was fitted.")
         if finite(evaluation["ensemble"].get("cal_nll")) is None:
             found.append("There are too few samples to fit a temperature.")
+    found += temperature_remarks(dict(evaluation))
     if left_out := evaluation.get("left_out"):
         found.append(f"Left out, because their predictions are not finite: members {', '.join(map(str, left_out))}.")
     return found

@@ -13,17 +13,20 @@ import pickle
 import random
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from dist_dash.errors import BadInput, everywhere
+from dist_dash.data.time_limit import Interrupted, TimeLimit
+from dist_dash.errors import BadInput, RunFailed, everywhere
 from dist_dash.files import naming, sync_folder, write_atomically
 from dist_dash.ranks.exchange import Exchange
 from dist_dash.runs.choices import HARMLESS, differing, flat, under
 from dist_dash.runs.owner import OwnedFolder
+from dist_dash.runs.preemption import Stopped
 
 FORMAT = 2
 
@@ -37,11 +40,19 @@ class CheckpointSets:
         recipe: the resolved recipe, nested; a set of another recipe is refused, unless the difference is harmless.
         keep: how many of the newest sets stay.
         say: prints a line for the user, on rank 0.
+        limit: with a file system that does not answer.
     """
 
     def __init__(
-        self, folder: OwnedFolder, exchange: Exchange, recipe: dict[str, Any], keep: int, say: Callable[[str], None]
+        self,
+        folder: OwnedFolder,
+        exchange: Exchange,
+        recipe: dict[str, Any],
+        keep: int,
+        say: Callable[[str], None],
+        limit: TimeLimit | None = None,
     ) -> None:
+        self._limit = limit or TimeLimit(exchange.deadline)
         self._folder, self._exchange, self._keep, self._say = folder, exchange, keep, say
         self._recipe = {k: v for k, v in flat(recipe).items() if not under(k, HARMLESS)}
         self._layout = layout = exchange.layout
@@ -112,19 +123,29 @@ class CheckpointSets:
 
         Raises:
             BadInput: the set belongs to another layout or recipe (what differs is listed), or no set can be read.
+            RunFailed: the file system does not answer.
+            Stopped: a rank was asked to stop before it had read its part; nothing has changed.
         """
         newest_first = self._exchange.collect(self._folder.checkpoint_steps())[0][::-1]
         for step in newest_first:
             manifest, states, problem = None, [], None
             try:
-                manifest = json.loads((self._path(step) / "manifest.json").read_text())
+                late = partial("run: the file system of {} has not answered".format, self._path(step))
+                read = (self._path(step) / "manifest.json").read_text
+                manifest = json.loads(self._limit.call(read, what=late))
                 self._check_same_run(manifest)
-                states = [self._read(step, manifest, replica) for replica in range(self._layout.replicas)]
+                states = self._limit.call(self._states, step, manifest, what=late)
+            except Interrupted:
+                problem = ("stop", "")
+            except RunFailed:
+                raise
             except BadInput as error:
                 problem = ("input", str(error))
             except (OSError, ValueError, KeyError, RuntimeError, pickle.UnpicklingError) as error:
                 problem = ("torn", str(error).splitlines()[0] if str(error) else type(error).__name__)
             problems = [p for p in self._exchange.collect(problem) if p is not None]
+            if any(kind == "stop" for kind, _ in problems):
+                raise Stopped
             if any(kind == "input" for kind, _ in problems):
                 raise everywhere(BadInput(next(text for kind, text in problems if kind == "input")))
             if problems:
@@ -156,6 +177,9 @@ class CheckpointSets:
             raise BadInput(
                 f"run: {self._folder.path} was started with other settings ({what}); use another --run, or --fresh"
             )
+
+    def _states(self, step: int, manifest: dict[str, Any]) -> list[dict[str, Any]]:
+        return [self._read(step, manifest, replica) for replica in range(self._layout.replicas)]
 
     def _read(self, step: int, manifest: dict[str, Any], replica: int) -> dict[str, Any]:
         name = self._part(self._layout.member, replica)

@@ -86,8 +86,12 @@ class RunFolder:
             raise BadInput(f"run: {self.path} is a file; it must be a folder")
         content = set(self.path.iterdir()) if self.path.is_dir() else set()
         runs = {self.jobs, *(self.member(number).path for number in self.members())}
-        if not (content <= runs or self.lock.exists()):
+        if not (content <= runs or self.holds_run()):
             raise BadInput(f"run: {self.path} holds files that are not a run's; it must be empty, new, or a run folder")
+
+    def holds_run(self) -> bool:
+        """Whether a run has been here: by what it leaves. Its lock is gone where the file system has no locks."""
+        return self.lock.exists() or "token" in self.owner() or (self.recipe.exists() and self.checkpoints.is_dir())
 
     def owner(self) -> dict[str, Any]:
         """Who owns the folder, or owned it last: `token host pid job`, and how often the run was `continued`.

@@ -18,10 +18,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, Timeout
 
 from dist_dash.errors import NOT_TO_BE_USED, BadInput, RunFailed
-from dist_dash.files import write_atomically
+from dist_dash.files import locked, write_atomically
 from dist_dash.runs.folder import SPLITS, RunFolder
 
 
@@ -36,7 +36,7 @@ class OwnedFolder(RunFolder):
 
     def __init__(self, path: str | Path) -> None:
         super().__init__(path)
-        self._lock: FileLock | None = None
+        self._lock: BaseFileLock | None = None
         self._is_new = False
         self.token = uuid.uuid4().hex[:12]
         """Identifies the owner: rank 0 draws it and sends it to the other ranks."""
@@ -56,17 +56,16 @@ class OwnedFolder(RunFolder):
         """
         self.check_usable()
         self._is_new = not self.path.exists()
-        self._lock = FileLock(self.lock, timeout=patience)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock.acquire()
+            self._lock = locked(self.lock, patience)
         except Timeout as error:
             if not self._has_stale_owner(job, ended):
                 raise BadInput(
                     f"run: {self.path} is in use by {self._owner_in_words()}; stop that run or use another --run"
                 ) from error
             self.lock.unlink(missing_ok=True)  # the stale owner's lock is then on a file that has no name any more
-            self._lock.acquire()
+            self._lock = locked(self.lock, patience)
         except OSError as error:
             if error.errno not in NOT_TO_BE_USED:
                 raise

@@ -7,19 +7,22 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-# In ascending order: where the ranks received different signals, the last one decides. SIGUSR2 (a time limit, a
-# preemption) asks that the run be started again, the others do not.
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
-RESTART_SIGNAL = signal.SIGUSR2.name
+from dist_dash.ranks.launched import STOP_SIGNALS, Launcher
 
 
 def stop_signals() -> list[signal.Signals]:
-    """Those that mean something to this process.
+    """Those that mean something to this process, in ascending order: the last of those that ranks received decides.
 
-    It may have been started to ignore Ctrl-C, as a shell script's background jobs are: then it keeps ignoring it.
+    It may have been started to ignore Ctrl-C, as a shell script's background jobs are, or the terminal's end (nohup):
+    then it keeps ignoring it.
     """
-    ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-    return [number for number in STOP_SIGNALS if not (ignored and number == signal.SIGINT)]
+    ignored = {number for number in (signal.SIGINT, signal.SIGHUP) if signal.getsignal(number) is signal.SIG_IGN}
+    return [number for number in _ascending() if number not in ignored]
+
+
+def _ascending() -> list[signal.Signals]:
+    again = Launcher().requeue_signals
+    return sorted(STOP_SIGNALS, key=lambda number: number in again)
 
 
 class StopRequest:
@@ -27,6 +30,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.signal: str | None = None
+        self._ascending = [number.name for number in _ascending()]
 
     @property
     def made(self) -> bool:
@@ -35,18 +39,23 @@ class StopRequest:
 
     @property
     def level(self) -> int:
-        """0 where no stop was asked for, else the signal's place in `STOP_SIGNALS`, from 1."""
-        return 0 if self.signal is None else 1 + [number.name for number in STOP_SIGNALS].index(self.signal)
+        """0 where no stop was asked for, else the signal's place in the ascending order, from 1."""
+        return 0 if self.signal is None else 1 + self._ascending.index(self.signal)
+
+    def named(self, level: int) -> str:
+        """The signal of a level above 0."""
+        return self._ascending[level - 1]
 
     @contextmanager
     def listening(self, say: Callable[[str], None]) -> Iterator[StopRequest]:
-        """Take SIGTERM, SIGUSR2 and Ctrl-C as a request to stop after the present step; restore the handlers after."""
+        """Take the stop signals as a request to stop after the present step; restore the handlers after."""
 
         def note(number: int, frame: FrameType | None) -> None:
-            if self.level <= STOP_SIGNALS.index(signal.Signals(number)):
+            name = signal.Signals(number).name
+            if self.level <= self._ascending.index(name):
                 if self.signal is None:
-                    say(f"{signal.Signals(number).name}: stopping after this step")
-                self.signal = signal.Signals(number).name
+                    say(f"{name}: stopping after this step")
+                self.signal = name
 
         before = {number: signal.signal(number, note) for number in stop_signals()}
         try:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -67,6 +69,11 @@ def quiet_torch() -> None:
     This project says itself who is missing.
     """
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+
+
+def show_stacks_on_quit() -> None:
+    """From now on, SIGQUIT has this process print the stacks of all its threads, and go on."""
+    faulthandler.register(signal.SIGQUIT, file=2)
 
 
 def say_at_once(text: str) -> None:

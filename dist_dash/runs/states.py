@@ -64,8 +64,8 @@ def find_runs(folder: Path) -> list[Path]:
     found = []
     for path, folders, files in os.walk(folder):
         run = RunFolder(path)
-        trained = run.recipe.name in files and run.checkpoints.name in folders
-        if trained or run.lock.name in files or (run.jobs.name in folders and run.job.exists()):
+        traces = {run.recipe.name, run.lock.name, run.owner_file.name} & set(files)
+        if (traces and run.holds_run()) or (run.jobs.name in folders and run.job.exists()):
             found.append(run.path)
             own = {part.name for part in (run.checkpoints, run.ensemble, run.tensorboard, run.jobs)}
             folders[:] = set(folders) - own

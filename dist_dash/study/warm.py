@@ -22,7 +22,7 @@ import torch
 
 from dist_dash.errors import RunFailed
 from dist_dash.runs.preemption import StopRequest
-from dist_dash.runs.process import FAILED, FINISHED, guarded
+from dist_dash.runs.process import FAILED, FINISHED, guarded, show_stacks_on_quit
 from dist_dash.training.rank import train_on_this_rank
 
 CONTEXT = multiprocessing.get_context("spawn")  # nothing of the parent's: a rank is as fresh as torchrun's
@@ -173,6 +173,7 @@ def _serve(pipe: Connection, rank: int, world: int, threads: int) -> None:
     # Data workers are forked as in a rank that a launcher started: they end with it.
     multiprocessing.set_start_method("fork", force=True)
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    show_stacks_on_quit()
     gc.freeze()  # modules are not looked through after every run
     with StopRequest().listening(lambda text: None) as stop:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})

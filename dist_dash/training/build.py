@@ -11,6 +11,7 @@ from dist_dash.data.dataset import DataSet, Sharding
 from dist_dash.data.host_batch import HostBatch
 from dist_dash.data.labels import check_every_class
 from dist_dash.data.loader import EvalLoader, TrainLoader
+from dist_dash.data.time_limit import TimeLimit
 from dist_dash.errors import NOT_TO_BE_USED, BadInput, own_code, require
 from dist_dash.member.batch import Batch, MicroBatch, Progress, micro_batch
 from dist_dash.member.facts import RunFacts
@@ -93,7 +94,7 @@ def train_loader(recipe: Recipe, data: DataSet, layout: Layout) -> TrainLoader:
     )
 
 
-def evaluation_loader(recipe: Recipe, data: DataSet, layout: Layout, split: str) -> EvalLoader:
+def evaluation_loader(recipe: Recipe, data: DataSet, layout: Layout, split: str, limit: TimeLimit) -> EvalLoader:
     """This rank's share of a split to be evaluated."""
     loader = recipe.loader
     return EvalLoader(
@@ -103,16 +104,19 @@ def evaluation_loader(recipe: Recipe, data: DataSet, layout: Layout, split: str)
         workers=loader.workers,
         pin_memory=layout.device.type == "cuda",
         on_bad_sample=loader.on_bad_sample,
+        limit=limit,
     )
 
 
-def unaugmented(recipe: Recipe, data: DataSet, layout: Layout, split: str) -> Generator[MicroBatch, None, None]:
+def unaugmented(
+    recipe: Recipe, data: DataSet, layout: Layout, split: str, limit: TimeLimit
+) -> Generator[MicroBatch, None, None]:
     """A split's samples in evaluation order, not augmented, with the labels that are trained on; this replica's share.
 
     Every rank gets equally many micro-batches; those beyond the split's end are empty.
     """
     dtype = recipe.engine.dtype
-    for batch in evaluation_loader(recipe, data, layout, split):
+    for batch in evaluation_loader(recipe, data, layout, split, limit):
         x, labels, ids = batch.x[batch.valid], batch.labels[batch.valid], batch.ids[batch.valid]
         yield micro_batch(x, one_hot(labels, data.classes), ids, None, recipe.labels.smoothing, layout.device, dtype)
 

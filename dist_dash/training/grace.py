@@ -1,6 +1,7 @@
-"""How long ranks may take to save after a signal, where torch can be asked to wait: not in 2.11.
+"""Which signals torch's agent hands on to the ranks, and how long they may take to save then.
 
-There, torch's agent waits 30 seconds (a default argument within it, no setting) before it kills the ranks.
+The latter where torch can be asked to wait: not in 2.11, whose agent kills the ranks after 30 seconds (a default
+argument within it, no setting).
 As a script (`python3 -m dist_dash.training.grace 300`) it quickly prints the words for torchrun's command line.
 """
 
@@ -13,6 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from dist_dash.runs.preemption import stop_signals
+
 GRACE = 300  # seconds
 
 
@@ -21,13 +24,18 @@ def grace_for(config: Callable[..., Any]) -> dict[str, Any]:
     return {"shutdown_timeout": GRACE} if "shutdown_timeout" in inspect.signature(config).parameters else {}
 
 
+def signals_to_handle() -> str:
+    """The names as torch takes them: what this process was started to ignore, the agent ignores too."""
+    return ",".join(number.name for number in stop_signals())
+
+
 def torchrun_options(seconds: str) -> list[str]:
-    """The words for torchrun, where it knows them; torch is looked at, not imported."""
-    torch = importlib.util.find_spec("torch")
+    """The words for torchrun, as far as it knows them; torch is looked at, not imported."""
+    words, torch = ["--signals-to-handle", signals_to_handle()], importlib.util.find_spec("torch")
     if torch is None or torch.origin is None:
-        return []
+        return words
     source = (Path(torch.origin).parent / "distributed/run.py").read_text()
-    return ["--shutdown-timeout", seconds] if "shutdown-timeout" in source else []
+    return [*words, "--shutdown-timeout", seconds] if "shutdown-timeout" in source else words
 
 
 if __name__ == "__main__":

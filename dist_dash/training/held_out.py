@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from dist_dash.data.dataset import DataSet
+from dist_dash.data.time_limit import TimeLimit
 from dist_dash.ensembles.ensemble import StoredEnsemble
 from dist_dash.ensembles.evaluation import Evaluated, score_predictions
 from dist_dash.ensembles.predictor import Members, predict_split
@@ -22,6 +23,7 @@ def evaluate_split(
     *,
     first: int,
     stop_now: Callable[[], bool],
+    limit: TimeLimit,
     tell: Callable[[str], None],
 ) -> tuple[list[int], Evaluated | None]:
     """Non-finite members; and, on rank 0 where there are none, predictions and scores.
@@ -37,12 +39,13 @@ def evaluate_split(
         split: `train`, `validation` or `test`.
         first: number of the first of these members in the whole ensemble.
         stop_now: whether all ranks agreed to stop; asked at every batch.
+        limit: with samples that do not come.
         tell: takes a line for the record.
 
     Raises:
         Stopped: all ranks agreed to stop; nothing has changed.
     """
-    found = predict_split(members, data.evaluation_split(split), recipe.loader, exchange, stop_now)
+    found = predict_split(members, data.evaluation_split(split), recipe.loader, exchange, stop_now, limit)
     for name in found.unreadable if found else []:
         tell(f"unreadable sample left out of the {split} split: {name}")
     non_finite = [first + member for member in non_finite_members(found.log_probs)] if found else []

@@ -15,9 +15,8 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from dist_dash.errors import require
 from dist_dash.recipe.parsing import Command
 from dist_dash.runs.folder import RunFolder
-from dist_dash.runs.preemption import stop_signals
 from dist_dash.runs.process import FINISHED, TO_BE_CONTINUED
-from dist_dash.training.grace import grace_for
+from dist_dash.training.grace import grace_for, signals_to_handle
 from dist_dash.training.train import finished_already
 
 MOST_RANKS = 1024  # that one machine starts
@@ -60,7 +59,7 @@ def launch_local(arguments: Sequence[str], command: Command) -> int:
         rdzv_endpoint="127.0.0.1:0",
         local_addr="127.0.0.1",
         max_restarts=0,
-        signals_to_handle=",".join(number.name for number in stop_signals()),
+        signals_to_handle=signals_to_handle(),
         **grace_for(LaunchConfig),
     )
     try:

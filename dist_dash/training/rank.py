@@ -9,17 +9,20 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from dist_dash.runs.preemption import StopRequest
-from dist_dash.runs.process import quiet_torch, say_at_once
+from dist_dash.runs.process import quiet_torch, say_at_once, show_stacks_on_quit
 
 
 @contextmanager
 def stoppable(speaks: bool) -> Iterator[StopRequest]:
     """A process that trains, from its first moment on: requests to stop are noted, and torch's C++ keeps quiet.
 
+    SIGQUIT shows what it is doing.
+
     Args:
         speaks: whether this rank says that a stop was asked for.
     """
     quiet_torch()
+    show_stacks_on_quit()
     with StopRequest().listening(say_at_once if speaks else lambda text: None) as stop:
         yield stop
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import torch
 
-from dist_dash.data.host_batch import HostBatch, sample_hash
+from dist_dash.data.host_batch import HostBatch
+from dist_dash.data.time_limit import Interrupted, TimeLimit
 from dist_dash.ensembles.ensemble import StoredEnsemble, save_member
 from dist_dash.ensembles.evaluation import Evaluated, save_results
 from dist_dash.ensembles.predictor import MembersInTraining
@@ -82,9 +83,10 @@ def train(command: Command, layout: Layout, stop: StopRequest) -> int:
             run.finish()
             return FINISHED
         except Stopped:
-            reason = run.agreement.stopped_by
+            reason = run.agreement.reason()
             run.event(f"{reason}: stopped at step {run.step}; run the same command to continue")
-            run.save()
+            if run.started:
+                run.save()
             run.leave(folder.to_continue, reason)
             return TO_BE_CONTINUED
         except OSError as error:  # no longer wrong input
@@ -115,7 +117,8 @@ class Run:
         if recipe.deterministic:
             ask_for_determinism()
         torch.manual_seed(derived_seed("rank", recipe.seed, self.layout.ensemble_rank))
-        self.step, self.evaluated = 0, True
+        self.step, self.evaluated, self.started = 0, True, False
+        self.limit = TimeLimit(recipe.checks.deadline, lambda: stop.made)
         say_first = say if self.layout.rank == 0 else lambda text: None
         with exchange.together("data"):
             self.data = load_data(recipe, self.layout, say_first)
@@ -140,7 +143,7 @@ class Run:
         with exchange.together("record"):
             self.recorder = self._open_record()
         self.checkpoints = CheckpointSets(
-            folder, exchange, command.resolved, recipe.checkpoints.keep, self.recorder.say
+            folder, exchange, command.resolved, recipe.checkpoints.keep, self.recorder.say, self.limit
         )
         same_samples = recipe.loader.order == "shared"
         self.agreement = Agreement(exchange, stop, recipe.checks.max_skipped, same_samples)
@@ -156,16 +159,16 @@ class Run:
         """Update until all steps are done.
 
         Raises:
-            Stopped: all ranks agreed to stop after the present step.
+            Stopped: all ranks agreed to stop before the next update.
         """
         record, save = self.recipe.record, self.recipe.checkpoints
-        batches = self.loader(*divmod(self.step, self.steps_per_epoch))
+        batches = self.loader(*divmod(self.step, self.steps_per_epoch), self.limit)
         with contextlib.closing(batches):
             while self.step < self.total_steps and not self.best.waited_enough:
+                compared = self.step % self.recipe.checks.samples_every == 0
+                host = self.agreement.next_batch(batches, self.step, self.member.skipped_in_a_row, compared)
                 self.prepare_update()
-                with self.exchange.clock.waiting("data", on_host=True):
-                    host = next(batches)
-                stop = self.update(host)
+                self.update(host)
                 if self.step in self.members_at[:-1]:
                     self.save_snapshot(self.members_at.index(self.step))
                 end_of_epoch = self.step % self.steps_per_epoch == 0
@@ -175,15 +178,13 @@ class Run:
                 self.evaluated = not (
                     end_of_epoch and record.evaluate_every and epochs_done % record.evaluate_every == 0
                 )
-                if stop:
-                    raise Stopped
                 self.evaluate_if_due()
                 due = end_of_epoch and save.every_epochs and epochs_done % save.every_epochs == 0
                 if due or (save.every_steps and self.step % save.every_steps == 0):
                     self.save()
 
     def prepare_update(self) -> None:
-        """What comes before the update's samples are read: a restart of the weights, the method's look at an epoch."""
+        """What comes before an update: a restart of the weights, the method's look at an epoch."""
         exchange, method = self.exchange, self.recipe.method
         if self.step in self.restarts_at:
             cycle = 1 + self.restarts_at.index(self.step)
@@ -202,17 +203,19 @@ class Run:
         Raises:
             Stopped: all ranks agreed to stop; the pass is made again after the resume.
         """
-        for micro in unaugmented(self.recipe, self.data, self.layout, split):
-            if self.agreement.stop_now():
-                raise Stopped
-            yield micro
+        with contextlib.suppress(Interrupted):
+            for micro in unaugmented(self.recipe, self.data, self.layout, split, self.limit):
+                if self.agreement.stop_now():
+                    raise Stopped
+                yield micro
+            return
+        self.agreement.stop_now()  # of the other ranks
+        raise Stopped
 
-    def update(self, host: HostBatch) -> bool:
-        """One update of this rank's member; whether all ranks stop after it."""
+    def update(self, host: HostBatch) -> None:
+        """One update of this rank's member."""
         recipe, exchange = self.recipe, self.exchange
         exchange.step = self.step
-        compared = self.step % recipe.checks.samples_every == 0
-        settle = self.agreement.start(self.member.skipped_in_a_row, sample_hash(host.ids) if compared else None)
         factor = recipe.schedule.factor(self.step, self.steps_per_epoch, self.total_steps)
         self.member.engine.scale_learning_rate(factor)
         progress = Progress(self.step, self.total_steps, self.steps_per_epoch, factor, self.rate_range)
@@ -233,7 +236,6 @@ class Run:
             tell = self.event if self.layout.rank == 0 else say
             for name in host.bad:
                 tell(f"unreadable sample passed over: {name}")
-        return settle()
 
     def evaluate_if_due(self) -> None:
         """Evaluate at the end of an epoch, on the validation split where there is one.
@@ -290,6 +292,7 @@ class Run:
                     folder.checkpoints.mkdir(exist_ok=True)
             with self.exchange.together("sparsity"):
                 self.recipe.sparsity.start(self.member)
+        self.started = True
         with self.exchange.together("run folder"):
             if self.layout.rank == 0:
                 folder.mark(None)
@@ -384,4 +387,6 @@ class Run:
         asked = self.recipe, self.data, members, self.exchange, split
         first = layout.first_member * (len(members) // layout.members)
         with self.member.evaluating():
-            return evaluate_split(*asked, first=first, stop_now=self.agreement.stop_now, tell=self.event)
+            return evaluate_split(
+                *asked, first=first, stop_now=self.agreement.stop_now, limit=self.limit, tell=self.event
+            )

@@ -28,7 +28,6 @@ def settle_all(members: int, odd_rank: int, at: int, kind: str, same_samples: bo
     with Exchange(layout, deadline=300) as exchange:
         agreement = Agreement(exchange, stop, max_skipped=3, same_samples=same_samples)
         for step in range(STEPS):
-            exchange.step = step
             odd = layout.rank == odd_rank and step == at
             ids = torch.arange(6).reshape(2, 3) + 100 * layout.replica + 10 * step
             if odd and kind == "order":
@@ -37,7 +36,7 @@ def settle_all(members: int, odd_rank: int, at: int, kind: str, same_samples: bo
                 stop.signal = "SIGTERM"
             sick = 3 if odd and kind == "sick" else 2
             try:
-                if agreement.start(sick, None if kind == "unchecked" else sample_hash(ids))():
+                if agreement.settle(step, sick, None if kind == "unchecked" else sample_hash(ids)):
                     found.append((step, "stop"))
                     break
             except RunFailed as error:
@@ -96,8 +95,8 @@ def test_a_run_that_is_asked_to_stop_on_one_rank_stops_on_all(tmp_path: Path) ->
     struck = ["--engine=tests.e2e.faults.Struck", f"--engine.orders={tmp_path / 'orders'}"]
     ranks = start(tmp_path / "run", 3, 3, *struck)
     assert ranks.results() == [("value", 75)] * 3
-    assert "stopped at step 13; " in ranks.output(0)
-    assert [path.name for path in (tmp_path / "run/checkpoints").glob("step_00000013/member_*/*.pt")]
+    assert "stopped at step 12; " in ranks.output(0)
+    assert [path.name for path in (tmp_path / "run/checkpoints").glob("step_00000012/member_*/*.pt")]
     assert (tmp_path / "run/CONTINUE").exists()
 
 

@@ -11,15 +11,16 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from torch import Tensor, nn
 
 from dist_dash.errors import RunFailed
 from dist_dash.member.engine import Torch
 from dist_dash.member.member import Member
-from dist_dash.methods import DASH, SGD, Method
+from dist_dash.methods import DASH, SAM, SGD, Method
 from dist_dash.ranks.exchange import Exchange
 from dist_dash.ranks.layout import layout_from_environment
 from dist_dash.training.identity import check_members
-from tests.distributed.small import batches, network, run_member
+from tests.distributed.small import CLASSES, FEATURES, batches, network, run_member
 from tests.support.ranks import LIMIT, Ranks, on_ranks
 
 METHODS: list[Method] = [SGD(), DASH(), DASH(gamma=0.5, ascent_sync="mean")]
@@ -39,6 +40,51 @@ def test_deepspeed_is_torch(method: Method, replicas: int) -> None:
         for ours, theirs in zip(trained(engine, method, replicas), reference, strict=True):
             for key, value in ours["weights"].items():
                 np.testing.assert_allclose(value, theirs["weights"][key], rtol=0, atol=1e-6, err_msg=f"{engine} {key}")
+
+
+def odd_count(member: int, dtype: torch.dtype) -> nn.Module:
+    """103 parameters: as many are odd as numbers of classes are."""
+    torch.manual_seed(member)
+    return nn.Sequential(nn.Linear(FEATURES, 9), nn.Tanh(), nn.Linear(9, CLASSES)).to(dtype)
+
+
+class Branches(nn.Module):
+    """Each branch adds to the logits where a sample asks for it; `always` does so for all, first or last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rare, self.always, self.seldom = (nn.Linear(FEATURES, CLASSES) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x[:, 0].max() > 2:
+            return self.rare(self.always(x)[:, :1].expand_as(x)) + self.always(x)
+        return self.seldom(x) * self.always(x) if x[:, 0].min() < -2 else self.always(x)
+
+
+def branches(member: int, dtype: torch.dtype) -> nn.Module:
+    torch.manual_seed(member)
+    return Branches().to(dtype)
+
+
+@pytest.mark.parametrize("build", [odd_count, branches])
+@pytest.mark.parametrize("method", [SGD(), SAM(rho=0.4)], ids=["SGD", "SAM"])
+def test_zero_with_any_parameters(build: Any, method: Method) -> None:
+    """An odd number of parameters, and parameters that only one replica's samples use."""
+    data = batches(6, 2, 2, torch.float32)
+    used = {build(0, torch.float32)(x).grad_fn.name() for step in data for replica in step for x, _ in replica}
+    assert len(used) == (1 if build is odd_count else 3)
+    settings = {"build": build, "clip": 0.5, "dtype": torch.float32}
+    reference = on_ranks(2, partial(run_member, **settings), method, 1, data)
+    for engine in ("zero0", "zero1", "zero2"):
+        run = partial(run_member, engine=engine, **settings)
+        whole = on_ranks(2, run, method, 1, data)
+        begun = on_ranks(2, partial(run, part=(0, 3)), method, 1, data)
+        resumed = on_ranks(2, partial(run, part=(3, 6), states=[r["state"] for r in begun]), method, 1, data)
+        for rank in range(2):
+            for key, value in whole[rank]["weights"].items():
+                theirs = reference[rank]["weights"][key]
+                np.testing.assert_allclose(value, theirs, rtol=0, atol=1e-6, err_msg=f"{engine} {key}")
+                np.testing.assert_array_equal(resumed[rank]["weights"][key], value, err_msg=f"{engine} {key}")
 
 
 def test_bf16_of_deepspeed_is_that_of_torch_and_not_fp32() -> None:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from dist_dash.data import Digits
 from dist_dash.data.dataset import DataSet
-from dist_dash.data.source import Splits
+from dist_dash.data.source import ArraySplit, Splits
 from dist_dash.member.deepspeed_engine import DeepSpeed
 from dist_dash.member.engine import Torch
 
@@ -154,3 +154,35 @@ class OtherOrder(Digits):
 
             DataSet.order = own  # type: ignore[method-assign]
         return super().load()
+
+
+class Unanswered(ArraySplit):
+    """Samples of a file system that does not answer while a sign says so."""
+
+    sign: Path
+
+    def read(self, index: int) -> np.ndarray:
+        while self.sign.exists() and str(rank()) in self.sign.read_text():
+            time.sleep(0.02)
+        return super().read(index)
+
+
+class OnDisk(Digits):
+    """Digits on such a file system.
+
+    Args:
+        sign: file with the ranks that get no answer.
+        split: of which samples.
+    """
+
+    def __init__(self, sign: str, split: Literal["train", "test"] = "train") -> None:
+        super().__init__()
+        self.sign, self.split = sign, split
+
+    def load(self) -> Splits:
+        splits = super().load()
+        part = getattr(splits, self.split)
+        stalled = Unanswered(part.samples, part.labels)
+        stalled.sign = Path(self.sign)
+        setattr(splits, self.split, stalled)
+        return splits

@@ -63,6 +63,10 @@ class Launched:
         if self._process.is_running():
             self._family = [*{*self._family, *self._process.children(recursive=True)}]
 
+    def trainers(self) -> list[psutil.Process]:
+        """The command itself and its ranks, without their data workers."""
+        return [p for p in [self._process, *self._process.children()] if "dist_dash" in p.cmdline()]
+
     def until_step(self, run: Path, step: int, deadline: float = LIMIT) -> None:
         """Until a run has come that far; it goes on slowly."""
         run.with_name("hold").write_text(f"1 {step}")
@@ -152,6 +156,30 @@ def test_two_nodes_stop_together_and_go_on(run: Path) -> None:
     assert_same_run(run, undisturbed(run, 4, 2))
     layout = json.loads((run / "environment.json").read_text())["layout"]
     assert (layout["world"], layout["replicas"], layout["ranks_on_first_host"]) == (4, 2, 2)
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1])
+def test_a_look_at_the_stacks_and_a_stop_by_another_signal(number: signal.Signals, run: Path) -> None:
+    """`kill -QUIT` of the command and of a rank: the stacks of all threads, and the run goes on."""
+    with Launched(sys.executable, "-m", "dist_dash", "train", *recipe(run), "--members=2") as launched:
+        launched.until_step(run, 3)
+        seen = 0
+        for process in launched.trainers():
+            process.send_signal(signal.SIGQUIT)
+            end = time.monotonic() + LIMIT
+            while launched.output.count("Current thread 0x") == seen:
+                assert time.monotonic() < end, launched.output
+                time.sleep(0.02)
+            seen += 1
+        assert seen == 3
+        assert "training/train.py" in launched.output
+        step = step_of(run)
+        launched.until_step(run, step + 1)
+        launched.signal(number)
+        assert launched.wait() == 75, launched.output
+        assert f"{number.name}: stopping after this step" in launched.output
+        assert "Traceback" not in launched.output
+    assert (run / "CONTINUE").read_text() == f"{number.name}\n"
 
 
 def test_the_command_that_starts_its_own_ranks(run: Path) -> None:

@@ -25,7 +25,7 @@ VARIANTS = {
         ["--engine=Torch", "--optimizer=torch.optim.AdamW", "--optimizer.lr=0.01", "--method.gamma=0.3"],
     ),
 }
-STRIKES = [signal.SIGKILL, signal.SIGTERM, signal.SIGUSR2, signal.SIGINT]
+STRIKES = [signal.SIGKILL, signal.SIGTERM, signal.SIGUSR2, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1]
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -59,10 +59,10 @@ def test_a_trained_ensemble_from_end_to_end(run: Path, capsys: pytest.CaptureFix
     temperatures = np.exp(np.linspace(math.log(0.1), math.log(10), 4001))
     best = min(temperatures, key=lambda t: nll(clean, fitting.labels, t))
     assert found["clean"]["ensemble"]["temperature"] == pytest.approx(best, rel=0.002)
-    values, jpeg = values_of(data, 0), CORRUPTIONS["jpeg"]
+    values, jpeg = values_of(data, 0), CORRUPTIONS["jpeg_compression"]
     ids = reported.indices.tolist()
     probs = said([corrupted(data.test.evaluation(i), values, jpeg, 3, 0, i) for i in ids])
-    entry = found["corrupted"]["jpeg"]["3"]["ensemble"]
+    entry = found["corrupted"]["jpeg_compression"]["3"]["ensemble"]
     assert entry["accuracy"] == pytest.approx((probs.argmax(1) == reported.labels).mean())
     assert entry["nll"] == pytest.approx(nll(probs, reported.labels, 1.0), rel=1e-4)
     assert entry["cal_nll"] == pytest.approx(nll(probs, reported.labels, best), rel=1e-3)

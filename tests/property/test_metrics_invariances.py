@@ -46,6 +46,9 @@ def test_the_order_of_members(case, random):
     random.shuffle(order)
     before, after = evaluate(log_probs, labels, "test", 0), evaluate(log_probs[order], labels, "test", 0)
     close(after["members"], [before["members"][member] for member in order])
+    said, theirs = (found.pop("temperature_remarks", None) for found in (after, before))
+    if theirs is not None:
+        assert said == {**theirs, "members": [theirs["members"][member] for member in order]}
     close({**after, "members": 0}, {**before, "members": 0}, besides=("pairwise",))
     for name, matrix in before["diversity"]["pairwise"].items():
         close(after["diversity"]["pairwise"][name], np.array(matrix)[np.ix_(order, order)].tolist())

@@ -1,9 +1,12 @@
 """Temperature scaling: the best temperature, fitted on samples that no score is computed from."""
 
+from io import StringIO
+
 import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from rich.console import Console
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
@@ -13,8 +16,9 @@ from dist_dash.metrics.accuracy import aac, accuracy, brier, nll
 from dist_dash.metrics.calibration import calibrated_halves, cross_fitted, ece, fit_temperature, halves, scaled
 from dist_dash.metrics.mixture import ensemble_log_probs
 from dist_dash.metrics.partition import Direct, Expanded
-from dist_dash.metrics.summary import evaluate
-from dist_dash.metrics.temperature import LEAST, MOST
+from dist_dash.metrics.summary import evaluate, table
+from dist_dash.metrics.table import temperature_remarks
+from dist_dash.metrics.temperature import INFORMATION, LEAST, MOST, remark
 
 
 def made_up(seed, members=1, samples=40, classes=5, sharpness=2.0, signal=2.0):
@@ -57,8 +61,66 @@ def test_the_fitted_temperature_has_the_least_nll(case):
 
     bounds = np.log([LEAST, MOST])
     peer = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-10})
-    grid = min(loss(at) for at in np.linspace(*bounds, 200))
-    assert loss(np.log(found)) <= min(peer.fun, grid) + 1e-10
+    grid = np.linspace(*bounds, 200)
+    best = min([peer.x, *grid, 0.0], key=loss)
+    if found == 1 and loss(0.0) > loss(best) + 1e-10:
+        # Surer predictions are better here, but that tells nothing of other samples.
+        assert best < 0
+        assert information(log_probs, labels, np.exp(best)) < 1.02 * INFORMATION
+    else:
+        assert loss(np.log(found)) <= loss(best) + 1e-10
+        assert found >= 1 or information(log_probs, labels, found) >= 0.999 * INFORMATION
+
+
+def information(log_probs, labels, at):
+    """Fisher's information on log T: β² times the variances of d, of all samples whose label is possible."""
+    found = 0.0
+    for row, label in zip(log_probs.astype(np.float64), labels, strict=True):
+        if np.isfinite(row[label]):
+            found += naive_partition(row, 1 / at)[3] / at**2
+    return found
+
+
+def test_a_split_without_an_error_makes_nothing_surer():
+    """64 samples, all right with NLL 0.17: of others 5 % are wrong, each of which T = 0.05 makes 20 times as costly."""
+    log_probs, labels = np.log(np.tile([[0.84, 0.1, 0.06]], (1000, 1))), np.zeros(1000, int)
+    labels[64::20] = 1
+    found = fit_temperature(log_probs[:64], labels[:64])
+    assert found == 1
+    after = scaled(log_probs[64:], found)
+    assert nll(after, labels[64:]) == nll(scaled(log_probs[64:], 1.0), labels[64:])
+    result = evaluate(log_probs[None, :64], labels[:64], "test", 0)
+    assert result["ensemble"]["cal_nll"] == pytest.approx(result["ensemble"]["nll"])
+    said = result["temperature_remarks"]["ensemble"]
+    assert said == "of 10 fitted, 10 left at 1 (nothing is gained, or too few errors tell how sure to be)"
+    shown = Console(width=80, file=StringIO())
+    shown.print(table(result))
+    assert "Temperature of member 0: of 10 fitted, 10 left at 1" in shown.file.getvalue().replace("\n", " ")
+
+
+@pytest.mark.parametrize("signal", [2.5, 3.5, 5.0])
+@pytest.mark.parametrize("sharpness", [0.7, 1.0, 2.0])
+@pytest.mark.parametrize("samples", [16, 32, 64, 256])
+def test_calibration_never_makes_the_nll_of_other_samples_much_worse(samples, sharpness, signal):
+    costs = []
+    for seed in range(40):
+        log_probs, labels = made_up(seed, samples=samples + 1000, classes=10, sharpness=sharpness, signal=signal)
+        found = fit_temperature(log_probs[0, :samples], labels[:samples])
+        other, theirs = log_probs[0, samples:], labels[samples:]
+        costs.append(nll(scaled(other, found), theirs) - nll(scaled(other, 1.0), theirs))
+    assert np.mean(costs) < 0.05
+    assert np.max(costs) < 0.5
+
+
+def test_a_temperature_on_a_bound_is_told():
+    assert remark([1.2, 0.7]) is None
+    assert remark([]) is None
+    assert remark([LEAST, 1.3, MOST, MOST]) == "of 4 fitted, 1 at the lower bound, 0.05; 2 at the upper bound, 20"
+    wrong = np.log(np.repeat([[0.9, 0.1]], 8, 0))
+    found = evaluate(wrong[None], np.ones(8, int), "test", 0)
+    assert temperature_remarks({**found, "left_out": [0]})[1] == (
+        "Temperature of member 1: of 10 fitted, 10 at the upper bound, 20."
+    )
 
 
 @given(predictions())
@@ -103,9 +165,9 @@ def test_two_samples_by_hand():
     assert fit_temperature(np.repeat(row, 3, 0), np.array([0, 0, 1])) == pytest.approx(np.log(9) / np.log(2), rel=1e-9)
 
 
-@pytest.mark.parametrize(("label", "bound"), [(0, LEAST), (1, MOST)])
+@pytest.mark.parametrize(("label", "bound"), [(0, 1), (1, MOST)])
 @pytest.mark.parametrize("confidence", [0.6, 0.999, 1.0])
-def test_an_optimum_at_infinity_ends_at_the_bound(label, bound, confidence):
+def test_an_optimum_at_infinity_ends_at_the_bound_and_one_at_0_is_not_taken(label, bound, confidence):
     with np.errstate(divide="ignore"):
         log_probs = np.log(np.repeat([[confidence, 1 - confidence]], 7, 0))
     expected = 1.0 if confidence == 1 else bound  # where there is nothing to gain, nothing changes

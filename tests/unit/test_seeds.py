@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 from itertools import product
@@ -16,7 +17,10 @@ def test_a_seed_is_the_same_on_every_machine():
 
 def test_a_seed_does_not_depend_on_the_process():
     code = "from dist_dash.seeds import derived_seed; print(derived_seed('order', 7, 2))"
-    found = {subprocess.check_output([sys.executable, "-c", code], env={"PYTHONHASHSEED": s}) for s in ("1", "2")}
+    found = {
+        subprocess.check_output([sys.executable, "-c", code], env={**os.environ, "PYTHONHASHSEED": s})
+        for s in ("1", "2")
+    }
     assert found == {f"{derived_seed('order', 7, 2)}\n".encode()}
 
 

@@ -1,8 +1,7 @@
 """The corruptions by name, and a sample under one of them.
 
-The kinds are those of Hendrycks & Dietterich, "Benchmarking Neural Network Robustness to Common Corruptions and
-Perturbations" (ICLR 2019). Code and severities are this project's own, made for images of any size and any number of
-channels: figures are not comparable with those on ImageNet-C or CIFAR-C.
+Kinds and severities are those of Hendrycks & Dietterich (ICLR 2019), see `image.py`; the code is this project's own,
+for any size and any number of channels.
 """
 
 from __future__ import annotations
@@ -14,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from dist_dash.analysis.shift import blur, digital, noise, scene
-from dist_dash.analysis.shift.corruption_texts import TEXTS
+from dist_dash.analysis.shift import blur, colour, digital, noise, spatter, weather
+from dist_dash.analysis.shift.corruption_texts import COMMON, TEXTS
 from dist_dash.analysis.shift.image import Image
 from dist_dash.analysis.shift.values import Values
 from dist_dash.data.rng import sample_rng
@@ -32,10 +31,12 @@ class Corruption:
     Args:
         function: image, severity 1 … 5, generator → image of the same shape, whose values may leave 0 … 1.
         vectors: whether it makes sense for samples that are no images.
+        colours: whether it needs three channels.
     """
 
     function: Callable[[Image, int, np.random.Generator], Image]
     vectors: bool = False
+    colours: bool = False
 
     @property
     def name(self) -> str:
@@ -48,44 +49,62 @@ class Corruption:
         return TEXTS[self.name]
 
 
-_ALL = (
+_COMMON = (
     Corruption(noise.gaussian_noise, vectors=True),
     Corruption(noise.shot_noise, vectors=True),
     Corruption(noise.impulse_noise, vectors=True),
-    Corruption(noise.speckle_noise, vectors=True),
     Corruption(blur.defocus_blur),
-    Corruption(blur.gaussian_blur),
+    Corruption(blur.glass_blur),
     Corruption(blur.motion_blur),
     Corruption(blur.zoom_blur),
-    Corruption(scene.fog),
-    Corruption(scene.brightness),
-    Corruption(scene.contrast),
-    Corruption(scene.elastic_transform),
+    Corruption(weather.snow),
+    Corruption(weather.frost),
+    Corruption(weather.fog),
+    Corruption(colour.brightness),
+    Corruption(colour.contrast),
+    Corruption(digital.elastic_transform),
     Corruption(digital.pixelate),
-    Corruption(digital.jpeg),
+    Corruption(digital.jpeg_compression),
 )
-CORRUPTIONS = {corruption.name: corruption for corruption in _ALL}
+_EXTRA = (
+    Corruption(noise.speckle_noise, vectors=True),
+    Corruption(blur.gaussian_blur),
+    Corruption(spatter.spatter),
+    Corruption(colour.saturate, colours=True),
+)
+CORRUPTIONS = {corruption.name: corruption for corruption in (*_COMMON, *_EXTRA)}
 """All of them, in the order of tables and pictures."""
 
 
 def chosen(names: str) -> list[Corruption]:
-    """The corruptions of a list `name,name` or of `all`.
+    """The corruptions of a list `name,name`, the 15 that are `common`, or `all`.
 
     Raises:
         BadInput: there is none of that name.
     """
-    given = list(CORRUPTIONS) if names == "all" else [name.strip() for name in names.split(",")]
+    sets = {"common": COMMON, "all": tuple(CORRUPTIONS)}
+    given = sets.get(names, [name.strip() for name in names.split(",")])
     for name in given:
         if name not in CORRUPTIONS:
             close = difflib.get_close_matches(name, CORRUPTIONS, n=2)
-            hint = f"did you mean {' or '.join(close)}?" if close else f"it must be all, or of {', '.join(CORRUPTIONS)}"
+            hint = (
+                f"did you mean {' or '.join(close)}?"
+                if close
+                else f"it must be common, all, or of {', '.join(CORRUPTIONS)}"
+            )
             raise BadInput(f"corruptions: {name!r} is not allowed; {hint}")
     return [CORRUPTIONS[name] for name in dict.fromkeys(given)]
 
 
 def applicable(corruptions: Sequence[Corruption], shape: tuple[int, ...]) -> list[Corruption]:
     """Those that make sense for samples of a shape: vectors `(F,)` have no neighbours that could be blurred."""
-    return [corruption for corruption in corruptions if corruption.vectors or len(shape) == 3]
+    images, colours = len(shape) == 3, len(shape) == 3 and shape[0] == 3
+    return [one for one in corruptions if (colours if one.colours else one.vectors or images)]
+
+
+def counted(names: Sequence[str]) -> list[str]:
+    """Those that means are taken over: of the 15 common ones where there are any, else all."""
+    return [name for name in names if name in COMMON] or list(names)
 
 
 def corrupted(
@@ -109,4 +128,4 @@ def corrupted(
     if severity == 0:
         return sample.copy()
     rng = sample_rng(seed, 0, sample_id, derived_seed(f"corruption {corruption.name}"))
-    return values.stored(corruption.function(values.unit(sample), severity, rng))
+    return values.stored(corruption.function(values.unit(sample), severity, rng), down=True)

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dist_dash.analysis.shift.corruptions import Corruption, corrupted
+from dist_dash.analysis.shift.corruptions import Corruption, corrupted, counted
 from dist_dash.analysis.shift.ood import Uncertainties, judged, uncertainties
 from dist_dash.analysis.shift.ood_sets import OodSet
-from dist_dash.analysis.shift.samples import ChangedSplit, divided
+from dist_dash.analysis.shift.published import Published, severities_from
+from dist_dash.analysis.shift.samples import ChangedSplit, divided, made_to_fit, subset
 from dist_dash.analysis.shift.scoring import Temperatures, averaged, finite_members, scored
 from dist_dash.analysis.shift.values import Values
 from dist_dash.data.dataset import DataSet
@@ -38,6 +39,8 @@ class Measurement:
         samples: use so many test (and validation) samples; None for all.
         seed: chooses the samples and decides every corruption.
         loader: how samples are read; changes no figure.
+        published: corrupted samples, in place of those that are made here.
+        resize: whether published ones are made to fit.
 
     Raises:
         BadInput: the data do not fit the ensemble, or cannot be read.
@@ -45,12 +48,22 @@ class Measurement:
     """
 
     def __init__(
-        self, ensemble: Ensemble, data: DataSet, values: Values, samples: int | None, seed: int, loader: Loader
+        self,
+        ensemble: Ensemble,
+        data: DataSet,
+        values: Values,
+        samples: int | None,
+        seed: int,
+        loader: Loader,
+        published: Published | None = None,
+        resize: bool = False,
     ) -> None:
         if ensemble.shape != data.shape:
             raise BadInput(f"x: shape {data.shape} is not allowed; samples must have the ensemble's, {ensemble.shape}")
         self.values, self.seed, self.loader = values, seed, loader
-        fitting, self.reported, source = divided(data, samples, seed)
+        self.samples, self.published, self.resize = samples, published, resize
+        self.paired = published is None or published.follows(data.test)
+        fitting, self.reported, source = divided(data, samples, seed, self.paired)
         held_out, clean = (self._predict(split, ensemble) for split in (fitting, self.reported))
         if not len(clean.labels):
             raise BadInput("data: no sample of the test split can be read; check that the data are still there")
@@ -61,6 +74,7 @@ class Measurement:
         networks = [ensemble.networks[member] for member in kept]
         self.ensemble = Ensemble(networks, ensemble.outline, ensemble.class_names, self.weights)
         self.temperatures = Temperatures.fitted(held_out.log_probs[kept], held_out.labels, self.weights)
+        self.remarks = self.temperatures.remarks(kept)
         self.clean = {**self._scored(clean.log_probs[kept], clean.labels), "left_out": self.left_out}
         # OOD detection has nothing that is fitted: all chosen test samples count.
         self.test, inside = self.reported, clean.log_probs
@@ -71,8 +85,9 @@ class Measurement:
 
     def under(self, corruption: Corruption, severity: int) -> dict[str, Any]:
         """The scores of the reported samples under a corruption."""
-        change = partial(_corrupted, values=self.values, corruption=corruption, severity=severity, seed=self.seed)
-        found = self._predict(ChangedSplit(self.reported, change), self.ensemble)
+        found = self._predict(self._corrupted(corruption, severity), self.ensemble)
+        if not len(found.labels):
+            raise BadInput(f"data: no sample under {corruption.name} {severity} can be read")
         scores = self._scored(found.log_probs, found.labels)
         return {**scores, "left_out": self.left_out + [self._kept[place] for place in scores["left_out"]]}
 
@@ -82,6 +97,15 @@ class Measurement:
         if not len(found.labels):
             raise BadInput(f"ood: no sample of {other.name} can be read")
         return {"name": other.name, "text": other.text, **judged(self.inside, self._uncertainties(found.log_probs))}
+
+    def _corrupted(self, corruption: Corruption, severity: int) -> Split:
+        if self.published is None:
+            change = partial(_corrupted, values=self.values, corruption=corruption, severity=severity, seed=self.seed)
+            return ChangedSplit(self.reported, change)
+        every = self.published.split(corruption.name, severity)
+        paired = self.paired
+        chosen = SubsetSplit(every, self.reported.indices) if paired else subset(every, self.samples, self.seed)
+        return made_to_fit(chosen, self.reported.shape, self.resize, f"published: samples under {corruption.name}")
 
     def _predict(self, split: Split, ensemble: Ensemble) -> Predicted:
         found = predict_split(ensemble, split, self.loader)
@@ -110,7 +134,10 @@ def as_shift_json(
         for severity in severities:
             advance(f"{corruption.name} {severity}")
             found[corruption.name][str(severity)] = measurement.under(corruption, severity)
-    by_severity = {str(severity): _mean_of([own[str(severity)] for own in found.values()]) for severity in severities}
+    averaged_over = counted(list(found))
+    by_severity = {
+        str(severity): _mean_of([found[name][str(severity)] for name in averaged_over]) for severity in severities
+    }
     detected = []
     for other in sets:
         advance(other.name)
@@ -122,9 +149,12 @@ def as_shift_json(
         "example": int(measurement.reported.indices[0]),
         "left_out": measurement.left_out,
         "fitted_on": measurement.fitted_on,
+        "remarks": measurement.remarks,
         "values": measurement.values.as_json(),
         "corruptions": {corruption.name: corruption.text for corruption in corruptions},
+        "averaged_over": averaged_over,
         "severities": list(severities),
+        "severities_from": severities_from(measurement.published, measurement.reported.shape),
         "clean": measurement.clean,
         "corrupted": found,
         "mean": by_severity,

@@ -10,9 +10,8 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image as Pillow
 
-from dist_dash.analysis.shift.samples import ChangedSplit, subset
+from dist_dash.analysis.shift.samples import ChangedSplit, made_to_fit, subset
 from dist_dash.analysis.shift.values import Values
 from dist_dash.data.dataset import DataSet
 from dist_dash.data.fitting import fitting_split
@@ -96,45 +95,8 @@ def other(given: str, fields: Sequence[str], data: DataSet, resize: bool, sample
         split = _from_source(given, fields)
     chosen = subset(fitting_split(split, data.outline, f"ood: {name}"), samples, seed)
     text = f"{len(chosen)} samples of {name}"
-    if split.shape == data.shape:
-        return OodSet(name, text, chosen)
-    if not resize:
-        images = len(split.shape) == len(data.shape) == 3
-        hint = ", or give --resize" if images else ""
-        raise BadInput(f"ood: samples of {name} have shape {split.shape}; it must be the run's, {data.shape}{hint}")
-    return OodSet(name, f"{text}, resized from {split.shape}", ResizedSplit(chosen, data.shape))
-
-
-class ResizedSplit(Split):
-    """Images of another size and number of channels: bilinear; grey from the mean of channels, channels from grey.
-
-    Raises:
-        BadInput: one of both shapes is no image's, or the channels cannot be made to fit.
-    """
-
-    def __init__(self, base: Split, shape: tuple[int, ...]) -> None:
-        fits = len(base.shape) == len(shape) == 3 and (base.shape[0] == shape[0] or 1 in (base.shape[0], shape[0]))
-        if not fits:
-            raise BadInput(
-                f"resize: samples {base.shape} cannot become {shape}; both must be images, of 1 or as many channels"
-            )
-        self.base = base
-        self.shape = shape
-        self.dtype = base.dtype
-        self.labels = base.labels
-
-    def read(self, index: int) -> NDArray:
-        image = self.base.evaluation(index).astype(np.float32)
-        channels, height, width = self.shape
-        if channels == 1 and len(image) > 1:
-            image = image.mean(0, keepdims=True)
-        bilinear = Pillow.Resampling.BILINEAR
-        resized = np.stack([np.asarray(Pillow.fromarray(one).resize((width, height), bilinear)) for one in image])
-        found = np.broadcast_to(resized, self.shape)
-        return (np.rint(found) if self.dtype == np.uint8 else found).astype(self.dtype)
-
-    def name(self, index: int) -> str:
-        return self.base.name(index)
+    fitted = made_to_fit(chosen, data.shape, resize, f"ood: samples of {name}")
+    return OodSet(name, text if fitted is chosen else f"{text}, resized from {split.shape}", fitted)
 
 
 def _from_source(given: str, fields: Sequence[str]) -> Split:

@@ -13,9 +13,13 @@ from math import prod
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from dist_dash.analysis.shift.corruptions import SEVERITIES, applicable, chosen
+from dist_dash.analysis.shift.corruption_error import baseline_of, relative_to
+from dist_dash.analysis.shift.corruptions import SEVERITIES, applicable, chosen, counted
 from dist_dash.analysis.shift.measurement import Advance, Measurement, as_shift_json
 from dist_dash.analysis.shift.ood_sets import built_in, other
+from dist_dash.analysis.shift.published import published as published_samples
+from dist_dash.analysis.shift.published import severities_from
+from dist_dash.analysis.shift.samples import made_to_fit
 from dist_dash.analysis.shift.shift_tables import tables
 from dist_dash.analysis.shift.values import values_of
 from dist_dash.ensembles.finished import FinishedRun
@@ -44,8 +48,10 @@ def measure_shift(options: argparse.Namespace, fields: Sequence[str]) -> int:
     asked = chosen(options.corruptions)
     require_count("samples", options.samples)
     require_count("seed", options.seed, 0, 2**63 - 1)
-    if options.ood is None and (fields or options.resize):
-        raise BadInput(f"{'ood' if fields else 'resize'}: not allowed without --ood DATA")
+    if options.ood is None and fields:
+        raise BadInput("ood: not allowed without --ood DATA")
+    if options.ood is None and options.published is None and options.resize:
+        raise BadInput("resize: not allowed without --ood DATA or --published FOLDER")
     run = FinishedRun(options.run)
     check_writable(run.folder.shift, "run")
     ensemble, data = run.ensemble(), run.data()
@@ -55,18 +61,31 @@ def measure_shift(options: argparse.Namespace, fields: Sequence[str]) -> int:
     corruptions = applicable(asked, data.shape)
     left_out = [corruption.name for corruption in asked if corruption not in corruptions]
     if left_out:
-        say(f"shift: samples of shape {data.shape} are no images; left out: {', '.join(left_out)}")
+        what = "no images" if len(data.shape) != 3 else "not of three channels"
+        say(f"shift: samples of shape {data.shape} are {what}; left out: {', '.join(left_out)}")
     if not corruptions:
-        raise BadInput(f"corruptions: {options.corruptions!r} is not allowed; these samples are no images")
+        raise BadInput(f"corruptions: {options.corruptions!r} is not allowed; these samples are {what}")
+    published, baseline = None, None
+    if options.published is not None:
+        published = published_samples(options.published, [one.name for one in corruptions], severities, data)
+        first = published.split(corruptions[0].name, severities[0])
+        made_to_fit(first, data.shape, options.resize, f"published: samples of {options.published}")
+    if options.baseline is not None:
+        names = counted([one.name for one in corruptions])
+        baseline = baseline_of(options.baseline, names, severities, severities_from(published, data.shape))
     loader = run.command.recipe.loader
     size = max(loader.batch_size, min(512, _BATCH_VALUES // prod(data.shape)))
     values = values_of(data, options.seed)
     loader = replace(loader, batch_size=size)
-    measurement = Measurement(ensemble, data, values, options.samples, options.seed, loader)
+    measurement = Measurement(ensemble, data, values, options.samples, options.seed, loader, published, options.resize)
+    if not measurement.paired and data.validation is None:
+        say("shift: no temperature is fitted, for the published samples may be copies of any test sample")
     sets = [outside] if outside else built_in(measurement.test, values, options.seed)
     with _progress(len(corruptions) * len(severities) + len(sets)) as advance:
         found = as_shift_json(measurement, corruptions, severities, sets, advance)
     found["not_applicable"] = left_out
+    if baseline is not None:
+        found["baseline"] = relative_to(baseline, found)
     text = json.dumps(found, indent=1)
     write_atomically(run.folder.shift, text)
     if options.json:

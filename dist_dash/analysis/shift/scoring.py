@@ -14,6 +14,7 @@ from dist_dash.metrics.accuracy import Doubles, Floats, Integers
 from dist_dash.metrics.calibration import fit_temperature
 from dist_dash.metrics.mixture import ensemble_log_probs, non_finite_members, weights_of
 from dist_dash.metrics.summary import evaluate
+from dist_dash.metrics.temperature import remark
 
 CALIBRATED = ("nll", "brier", "ece", "ece_mass", "aac")
 
@@ -32,6 +33,12 @@ class Temperatures:
             return Temperatures(None, [None] * len(log_probs))
         found = [fit_temperature(one, labels) for one in (ensemble_log_probs(log_probs, weights), *log_probs)]
         return Temperatures(found[0], list(found[1:]))
+
+    def remarks(self, names: Sequence[int]) -> list[str]:
+        """Which of them sit on a bound, or were left at 1; `names`: numbers of the members."""
+        whose = ["the ensemble", *(f"member {name}" for name in names)]
+        fits = zip(whose, [self.ensemble, *self.members], strict=True)
+        return [f"Temperature of {name}: {words}." for name, one in fits if one and (words := remark([one]))]
 
 
 def finite_members(*log_probs: Floats) -> list[int]:

@@ -25,11 +25,14 @@ def tables(found: dict[str, Any]) -> Group:
     """Two tables of the content of `shift.json`, with the notes that a reader needs."""
     errors = found["mean_corruption_error"]
     notes = [
-        f"Severity 0: clean; below: means over {len(found['corruptions'])} corruptions. Temperatures fitted on "
-        f"{found['fitted_on']}.",
-        f"Mean corruption error (not normalised; severities are not those of ImageNet-C): ensemble "
-        f"{errors['ensemble']:.2%}, members {errors['member_mean']:.2%}.",
+        f"Severity 0: clean; below: means over {len(found['averaged_over'])} corruptions. Severities: "
+        f"{found['severities_from']}. Temperatures fitted on {found['fitted_on']}.",
+        f"Mean corruption error, not normalised: ensemble {errors['ensemble']:.2%}, members "
+        f"{errors['member_mean']:.2%}.",
     ]
+    if "baseline" in found:
+        notes.append(_relative(found["baseline"]))
+    notes += found["remarks"]
     if found["left_out"]:
         notes.append(f"Members left out, for they predict NaN: {', '.join(map(str, found['left_out']))}.")
     convention = (
@@ -37,6 +40,14 @@ def tables(found: dict[str, Any]) -> Group:
         "samples that pass for the data's where 95 % of those do."
     )
     return Group(_severities(found), *map(Text, notes), Text(), _detection(found["ood"]), Text(convention))
+
+
+def _relative(baseline: dict[str, Any]) -> str:
+    def both(name: str) -> str:
+        ensemble, members = (_cell(baseline[who][name], "{:.1%}") for who in ("ensemble", "member_mean"))
+        return f"ensemble {ensemble}, members {members}"
+
+    return f"mCE, relative to {baseline['name']}: {both('mce')}; relative mCE: {both('relative_mce')}."
 
 
 def _severities(found: dict[str, Any]) -> Table:

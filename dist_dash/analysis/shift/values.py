@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dist_dash.analysis.shift.image import Image
+from dist_dash.analysis.shift.image import Image, whole
 from dist_dash.data.dataset import DataSet
 from dist_dash.data.rng import sample_rng
 from dist_dash.seeds import derived_seed
@@ -36,10 +36,11 @@ class Values:
         width = self.high - self.low
         return np.clip((sample - self.low) / np.where(width > 0, width, 1), 0, 1)
 
-    def stored(self, image: Image) -> NDArray:
-        """0 … 1 → stored, of the dtype; values beyond are cut, bytes rounded."""
-        found = self.low + np.clip(image, 0, 1) * (self.high - self.low)
-        return (np.rint(found) if self.dtype == np.uint8 else found).astype(self.dtype)
+    def stored(self, image: Image, down: bool = False) -> NDArray:
+        """0 … 1 → stored, of the dtype; values beyond are cut, bytes rounded: `down`, as published corruptions are."""
+        if self.dtype == np.uint8:
+            return np.rint((whole(image) if down else np.clip(image, 0, 1)) * 255).astype(np.uint8)
+        return (self.low + np.clip(image, 0, 1) * (self.high - self.low)).astype(self.dtype)
 
     def as_json(self) -> dict[str, Any]:
         """For `shift.json`."""

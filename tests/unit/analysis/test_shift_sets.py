@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dist_dash.analysis.shift.ood_sets import ResizedSplit, built_in, other
-from dist_dash.analysis.shift.samples import ChangedSplit, divided, subset
+from dist_dash.analysis.shift.ood_sets import built_in, other
+from dist_dash.analysis.shift.samples import ChangedSplit, ResizedSplit, divided, subset
 from dist_dash.analysis.shift.values import values_of
 from dist_dash.data import Augment, Digits, Synthetic
 from dist_dash.data.dataset import DataSet

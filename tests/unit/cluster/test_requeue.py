@@ -99,6 +99,17 @@ def test_the_whole_table(marker, folder):
     )
 
 
+@pytest.mark.parametrize(("variable", "again"), [("SIGUSR1,SIGTERM", {"SIGUSR1", "SIGTERM"}), ("", set())])
+def test_which_signals_ask_for_the_requeue_is_the_site_s_choice(variable, again, folder, monkeypatch):
+    monkeypatch.setenv("DIST_DASH_REQUEUE_SIGNALS", variable)
+    own(folder, MINE)
+    for name in ("SIGHUP", "SIGTERM", "SIGUSR1", "SIGUSR2"):
+        assert judge(folder, 128 + signal.Signals[name], attempts=99).why.startswith("asked to stop") == (name in again)
+        leave(folder, f"CONTINUE {name}")
+        assert judge(folder, 75).status == (AGAIN if name in again else 75)
+        leave(folder, "")
+
+
 def test_what_is_said_of_a_failure(folder):
     own(folder, MINE)
     assert judge(folder, 137).why.endswith(": the step ended with exit status 137 (killed)")

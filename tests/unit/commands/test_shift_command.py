@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 from shifted import SYNTHETIC, finished, vectors
 
+from dist_dash.analysis.shift.corruption_texts import COMMON
 from dist_dash.analysis.shift.corruptions import CORRUPTIONS
 from dist_dash.analysis.shift.values import values_of
 from dist_dash.commands.shift import shift_command
@@ -47,7 +48,8 @@ def test_everything_by_default(run, capsys):
     status, out, err = called(capsys, run)
     assert (status, err) == (0, "")
     found = json.loads((run / "shift.json").read_text())
-    assert list(found["corrupted"]) == list(CORRUPTIONS)
+    assert list(found["corrupted"]) == list(COMMON) == found["averaged_over"]
+    assert found["severities_from"] == "CIFAR-10-C, made by dist-dash"
     assert {tuple(levels) for levels in found["corrupted"].values()} == {tuple("12345")}
     assert found["corruptions"]["fog"] == CORRUPTIONS["fog"].text
     assert found["severities"] == [1, 2, 3, 4, 5]
@@ -114,7 +116,7 @@ def test_another_data_set(run, capsys, tmp_path):
 
 def test_vectors_are_given_noise_alone(tmp_path, capsys):
     run = finished(tmp_path / "run", 2, *vectors(tmp_path / "data.npz", validation=True))
-    status, out, err = called(capsys, run, "--severities=5", "--json")
+    status, out, err = called(capsys, run, "--severities=5", "--corruptions=all", "--json")
     assert status == 0
     found = json.loads(out)
     noise = [name for name in CORRUPTIONS if name.endswith("_noise")]
@@ -125,8 +127,8 @@ def test_vectors_are_given_noise_alone(tmp_path, capsys):
     assert found["ood"]["sets"][1]["name"] == "permuted features"
     assert len(found["values"]["low"]) == 5
     (run / "shift.json").unlink()
-    err = called(capsys, run, "--corruptions=jpeg,fog")[2]
-    assert err.splitlines()[-1].endswith("corruptions: 'jpeg,fog' is not allowed; these samples are no images")
+    err = called(capsys, run, "--corruptions=pixelate,fog")[2]
+    assert err.splitlines()[-1].endswith("corruptions: 'pixelate,fog' is not allowed; these samples are no images")
     assert not (run / "shift.json").exists()
     np.savez(tmp_path / "x.npz", x=np.zeros((3, 4)))
     assert "have shape (4,); it must be the run's, (5,)" in called(capsys, run, f"--ood={tmp_path / 'x.npz'}")[2]
@@ -183,7 +185,7 @@ def test_one_member(tmp_path, capsys):
     ("arguments", "said"),
     [
         (["--corruptions=gausian_noise"], "corruptions: 'gausian_noise' is not allowed; did you mean gaussian_noise"),
-        (["--corruptions=zzz"], "corruptions: 'zzz' is not allowed; it must be all, or of gaussian_noise, "),
+        (["--corruptions=zzz"], "corruptions: 'zzz' is not allowed; it must be common, all, or of gaussian_noise, "),
         (["--corruptions="], "corruptions: '' is not allowed"),
         (["--severities=0"], "severities: '0' is not allowed; it must be numbers from 1 to 5, separated by commas"),
         (["--severities=1,6"], "severities: '6' is not allowed"),
@@ -196,7 +198,7 @@ def test_one_member(tmp_path, capsys):
         (["--samples=few"], "argument --samples: invalid int value: 'few'"),
         (["--seed=-1"], "seed: -1 is not allowed; it must be a whole number ≥ 0"),
         (["--ood.size=8"], "ood: not allowed without --ood DATA"),
-        (["--resize"], "resize: not allowed without --ood DATA"),
+        (["--resize"], "resize: not allowed without --ood DATA or --published FOLDER"),
         (["--ood=Digits", "--ood.seed"], "ood.seed: missing; give its value"),
         (["--ood=Digits"], "ood: samples of Digits have shape (1, 8, 8); it must be the run's, (3, 8, 8), or give"),
         (["--ood=Digit"], "ood: 'Digit' is not allowed; it must be one of "),

@@ -195,7 +195,7 @@ def test_workers_ignore_the_stop_signals() -> None:
             next(batches)
         for worker in multiprocessing.active_children():
             assert worker.pid is not None
-            for stop in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
+            for stop in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
                 os.kill(worker.pid, stop)
         assert [batch.step for batch in islice(batches, 20)][-1] == (3 + 19) % 12
 

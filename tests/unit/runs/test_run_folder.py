@@ -1,3 +1,5 @@
+import errno
+import fcntl
 import json
 import os
 import subprocess
@@ -8,9 +10,16 @@ from pathlib import Path
 import pytest
 
 from dist_dash.errors import BadInput, RunFailed
-from dist_dash.files import read_json, replacing, write_atomically
+from dist_dash.files import only_one, read_json, replacing, write_atomically
 from dist_dash.runs.owner import OwnedFolder
+from dist_dash.runs.states import find_runs
 
+NO_FLOCK = """
+import errno, fcntl, os
+def flock(*_):
+    raise OSError(getattr(errno, os.environ["FLOCK"]), "flock")
+fcntl.flock = flock
+"""
 HOLD = """
 import sys
 from dist_dash.runs.owner import OwnedFolder
@@ -29,6 +38,60 @@ def other_run(tmp_path: Path) -> Iterator[subprocess.Popen]:
         assert process.stdout.readline() == "held\n"
         yield process
         process.kill()
+
+
+@pytest.fixture(params=["ENOSYS", "ENOLCK", "EOPNOTSUPP"])
+def without_flock(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system without flock, for this process and those that it starts."""
+
+    def flock(*_: object) -> None:
+        raise OSError(getattr(errno, request.param), "flock")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    (tmp_path / "patch").mkdir()
+    (tmp_path / "patch/sitecustomize.py").write_text(NO_FLOCK)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "patch"), prepend=os.pathsep)
+    monkeypatch.setenv("FLOCK", request.param)
+
+
+@pytest.mark.usefixtures("without_flock")
+def test_a_run_without_flock_is_owned_by_one_and_continued(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    process: subprocess.Popen = request.getfixturevalue("other_run")
+    folder = OwnedFolder(tmp_path / "run")
+    with pytest.raises(BadInput, match=f"is in use by process {process.pid} on "):
+        folder.acquire()
+    folder.recipe.touch()
+    assert find_runs(tmp_path) == [folder.path]
+    process.stdin.close()
+    process.wait()
+    assert find_runs(tmp_path) == [folder.path]
+    folder.acquire()
+    folder.mark(folder.to_continue)
+    folder.release()
+    folder.owner_file.unlink()
+    folder.checkpoints.mkdir()  # a run without its owner's file is still one
+    assert find_runs(tmp_path) == [folder.path]
+    with folder.held():
+        folder.check_owner()
+
+
+@pytest.mark.usefixtures("without_flock")
+def test_the_lock_of_a_killed_run_is_free_without_flock(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    process: subprocess.Popen = request.getfixturevalue("other_run")
+    process.kill()
+    process.wait()
+    assert (tmp_path / "run/owner.lock").exists()
+    with OwnedFolder(tmp_path / "run").held() as folder:
+        folder.check_owner()
+
+
+@pytest.mark.usefixtures("without_flock")
+def test_one_command_at_a_time_without_flock(tmp_path: Path) -> None:
+    for _ in range(2):
+        command = tmp_path, "study.lock", "study"
+        with only_one(*command), pytest.raises(BadInput, match="in use by another"), only_one(*command):
+            pass
+    assert not (tmp_path / "study.lock").exists()
 
 
 def names(folder: Path) -> set[str]:

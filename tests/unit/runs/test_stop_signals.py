@@ -8,7 +8,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from dist_dash.runs.preemption import STOP_SIGNALS, StopRequest, stop_signals
+from dist_dash.errors import BadInput
+from dist_dash.ranks.launched import STOP_SIGNALS
+from dist_dash.runs.preemption import StopRequest, stop_signals
 
 
 @pytest.fixture
@@ -41,3 +43,40 @@ def test_elsewhere_it_is_a_request_to_stop() -> None:
     assert stopped_by(signal.SIGINT) == "SIGINT"
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert stop_signals() == list(STOP_SIGNALS)
+
+
+@pytest.mark.parametrize("number", STOP_SIGNALS)
+def test_each_signal_is_a_request_to_stop(number: signal.Signals) -> None:
+    assert stopped_by(number) == number.name
+
+
+def test_a_run_under_nohup_outlives_its_terminal() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert stopped_by(signal.SIGHUP) is None
+        assert signal.SIGHUP not in stop_signals()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize(
+    ("variable", "last"),
+    [(None, "SIGUSR2"), ("SIGUSR1", "SIGUSR1"), ("term, hup", "SIGTERM"), ("", "SIGUSR2"), ("SIGHUP", "SIGHUP")],
+)
+def test_a_signal_that_asks_for_the_requeue_outdoes_the_others(
+    variable: str | None, last: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if variable is not None:
+        monkeypatch.setenv("DIST_DASH_REQUEUE_SIGNALS", variable)
+    with StopRequest().listening(lambda text: None) as stop:
+        for number in (*STOP_SIGNALS, *reversed(STOP_SIGNALS)):
+            os.kill(os.getpid(), number)
+    assert stop.signal == last
+    assert stop.named(stop.level) == last
+
+
+@pytest.mark.parametrize("variable", ["SIGKILL", "USR1 and USR2", "10"])
+def test_an_unknown_signal_is_refused(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DIST_DASH_REQUEUE_SIGNALS", variable)
+    with pytest.raises(BadInput, match=r"DIST_DASH_REQUEUE_SIGNALS names SIG.*, but may only name SIGHUP, SIGINT, "):
+        StopRequest()

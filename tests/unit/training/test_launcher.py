@@ -1,5 +1,7 @@
 """Local ranks under a torch whose agent can be asked to wait, and under one whose agent cannot."""
 
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -54,7 +56,12 @@ def test_torchrun_is_asked_only_what_it_knows(source, words, monkeypatch, tmp_pa
     (tmp_path / "torch/distributed/run.py").write_text(f'parser.add_argument("{source}")')
     spec = SimpleNamespace(origin=str(tmp_path / "torch/__init__.py"))
     monkeypatch.setattr(grace.importlib.util, "find_spec", lambda name: spec if name == "torch" else None)
-    assert grace.torchrun_options("7") == words
+    signals = "SIGHUP,SIGINT,SIGTERM,SIGUSR1,SIGUSR2"
+    assert grace.torchrun_options("7") == ["--signals-to-handle", signals, *words]
+    quiet = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN); signal.signal(signal.SIGINT, signal.SIG_IGN);"
+    script = f"{quiet} from dist_dash.training.grace import signals_to_handle; print(signals_to_handle())"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "SIGTERM,SIGUSR1,SIGUSR2\n"  # under nohup, in a script's background
 
 
 def test_more_ranks_than_a_machine_can_hold_are_refused(tmp_path):
