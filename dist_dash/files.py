@@ -8,17 +8,53 @@ import hashlib
 import json
 import os
 import shutil
+import sys
+import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import yaml
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
 from dist_dash.errors import BadInput
 
 SEAL = "blake2b"
 """Field of a JSON object that holds the checksum of the others."""
+SAFE_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+MOST_VALUES = 100_000  # of a YAML file, aliases written out
+
+
+def find_modules_here() -> None:
+    """Let modules of the current folder be imported: a console script does not look there.
+
+    Last, so that nothing there hides a package.
+    """
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.append(here)
+
+
+def how_to_find(module: str, error: Exception) -> str:
+    """What helps where a module itself cannot be found, as the end of a message; empty after another error."""
+    top = module.partition(".")[0]
+    missing = isinstance(error, ModuleNotFoundError) and error.name == top
+    return f"; start in the folder that holds {top}, or put that folder into PYTHONPATH" if missing else ""
+
+
+def check_writable(file: Path, field: str) -> None:
+    """Refuse before the work what could not be written after it.
+
+    Raises:
+        BadInput: there is a folder in its place, or its own folder cannot be written into.
+    """
+    if file.is_dir():
+        raise BadInput(f"{field}: {file} is a folder; it must be a file")
+    try:
+        with tempfile.TemporaryFile(dir=file.parent):
+            pass
+    except OSError as error:
+        raise BadInput(f"{field}: {file} cannot be written ({error.strerror}); its folder must be writable") from error
 
 
 @contextlib.contextmanager
@@ -192,3 +228,54 @@ def read_object(path: Path) -> dict[str, Any]:
         return parse_object(path.read_text(errors="replace"))
     except OSError:
         return {}
+
+
+def check_yaml(text: str) -> None:
+    """Refuse what YAML's loaders let pass, and what would stop them.
+
+    Raises:
+        yaml.YAMLError: a name is there twice, an alias is inside what it names, or the text holds too much.
+    """
+    sizes = dict[int, int]()  # of nodes; 0: it is being looked at
+
+    def size(node: yaml.Node | None) -> int:
+        if not isinstance(node, yaml.CollectionNode):
+            return 1
+        if sizes.setdefault(id(node), 0):
+            return sizes[id(node)]
+        inner, names = 1, set[str]()
+        for entry in node.value:
+            if isinstance(node, yaml.MappingNode):
+                name = entry[0]
+                if isinstance(name, yaml.ScalarNode):
+                    if name.value in names:
+                        raise yaml.MarkedYAMLError(problem=f"{name.value} is there twice", problem_mark=name.start_mark)
+                    names.add(name.value)
+            for one in entry if isinstance(entry, tuple) else [entry]:
+                if sizes.get(id(one)) == 0:
+                    raise yaml.MarkedYAMLError(problem="an alias to what it is in", problem_mark=one.start_mark)
+                inner += size(one)
+        if inner > MOST_VALUES:
+            raise yaml.MarkedYAMLError(problem=f"more than {MOST_VALUES} values", problem_mark=node.start_mark)
+        sizes[id(node)] = inner
+        return inner
+
+    size(yaml.compose(text, SAFE_LOADER))
+
+
+def load_yaml(text: str, load: Callable[[str], Any] = lambda text: yaml.load(text, SAFE_LOADER)) -> Any:
+    """What a YAML text holds, checked.
+
+    Args:
+        text: all of it.
+        load: reads it; by default only what every YAML reader knows.
+
+    Raises:
+        yaml.YAMLError: it is none, or `check_yaml` refuses it.
+    """
+    try:
+        found = load(text)
+        check_yaml(text)
+    except RecursionError as error:
+        raise yaml.YAMLError("nested too deeply") from error
+    return found

@@ -18,6 +18,7 @@ from dist_dash.ensembles.finished import FinishedRun
 from dist_dash.ensembles.predictor import agreeing
 from dist_dash.ensembles.trained_data import Tell
 from dist_dash.errors import BadInput, require
+from dist_dash.files import check_writable
 from dist_dash.metrics.mixture import members_in_words
 from dist_dash.metrics.predictions import load_predictions
 from dist_dash.metrics.summary import evaluate, table
@@ -55,6 +56,8 @@ def evaluate_run(options: argparse.Namespace, fields: Sequence[str]) -> int:
             exchange = stack.enter_context(Exchange(layout_from_environment(None)))
         with agreeing(exchange, "run"):
             run = FinishedRun(options.run, options.allow_code)
+            if launcher.rank == 0:
+                _check_target(run, options)
             split, name = _samples(options, fields, run, say if launcher.rank == 0 else None)
         found = evaluated(run, split, name, strict=options.strict, exchange=exchange)
         with agreeing(exchange, "results"):
@@ -76,6 +79,20 @@ def _check(options: argparse.Namespace, fields: Sequence[str]) -> None:
         output = Path(options.output)
         require(not output.exists() or output.is_dir(), "output", options.output, "a folder, or a new one")
         require(not RunFolder(output).recipe.exists(), "output", options.output, "another folder than a run's")
+
+
+def _check_target(run: FinishedRun, options: argparse.Namespace) -> None:
+    if options.output is not None:
+        output = Path(options.output)
+        there = next(parent for parent in [output, *output.absolute().parents] if parent.exists())
+        require(there.is_dir(), "output", options.output, "a folder, or a new one")
+        check_writable(there / ".evaluation", "output")
+        for file in (RunFolder(output).evaluation, RunFolder(output).predictions):
+            require(not file.is_dir(), "output", str(file), "a file")
+    elif options.data is None:
+        split = options.split or "test"
+        for file in (run.folder.evaluation_of(split), run.folder.predictions_of(split)):
+            check_writable(file, "run")
 
 
 def _samples(

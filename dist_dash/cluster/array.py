@@ -21,7 +21,7 @@ from dist_dash.cluster.submission import (
 )
 from dist_dash.cluster.sweep import SweepPoint, points
 from dist_dash.cluster.sweep import check as check_points
-from dist_dash.errors import BadInput, require
+from dist_dash.errors import BadInput, require_count
 from dist_dash.recipe.parsing import Command
 from dist_dash.recipe.recipe_of_run import finished_before
 from dist_dash.recipe.run_names import default_sweep
@@ -43,7 +43,7 @@ def submit_sweep(options: argparse.Namespace, base: Sequence[str]) -> int:
     Raises:
         BadInput: a point cannot be run, or Slurm refuses it; nothing was submitted.
     """
-    require(options.parallel is None or options.parallel >= 1, "parallel", options.parallel, "a whole number ≥ 1")
+    require_count("parallel", options.parallel)
     site, grid = site_from(options), points(base, options.sweep)
     commands = check_points(grid)
     _refuse_for_one_run(commands[0], base)

@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from annotated_types import Ge
+from annotated_types import Ge, Le
 
-from dist_dash.errors import BadInput, require, require_positive
-from dist_dash.recipe.typed import Allowed, read_yaml, typed
+from dist_dash.errors import MOST, BadInput, require, require_positive
+from dist_dash.files import load_yaml
+from dist_dash.recipe.typed import Allowed, read_yaml, typed, yaml_texts
 
 DEFAULT = Path("slurm/site.yaml")
 NOTHING = ("", "null", "~")
@@ -36,7 +37,7 @@ DECIDED = {  # options of sbatch that would break what a job relies on, and the 
     "open-mode": IN_FOLDER,
 }
 
-Whole = Annotated[int, Ge(1), Allowed("a whole number ≥ 1")]
+Whole = Annotated[int, Ge(1), Le(MOST), Allowed("a whole number ≥ 1")]
 Texts = Annotated[list[str], Allowed("a list of texts, such as [A, B]")]
 NamedTexts = Annotated[dict[str, str], Allowed("names and texts, such as {A: B}")]
 
@@ -79,7 +80,7 @@ class Site:
     exclude: str | None = None
     nodelist: str | None = None
     nodes: Whole = 1
-    gpus_per_node: Annotated[int, Ge(0), Allowed("a whole number ≥ 0")] = 0
+    gpus_per_node: Annotated[int, Ge(0), Le(MOST), Allowed("a whole number ≥ 0")] = 0
     tasks_per_node: Whole | None = None
     cpus_per_task: Whole | None = None
     mem_gb: Annotated[float | None, Allowed("a finite number > 0")] = None
@@ -205,7 +206,7 @@ def _read(entry: dataclasses.Field[Any], value: Any) -> Any:
     group: Any = None if entry.default_factory is dataclasses.MISSING else entry.default_factory
     if group and isinstance(value, str):
         with contextlib.suppress(yaml.YAMLError):
-            found = yaml.load(value, yaml.BaseLoader)
+            found = load_yaml(value, yaml_texts)
             value = found if isinstance(found, group) else value
     if value in NOTHING and (group or entry.default is None):
         return group() if group else None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -15,8 +14,8 @@ from dist_dash.comparison.grouping import Comparison, load_comparison
 from dist_dash.comparison.machine_readable import as_csv, as_json
 from dist_dash.comparison.markup import as_latex, as_markdown
 from dist_dash.comparison.terminal import as_renderable
-from dist_dash.errors import BadInput, require
-from dist_dash.files import replacing
+from dist_dash.errors import require
+from dist_dash.files import check_writable, replacing
 from dist_dash.runs.process import FINISHED
 from dist_dash.runs.record import say
 
@@ -71,10 +70,5 @@ def compare(
 def _checked(path: Path) -> Path:
     """Refuse before the work what could not be written after it."""
     require(path.suffix in SUFFIXES, "output", str(path), f"a file that ends in {', '.join(SUFFIXES)}")
-    if path.is_dir():
-        raise BadInput(f"output: {path} is a folder; it must be a file")
-    try:
-        with tempfile.TemporaryFile(dir=path.parent):
-            return path
-    except OSError as error:
-        raise BadInput(f"output: {path} cannot be written ({error.strerror}); its folder must be writable") from error
+    check_writable(path, "output")
+    return path

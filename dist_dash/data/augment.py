@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from dist_dash.data.source import Splits
-from dist_dash.errors import BadInput, require
+from dist_dash.errors import BadInput, require, require_count
 
 _ASPECT = math.log(4 / 3)
 _TRIES = 10
@@ -35,8 +35,8 @@ class Augment:
 
     def __post_init__(self) -> None:
         require(0 < self.scale_min <= 1, "augment.scale_min", self.scale_min, "a number in (0, 1]")
-        require(self.pad_crop >= 0, "augment.pad_crop", self.pad_crop, "an integer ≥ 0")
-        require(self.cutout >= 0, "augment.cutout", self.cutout, "an integer ≥ 0")
+        require_count("augment.pad_crop", self.pad_crop, 0)
+        require_count("augment.cutout", self.cutout, 0)
 
     @property
     def active(self) -> bool:

@@ -13,7 +13,7 @@ from dist_dash.data.data_facts import Outline
 from dist_dash.data.decoding import decoded
 from dist_dash.data.listing import is_hidden, listed
 from dist_dash.data.source import Source, Split, Splits
-from dist_dash.errors import BadInput, require
+from dist_dash.errors import BadInput, require, require_count
 
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -51,7 +51,7 @@ class ImageFolder(Source):
         exif: bool = True,
     ) -> None:
         super().__init__(mean, std)
-        require(image_size >= 1, "data.image_size", image_size, "an integer ≥ 1")
+        require_count("data.image_size", image_size)
         require(resize >= image_size, "data.resize", resize, f"at least data.image_size ({image_size})")
         self.root = root
         self.image_size = image_size

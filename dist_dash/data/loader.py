@@ -14,7 +14,7 @@ from dist_dash.data.rng import MIXUP, sample_rng
 from dist_dash.data.source import Split, UnreadableSample
 from dist_dash.data.time_limit import TimeLimit
 from dist_dash.data.workers import stream
-from dist_dash.errors import BadInput, require, require_non_negative
+from dist_dash.errors import BadInput, require, require_count, require_non_negative
 
 OnBadSample = Literal["error", "skip"]
 
@@ -23,8 +23,8 @@ _MOST_BAD_IN_A_ROW = 100
 
 
 def _check(batch_size: int, workers: int, on_bad_sample: str) -> None:
-    require(batch_size >= 1, "loader.batch_size", batch_size, "an integer ≥ 1")
-    require(workers >= 0, "loader.workers", workers, "an integer ≥ 0")
+    require_count("loader.batch_size", batch_size)
+    require_count("loader.workers", workers, 0)
     require(on_bad_sample in ("error", "skip"), "loader.on_bad_sample", on_bad_sample, "error or skip")
 
 
@@ -57,7 +57,7 @@ class TrainLoader:
     ) -> None:
         """`batch_size`: samples in a micro-batch of one rank; `mixup`: Beta's α, 0 is off. Raises `BadInput`."""
         _check(batch_size, workers, on_bad_sample)
-        require(accumulation >= 1, "loader.accumulation", accumulation, "an integer ≥ 1")
+        require_count("loader.accumulation", accumulation)
         require_non_negative("labels.mixup", mixup)
         require(len(data.heads) == 1, "data.heads", data.heads, "one head: labels of several cannot be read yet")
         if mixup > 0:

@@ -10,7 +10,7 @@ from dist_dash.data.channel_statistics import channel_statistics
 from dist_dash.data.data_facts import Outline
 from dist_dash.data.rng import PATTERNS, TEST_PIXELS, TRAIN_PIXELS, sample_rng
 from dist_dash.data.source import Source, Split, Splits
-from dist_dash.errors import require
+from dist_dash.errors import require, require_count
 
 # The coarse grid on which patterns are drawn: the difference between classes has the same size at every resolution.
 _GRID = 8
@@ -51,7 +51,7 @@ class Synthetic(Source):
         super().__init__(mean, std)
         require(classes >= 2, "data.classes", classes, "an integer ≥ 2")
         for field, value in (("channels", channels), ("size", size), ("train", train), ("test", test)):
-            require(value >= 1, f"data.{field}", value, "an integer ≥ 1")
+            require_count(f"data.{field}", value)
         require(0 <= difficulty < 1, "data.difficulty", difficulty, "a number in [0, 1)")
         self.classes = classes
         self.channels = channels

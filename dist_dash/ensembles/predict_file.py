@@ -7,7 +7,8 @@ from pathlib import Path
 
 from dist_dash.data.fitting import fitting_labels
 from dist_dash.ensembles.ensemble import load_ensemble
-from dist_dash.errors import BadInput, require
+from dist_dash.errors import BadInput, require, require_count
+from dist_dash.files import check_writable
 from dist_dash.metrics.predictions import load_arrays, save_predictions
 
 
@@ -20,10 +21,11 @@ def predict_file(run: str, source: str, output: str, batch_size: int, allow_code
     Raises:
         BadInput: the file does not hold samples that the ensemble can take, or the output cannot be written.
     """
-    require(batch_size >= 1, "batch-size", batch_size, "a whole number ≥ 1")
+    require_count("batch-size", batch_size)
     target = Path(output)
     require(target.parent.is_dir(), "output", output, "a file in a folder that exists")
     require(target.suffix == ".npz", "output", output, "an .npz file")
+    check_writable(target, "output")
     arrays = load_arrays(Path(source), "input")
     if "x" not in arrays:
         raise BadInput(f"input: {source} holds {sorted(arrays)}; it must hold x, the samples [N, …]")

@@ -6,18 +6,17 @@ Master weights are fp32 (fp64 for checks), always: perturbations are added to th
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from dist_dash.errors import BadInput, require, require_non_negative
+from dist_dash.member.optimizer import MakeOptimizer
 from dist_dash.ranks.exchange import Exchange
 
 Precision = Literal["fp32", "fp64", "bf16", "fp16"]
-MakeOptimizer = Callable[[Iterable[Any]], torch.optim.Optimizer]
-"""From parameters, or groups of them."""
 
 
 class Engine(ABC):

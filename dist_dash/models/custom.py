@@ -5,15 +5,14 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
-import sys
 from collections.abc import Callable
 from functools import reduce
-from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from dist_dash.errors import BadInput, require
+from dist_dash.files import find_modules_here, how_to_find
 from dist_dash.models.architecture import Architecture, one_line
 
 
@@ -63,14 +62,12 @@ class Custom(Architecture):
 
     def _find(self) -> Callable[..., Any]:
         path, _, name = self.target.partition(":")
-        here = str(Path.cwd())
-        if here not in sys.path:
-            # A console script does not search the folder it is started in. Last, so that nothing there hides a package.
-            sys.path.append(here)
+        find_modules_here()
         try:
             module = importlib.import_module(path)
         except (ImportError, SyntaxError) as error:
-            raise BadInput(f"model.target: {path!r} cannot be imported ({one_line(error)})") from error
+            why = f"{one_line(error)}{how_to_find(path, error)}"
+            raise BadInput(f"model.target: {path!r} cannot be imported ({why})") from error
         try:
             found = reduce(getattr, name.split("."), module)
         except AttributeError as error:

@@ -7,7 +7,7 @@ from typing import Literal
 
 from torch import nn
 
-from dist_dash.errors import require, require_fraction
+from dist_dash.errors import require, require_count, require_fraction
 from dist_dash.models.architecture import Architecture
 
 
@@ -24,8 +24,8 @@ class MLP(Architecture):
     def __init__(
         self, hidden: int = 128, depth: int = 2, norm: Literal["none", "batch"] = "none", dropout: float = 0.0
     ) -> None:
-        require(hidden >= 1, "model.hidden", hidden, "an integer ≥ 1")
-        require(depth >= 0, "model.depth", depth, "an integer ≥ 0")
+        require_count("model.hidden", hidden)
+        require_count("model.depth", depth, 0, 1000)
         require(norm in ("none", "batch"), "model.norm", norm, "none or batch")
         require_fraction("model.dropout", dropout)
         self.hidden = hidden

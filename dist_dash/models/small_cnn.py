@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from dist_dash.errors import require
+from dist_dash.errors import require, require_count
 from dist_dash.models.architecture import Architecture, require_images
 from dist_dash.models.layers import init_convolutions, norm_layer
 
@@ -22,7 +22,7 @@ class SmallCNN(Architecture):
     """
 
     def __init__(self, width: int = 16, norm: Literal["batch", "group", "none"] = "batch") -> None:
-        require(width >= 1, "model.width", width, "an integer ≥ 1")
+        require_count("model.width", width)
         require(norm in ("batch", "group", "none"), "model.norm", norm, "batch, group or none")
         self.width = width
         self.norm = norm

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn.functional import relu
 
-from dist_dash.errors import require, require_fraction
+from dist_dash.errors import require, require_count, require_fraction
 from dist_dash.models.architecture import Architecture, require_images
 from dist_dash.models.layers import NormKind, init_convolutions, norm_layer
 
@@ -22,8 +22,9 @@ class WideResNet(Architecture):
     """
 
     def __init__(self, depth: int = 28, width: int = 10, norm: NormKind = "batch", dropout: float = 0.0) -> None:
-        require(depth >= 10 and (depth - 4) % 6 == 0, "model.depth", depth, "6n + 4 with n ≥ 1: 10, 16, 22, 28, 40, …")
-        require(width >= 1, "model.width", width, "an integer ≥ 1")
+        require_count("model.depth", depth, 10, 10_000)
+        require((depth - 4) % 6 == 0, "model.depth", depth, "6n + 4 with n ≥ 1: 10, 16, 22, 28, 40, …")
+        require_count("model.width", width)
         require(norm in ("batch", "group"), "model.norm", norm, "batch or group")
         require_fraction("model.dropout", dropout)
         self.depth = depth

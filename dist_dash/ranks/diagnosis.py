@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import torch.distributed as dist
 
-from dist_dash.errors import BadInput, RunFailed, first_line
+from dist_dash.errors import BadInput, RunFailed, first_line, own_code, said
 from dist_dash.ranks.launched import Launcher
 from dist_dash.ranks.layout import Layout
 from dist_dash.ranks.meeting import STAYING, Meeting, listed, lost_host, wait_for
@@ -88,12 +88,15 @@ class Diagnosis:
         self._writer.join(patience)
 
     def leave_error(self, error: Exception) -> None:
-        """Leave the error with which this rank ends alone, for the others to say."""
-        known = isinstance(error, BadInput | RunFailed)
+        """Leave the error with which this rank ends alone, for the others to say; the first rank prints a traceback."""
+        known = isinstance(error, BadInput | RunFailed) or (isinstance(error, OSError) and own_code(error) is None)
+        kind = "input" if isinstance(error, BadInput) else "failure" if known else "raised"
         text = first_line(error) if known else f"{type(error).__name__}: {first_line(error)}"
         text = f"{text} ({self.name(self._layout.rank)})"
         with contextlib.suppress(RuntimeError, TimeoutError):  # nobody is there to read it
-            within(STAYING, lambda: self._leave(isinstance(error, BadInput), text))
+            left = within(STAYING, lambda: self._leave(kind, text))
+            if kind == "raised" and json.loads(left)[:2] != [kind, text]:
+                said(error)
 
     def reason(self, error: Exception | None = None) -> BadInput | RunFailed:
         """Why a collective failed, by what the ranks have left in the store; takes a few seconds.
@@ -109,9 +112,10 @@ class Diagnosis:
             self._mark(self.store)
         except (RuntimeError, TimeoutError):  # unless it was heard of before, nobody is left to ask
             lost = [0] if Launcher().rank_0_hosts_store else []
-            self._ended = self._ended or json.dumps([False, f"{failed}; {lost_host(self._layout)}", lost])
-        is_input, text, self.lost = json.loads(self._ended)
-        return (BadInput if is_input else RunFailed)(text)
+            self._ended = self._ended or json.dumps(["failure", f"{failed}; {lost_host(self._layout)}", lost])
+        kind, text, self.lost = json.loads(self._ended)
+        found = (BadInput if kind == "input" else RunFailed)(text)
+        return said(found) if kind == "raised" else found
 
     def name(self, rank: int) -> str:
         """What messages call a rank."""
@@ -134,9 +138,9 @@ class Diagnosis:
         state = LEAVING if self._ended else WAITING if self._waiting else BUSY
         store.set(f"mark/{self._layout.rank}", json.dumps(Mark(self._beats, state, self._calls)))
 
-    def _leave(self, is_input: bool, text: str, lost: Sequence[int] = ()) -> str:
+    def _leave(self, kind: str, text: str, lost: Sequence[int] = ()) -> str:
         """Leave why the run ends, unless somebody has; returns what is there."""
-        ended = self.store.compare_set("ended", "", json.dumps([is_input, text, [*lost]])).decode()
+        ended = self.store.compare_set("ended", "", json.dumps([kind, text, [*lost]])).decode()
         if self._layout.rank == 0 and Launcher().rank_0_hosts_store:
             others = {*range(1, self._layout.world)} - {*lost}
             wait_for(lambda: all(self._marks()[rank].state == LEAVING for rank in others))
@@ -156,7 +160,7 @@ class Diagnosis:
             living |= {r for r, mark in enumerate(marks) if mark.state == LEAVING or mark.beats != first[r].beats}
         lost = [rank for rank in range(len(marks)) if rank not in living] or self._held_up(marks)
         missing = f"missing: {listed([self._last_seen(rank) for rank in lost])}"
-        return self._leave(False, f"{failed}; {missing if lost else LOST_CONNECTION + what}", lost)
+        return self._leave("failure", f"{failed}; {missing if lost else LOST_CONNECTION + what}", lost)
 
     def _held_up(self, marks: Sequence[Mark]) -> list[int]:
         """The ranks that live outside the collectives and have started the fewest; none where all have as many."""

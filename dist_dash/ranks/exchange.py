@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from dist_dash.errors import BadInput, RunFailed, everywhere, first_line, require_positive
+from dist_dash.errors import BadInput, RunFailed, everywhere, first_line, own_code, require_positive, said
 from dist_dash.ranks.clock import Clock
 from dist_dash.ranks.diagnosis import Diagnosis
 from dist_dash.ranks.host import problem_of_host
@@ -185,20 +185,27 @@ class Exchange:
 
         Raises:
             BadInput, RunFailed: on every rank alike; the text names the rank where not all have failed.
+            Exception: on the first rank on which the user's own code raised it.
         """
         problem: tuple[str, str] | None = None
-        cause: BaseException | None = None
+        cause: Exception | None = None
         try:
             yield
         except BadInput as error:
             problem, cause = ("input", str(error)), error
-        except (RunFailed, OSError, RuntimeError, MemoryError) as error:
-            problem, cause = ("failure", f"{what}: {first_line(error)}"), error
+        except Exception as error:
+            ours = isinstance(error, OSError | RuntimeError | MemoryError) and own_code(error) is None
+            explained = ours or isinstance(error, RunFailed)
+            problem, cause = ("failure" if explained else "raised", f"{what}: {first_line(error)}"), error
         problems = self.collect(problem)
         failed = [(rank, *p) for rank, p in enumerate(problems) if p is not None]
         if not failed:
             return
         rank, kind, text = failed[0]
+        if kind == "raised":  # of the user's own code, or a fault here: with its traceback, on the first such rank
+            if cause is None or rank != self.layout.rank:
+                raise said(everywhere(RunFailed(text))) from cause
+            raise everywhere(cause)
         if len(failed) < len(problems) and (rank, kind) != (0, "input"):  # what rank 0 refuses, it checks for all
             text = f"{text} ({self._diagnosis.name(rank)})"
         raise everywhere(BadInput(text) if kind == "input" else RunFailed(text)) from cause

@@ -9,7 +9,7 @@ from functools import cached_property
 
 import torch
 
-from dist_dash.errors import BadInput, require
+from dist_dash.errors import BadInput, require_count
 from dist_dash.ranks.launched import Launcher
 
 
@@ -133,7 +133,7 @@ def layout_from_environment(members: int | None, member: int | None = None) -> L
     if member is not None:
         return Layout(place.rank, place.world, 1, first_member=member, ensemble=members or 1, **local)
     members = place.world if members is None else members
-    require(members >= 1, "members", members, "a whole number ≥ 1")
+    require_count("members", members)
     if place.world % members:
         raise BadInput(f"members: {members} does not divide the world size {place.world}; start a multiple of it")
     return Layout(place.rank, place.world, members, **local)

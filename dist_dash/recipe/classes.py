@@ -8,6 +8,7 @@ import inspect
 import torch
 
 from dist_dash.data import Source
+from dist_dash.files import find_modules_here, how_to_find
 from dist_dash.member.deepspeed_engine import DeepSpeed
 from dist_dash.member.engine import Engine, Torch
 from dist_dash.methods import Method
@@ -46,10 +47,13 @@ def class_named(base: type, path: str) -> type:
     if name in known(base):
         return known(base)[name]
     module, _, attribute = path.rpartition(".")
+    find_modules_here()
     try:
         found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise LookupError(f"cannot be imported ({error})" if "." in path else "is not allowed") from error
+    except (ImportError, AttributeError, ValueError, SyntaxError) as error:
+        if "." not in path:
+            raise LookupError("is not allowed") from error
+        raise LookupError(f"cannot be imported ({error}{how_to_find(module, error)})") from error
     if not (isinstance(found, type) and issubclass(found, base)) or inspect.isabstract(found):
         raise LookupError(f"is no {base.__name__}")
     return found

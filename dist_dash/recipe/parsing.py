@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -11,7 +12,8 @@ from typing import Any, TypeVar
 import jsonargparse
 import yaml
 
-from dist_dash.errors import BadInput, require
+from dist_dash.errors import BadInput, own_code, require
+from dist_dash.files import SAFE_LOADER, find_modules_here
 from dist_dash.recipe.description import DEFAULTS, FLAGS, OPTIONS
 from dist_dash.recipe.problems import Fields, fields_of, given_by, load_yaml, problem_of
 from dist_dash.recipe.recipe import Recipe
@@ -19,7 +21,6 @@ from dist_dash.recipe.run_names import check_run, default_run
 from dist_dash.runs.choices import bare, spelled
 
 T = TypeVar("T")
-SAFE_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 KINDS = {
     "config": Any,
     "run": str | None,
@@ -63,6 +64,7 @@ class Command:
 
 def new_parser(command: str) -> jsonargparse.ArgumentParser:
     """A parser that reads recipes, of this version or an earlier one."""
+    find_modules_here()
     name = f"dist-dash {command}"
     return jsonargparse.ArgumentParser(prog=name, exit_on_error=False, allow_abbrev=False, parser_mode="recipe")
 
@@ -96,6 +98,7 @@ def parse_command(arguments: Sequence[str]) -> Command:
         resolved = spelled(yaml.load(dumped, SAFE_LOADER))
         # What the parser lets pass in YAML: null, and a plain value in the place of a group of fields.
         _refuse(problem_of(resolved, _all_fields()))
+        _check_numbers("", resolved)
         return resolved, vars(parser.instantiate(config))
 
     resolved, objects = explained(parse, lambda: given_by(arguments, DEFAULTS), _all_fields())
@@ -128,7 +131,9 @@ def explained(parse: Callable[[], T], given: Callable[[], Mapping[str, Any]], fi
         return parse()
     except BadInput:
         raise
-    except (jsonargparse.ArgumentError, ValueError, TypeError, OSError, yaml.YAMLError) as error:
+    except (jsonargparse.ArgumentError, ValueError, TypeError, OSError, SyntaxError, yaml.YAMLError) as error:
+        if own_code(error) and not isinstance(error, ValueError):  # a constructor refuses values with a ValueError
+            raise
         cause: BaseException | None = error
         while cause is not None:
             if isinstance(cause, BadInput):  # a constructor's own words are the best
@@ -152,6 +157,21 @@ def spelled_words(arguments: Sequence[str]) -> list[str]:
     """The words of a command line, with the names of this project's classes as they are written today."""
     parts = [word.rpartition("=") for word in arguments]
     return [f"{name}{equals}{bare(value)}" for name, equals, value in parts]
+
+
+def _check_numbers(field: str, value: Any) -> None:
+    """Refuse numbers that are none, whole numbers of more than 64 bits, and infinite settings of the optimizer."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            _check_numbers(field if name == "init_args" else f"{field}.{name}".lstrip("."), inner)
+    elif isinstance(value, list):
+        for inner in value:
+            _check_numbers(field, inner)
+    elif isinstance(value, float):
+        endless = math.isinf(value) and field.startswith("optimizer.")
+        require(not (math.isnan(value) or endless), field, value, "a finite number")
+    elif isinstance(value, int):
+        require(abs(value) < 2**63, field, value, "a whole number of at most 64 bits")
 
 
 def _check_member(member: int | None, recipe: Recipe) -> None:

@@ -19,6 +19,7 @@ import jsonargparse
 import torch
 import yaml
 
+from dist_dash import files
 from dist_dash.errors import BadInput
 from dist_dash.recipe.classes import BASES, class_named, known
 from dist_dash.recipe.description import FLAGS
@@ -26,7 +27,12 @@ from dist_dash.runs.choices import bare
 
 NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
 NO_RECIPE = "it must be a recipe, a YAML file"
-load_yaml: Callable[[str], Any] = jsonargparse.get_loader("yaml")
+_load: Callable[[str], Any] = jsonargparse.get_loader("yaml")
+
+
+def load_yaml(text: str) -> Any:
+    """What a recipe's YAML holds, as the library that parses reads it (1e-3 is a number)."""
+    return files.load_yaml(text, _load)
 
 
 class Word(str):
@@ -168,7 +174,10 @@ def allowed_class(base: type) -> str:
 def _problem(field: str, value: Any, kind: Any) -> str | None:
     base = _base(kind)
     if isinstance(value, Word) and (base or dataclasses.is_dataclass(kind) or _items(kind) or value == "null"):
-        loaded = load_yaml(str(value))
+        try:
+            loaded = load_yaml(str(value))
+        except (ValueError, yaml.YAMLError) as error:
+            return f"{field}: {str(value)!r} is not allowed ({yaml_problem(error)}); it must be {_allowed(kind)}"
         value = value if isinstance(loaded, str | int | float) else loaded
     if value is None:
         allows = kind in (Any, inspect.Parameter.empty) or type(None) in get_args(kind)
@@ -178,8 +187,7 @@ def _problem(field: str, value: Any, kind: Any) -> str | None:
     if dataclasses.is_dataclass(kind):
         if isinstance(value, dict):
             return problem_of(value, fields_of(kind), field)  # type: ignore[arg-type]
-        names = ", ".join(f.name for f in dataclasses.fields(kind))
-        return f"{field}: {value!r} is not allowed; it must be a group of fields ({names}), or --{field}.name value"
+        return f"{field}: {value!r} is not allowed; it must be {_allowed(kind)}, or --{field}.name value"
     if (item := _items(kind)) is not None and isinstance(value, list):
         return next((found for one in value if (found := _problem(field, one, item))), None)
     return None if _fits(value, kind) else f"{field}: {value!r} is not allowed; it must be {_allowed(kind)}"
@@ -229,6 +237,8 @@ def _is_union(kind: Any) -> bool:
 
 
 def _allowed(kind: Any) -> str:
+    if dataclasses.is_dataclass(kind):
+        return f"a group of fields ({', '.join(one.name for one in dataclasses.fields(kind))})"
     base = _base(kind)
     return allowed_class(base) if base else readable(kind)
 

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
-import torch
-
 from dist_dash.data import Augment, Source
-from dist_dash.errors import BadInput, require, require_fraction, require_non_negative, require_positive
+from dist_dash.errors import (
+    MOST,
+    BadInput,
+    require,
+    require_count,
+    require_fraction,
+    require_non_negative,
+    require_positive,
+)
 from dist_dash.member.engine import Engine
+from dist_dash.member.optimizer import MakeOptimizer, try_optimizer
 from dist_dash.member.parameter_groups import ParameterGroup
 from dist_dash.methods import DASH, Method
 from dist_dash.models import Architecture
 from dist_dash.sparsity import Dense, Sparsity
 from dist_dash.trajectories.schedules import Cosine
 from dist_dash.trajectories.trajectory import Trajectory
-
-OptimizerCallable = Callable[[Iterable[torch.nn.Parameter]], torch.optim.Optimizer]
 
 
 @dataclass
@@ -40,9 +44,9 @@ class Loader:
     on_bad_sample: Literal["error", "skip"] = "error"
 
     def __post_init__(self) -> None:
-        require(self.batch_size >= 1, "loader.batch_size", self.batch_size, "a whole number ≥ 1")
-        require(self.accumulation >= 1, "loader.accumulation", self.accumulation, "a whole number ≥ 1")
-        require(self.workers >= 0, "loader.workers", self.workers, "a whole number ≥ 0")
+        require_count("loader.batch_size", self.batch_size)
+        require_count("loader.accumulation", self.accumulation)
+        require_count("loader.workers", self.workers, 0, 1000)
 
 
 @dataclass
@@ -93,9 +97,9 @@ class Checkpoints:
         allowed = "a whole number ≥ 0; 0 without checkpoints.best"
         patient = self.patience == 0 or (self.patience > 0 and self.best is not None)
         require(patient, "checkpoints.patience", self.patience, allowed)
-        require(self.every_steps >= 0, "checkpoints.every_steps", self.every_steps, "a whole number ≥ 0")
-        require(self.every_epochs >= 0, "checkpoints.every_epochs", self.every_epochs, "a whole number ≥ 0")
-        require(self.keep >= 1, "checkpoints.keep", self.keep, "a whole number ≥ 1")
+        require_count("checkpoints.every_steps", self.every_steps, 0)
+        require_count("checkpoints.every_epochs", self.every_epochs, 0)
+        require_count("checkpoints.keep", self.keep)
 
 
 @dataclass
@@ -119,9 +123,9 @@ class Record:
     tensorboard: bool = False
 
     def __post_init__(self) -> None:
-        require(self.every >= 1, "record.every", self.every, "a whole number ≥ 1")
+        require_count("record.every", self.every)
         for name in ("evaluate_every", "trace", "directions"):
-            require(getattr(self, name) >= 0, f"record.{name}", getattr(self, name), "a whole number ≥ 0")
+            require_count(f"record.{name}", getattr(self, name), 0)
 
 
 @dataclass
@@ -139,9 +143,10 @@ class Checks:
     max_skipped: int = 20
 
     def __post_init__(self) -> None:
-        require(self.samples_every >= 1, "checks.samples_every", self.samples_every, "a whole number ≥ 1")
+        require_count("checks.samples_every", self.samples_every)
         require_positive("checks.deadline", self.deadline)
-        require(self.max_skipped >= 1, "checks.max_skipped", self.max_skipped, "a whole number ≥ 1")
+        require(self.deadline <= MOST, "checks.deadline", self.deadline, f"a number of seconds ≤ {MOST}")
+        require_count("checks.max_skipped", self.max_skipped)
 
 
 @dataclass
@@ -178,7 +183,7 @@ class Recipe:
 
     data: Source
     model: Architecture
-    optimizer: OptimizerCallable
+    optimizer: MakeOptimizer
     engine: Engine
     method: Method = field(default_factory=DASH)
     models: list[Architecture] | None = None
@@ -201,18 +206,16 @@ class Recipe:
     deterministic: bool = True
 
     def __post_init__(self) -> None:
-        require(self.epochs >= 1, "epochs", self.epochs, "a whole number ≥ 1")
+        require_count("epochs", self.epochs)
         require(
             self.max_steps is None or self.max_steps >= 1, "max_steps", self.max_steps, "null or a whole number ≥ 1"
         )
+        require_count("max_steps", self.max_steps)
         require(self.members is None or self.members >= 1, "members", self.members, "null or a whole number ≥ 1")
-        require(self.seed >= 0, "seed", self.seed, "a whole number ≥ 0")
-        try:
-            tried = self.optimizer([torch.nn.Parameter(torch.zeros(1))])
-        except (ValueError, TypeError, RuntimeError) as error:
-            raise BadInput(f"optimizer: {error}; the optimizer refuses it") from error
-        if isinstance(tried, torch.optim.LBFGS):
-            raise BadInput("optimizer: LBFGS evaluates the loss again inside its step; it must be a first-order one")
+        require_count("members", self.members)
+        require_count("seed", self.seed, 0, 2**63 - 1)
+        require(self.models is None or len(self.models) > 0, "models", self.models, "null or one per member")
+        try_optimizer(self.optimizer, [(1,)])
         require_non_negative("init_noise", self.init_noise)
         files = self.init if isinstance(self.init, list) else [self.init] * (self.init not in ("own", "shared"))
         if self.init == [] or not all(file.endswith(".safetensors") for file in files):

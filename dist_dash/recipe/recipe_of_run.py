@@ -7,8 +7,8 @@ from typing import Any
 import yaml
 
 from dist_dash.errors import BadInput
-from dist_dash.files import read_json
-from dist_dash.recipe.parsing import SAFE_LOADER, Command, parse_command
+from dist_dash.files import load_yaml, read_json
+from dist_dash.recipe.parsing import Command, parse_command
 from dist_dash.runs.choices import LENGTH, WITHOUT_EFFECT, differing, flat, refuse_other_settings, spelled
 from dist_dash.runs.folder import RunFolder
 
@@ -21,7 +21,7 @@ def recipe_of(folder: RunFolder) -> dict[str, Any]:
     """
     folder.check_as_finished(folder.recipe)
     try:
-        found = yaml.load(folder.recipe.read_text(), SAFE_LOADER)
+        found = load_yaml(folder.recipe.read_text())
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise BadInput(f"run: {folder.recipe} cannot be read ({type(error).__name__})") from error
     if not isinstance(found, dict):

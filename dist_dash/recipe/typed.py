@@ -15,6 +15,7 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_typ
 import yaml
 
 from dist_dash.errors import BadInput
+from dist_dash.files import load_yaml
 
 Model = TypeVar("Model")
 UNKNOWN, MISSING = "unexpected_keyword_argument", "missing"
@@ -56,6 +57,11 @@ class Allowed:
 Texts = Annotated[tuple[str, ...], Allowed("a list of texts")]
 
 
+def yaml_texts(text: str) -> Any:
+    """What a YAML text holds, every value as it is written."""
+    return yaml.load(text, yaml.BaseLoader)
+
+
 def read_yaml(path: Path, field: str, allowed: str, texts: bool = False) -> Any:
     """What a YAML or JSON file holds.
 
@@ -69,7 +75,7 @@ def read_yaml(path: Path, field: str, allowed: str, texts: bool = False) -> Any:
         BadInput: it cannot be read.
     """
     try:
-        return yaml.load(path.read_text(), yaml.BaseLoader if texts else yaml.SafeLoader)
+        return load_yaml(path.read_text(), yaml_texts if texts else yaml.safe_load)
     except (OSError, ValueError, yaml.YAMLError) as error:
         text = re.sub(r' in "<\w+ string>",', ",", " ".join(str(error).split()))
         problem = error.strerror if isinstance(error, OSError) else text

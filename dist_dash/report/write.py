@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from dist_dash.errors import BadInput, require
+from dist_dash.files import check_writable
 from dist_dash.report.catalogue import FOLDER_PARTS, PARTS
 from dist_dash.report.folder_page import report_of_folder
 from dist_dash.report.run_page import report_of_run
@@ -42,6 +42,9 @@ def report(
     path = Path(run)
     require(path.is_dir(), "run", run, "a finished run, or a folder of them")
     page = _checked(Path(output) if output is not None else path / PAGE)
+    pictures = path / PICTURES
+    require(pictures.is_dir() or not pictures.exists(), "run", str(pictures), "a folder, or a new one")
+    check_writable(pictures / "summary.csv" if pictures.exists() else path / f".{PICTURES}", "run")
     left_out = [name for name in without.split(",") if name]
     if RunFolder(path).recipe.exists():
         if partial or baselines:
@@ -59,10 +62,7 @@ def report(
 def _checked(output: Path) -> Path:
     """Refuse before the work what could not be written after it."""
     require(output.suffix in (".html", ".htm"), "output", str(output), "a file that ends in .html")
-    if output.is_dir():
-        raise BadInput(f"output: {output} is a folder; it must be a file")
-    if not output.parent.is_dir() or not os.access(output.parent, os.W_OK):
-        raise BadInput(f"output: {output} cannot be written; it must be a file in a folder that exists")
+    check_writable(output, "output")
     return output
 
 

@@ -125,8 +125,12 @@ class RunFolder:
         return found
 
     def owner(self) -> dict[str, Any]:
-        """Who owns the folder, or owned it last: `token host pid job`, and how often the run was `continued`."""
-        return read_object(self.owner_file)
+        """Who owns the folder, or owned it last: `token host pid job`, and how often the run was `continued`.
+
+        What is of another type than it was written with is left out.
+        """
+        kinds = {"token": str, "host": str, "job": str, "pid": int, "continued": int}
+        return {name: v for name, v in read_object(self.owner_file).items() if type(v) is kinds.get(name, type(v))}
 
     def note_job(self, job: str, logs: Path) -> None:
         """Note which Slurm job (`123`, or `123_4` in an array) will run here, and the folder of its logs."""

@@ -19,7 +19,7 @@ from typing import Any
 
 from filelock import BaseFileLock, Timeout
 
-from dist_dash.errors import BadInput, RunFailed
+from dist_dash.errors import NOT_TO_BE_USED, BadInput, RunFailed
 from dist_dash.files import locked, remove, write_atomically
 from dist_dash.runs.folder import SPLITS, RunFolder
 
@@ -65,7 +65,9 @@ class OwnedFolder(RunFolder):
                 ) from error
             self.lock.unlink(missing_ok=True)  # the stale owner's lock is then on a file that has no name any more
             self._lock = locked(self.lock, patience)
-        except (PermissionError, NotADirectoryError, FileNotFoundError, IsADirectoryError) as error:
+        except OSError as error:
+            if error.errno not in NOT_TO_BE_USED:
+                raise
             raise BadInput(f"run: {self.path} cannot be written to ({error.strerror}); use another --run") from error
         owner = {"token": self.token, "host": socket.gethostname(), "pid": os.getpid(), "job": job}
         self._write_owner({**owner, "continued": self.owner().get("continued", 0)})
@@ -151,7 +153,8 @@ class OwnedFolder(RunFolder):
             raise
         except Exception as error:
             with contextlib.suppress(OSError, RunFailed):  # a full disk, a stale owner: the first error matters more
-                self.mark(self.failed, " ".join(str(error).split()) or type(error).__name__)
+                kind = "" if isinstance(error, RunFailed | OSError) else f"{type(error).__name__}: "
+                self.mark(self.failed, kind + " ".join(str(error).split()))
             raise
 
     def clear(self) -> None:

@@ -9,10 +9,11 @@ import re
 import resource
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 from typing import NoReturn
 
-from dist_dash.errors import BadInput, RunFailed
+from dist_dash.errors import NOT_TO_BE_USED, BadInput, RunFailed, first_line, own_code, place_of
 from dist_dash.ranks.launched import Launcher
 
 FINISHED, TO_BE_CONTINUED = 0, 75  # exit statuses of a run that went well
@@ -28,17 +29,30 @@ class OneLine(argparse.ArgumentParser):
 
 
 def guarded(call: Callable[[], int]) -> int:
-    """The exit status of a command; what is wrong is said in one line."""
+    """The exit status of a command; what is wrong is said in one line, before a traceback where code is at fault."""
     try:
-        return call()
+        try:
+            return call()
+        finally:
+            sys.stdout.flush()
     except BadInput as error:
         return _complain(error, BAD_INPUT)
-    except (RunFailed, OSError) as error:
+    except BrokenPipeError:
+        return _read_enough()
+    except SystemExit as error:
+        if isinstance(error.__context__, BrokenPipeError):  # rich's way
+            return _read_enough()
+        raise
+    except RunFailed as error:
         return _complain(error, FAILED)
-    except (MemoryError, RuntimeError) as error:
-        if not (text := _lack_of_memory(error)):
-            raise
-        return _complain(RunFailed(text), FAILED)
+    except Exception as error:
+        if text := _lack_of_memory(error):
+            return _complain(RunFailed(text), FAILED)
+        if isinstance(error, OSError) and own_code(error) is None:
+            if error.filename is not None and error.errno in NOT_TO_BE_USED:
+                return _complain(BadInput(f"{str(error.filename)!r} cannot be used ({error.strerror})"), BAD_INPUT)
+            return _complain(error, FAILED)
+        return _complain(error, FAILED, f"{place_of(error)}: {type(error).__name__}: ", traceback.format_exc())
 
 
 def leave(status: int) -> NoReturn:
@@ -71,12 +85,14 @@ def say_at_once(text: str) -> None:
     os.write(2, f"{text}\n".encode())  # print could be interrupted by the signal in the middle of itself
 
 
-def _complain(error: BaseException, status: int) -> int:
+def _complain(error: Exception, status: int, before: str = "", after: str = "") -> int:
     # Errors that all ranks raise, and bad input, which always reaches rank 0, are printed by rank 0 alone.
     rank = Launcher().rank
-    if rank == 0 or not (status == BAD_INPUT or getattr(error, "everywhere", False)):
+    first_alone = status == BAD_INPUT or (getattr(error, "everywhere", False) and not after)
+    if not getattr(error, "said", False) and (rank == 0 or not first_alone):
         which = f"rank {rank}: " if rank else ""
-        print(f"dist-dash: {which}{' '.join(str(error).split())}", file=sys.stderr, flush=True)
+        text = " ".join(str(error).split()) if not after else first_line(error)
+        print(f"dist-dash: {before}{which}{text}\n{after}", end="", file=sys.stderr, flush=True)
     return status
 
 
@@ -90,3 +106,9 @@ def _lack_of_memory(error: BaseException) -> str:
     limited = "" if limit == resource.RLIM_INFINITY else f", or raise `ulimit -v`, which allows {limit >> 20} MiB"
     why = f" ({text})" if text else ""
     return f"memory ran out{why}; lower loader.batch_size or the model's size, or start fewer ranks a host{limited}"
+
+
+def _read_enough() -> int:
+    """Whoever reads stdout has closed it (`… | head`): nothing is wrong, and Python must not complain at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return FINISHED

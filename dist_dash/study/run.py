@@ -13,7 +13,7 @@ import yaml
 from dist_dash.analysis.flatness.measure import FlatnessOptions
 from dist_dash.analysis.flatness.run import measure_run
 from dist_dash.ensembles.finished import FinishedRun
-from dist_dash.errors import BadInput, require
+from dist_dash.errors import BadInput, require, require_count
 from dist_dash.files import only_one, read_json, write_atomically
 from dist_dash.recipe.components import code_named
 from dist_dash.runs.preemption import StopRequest
@@ -52,7 +52,7 @@ def run_study(study: str, folder: str | None, results: str | None, groups: int |
         target = Path(results) if results else runs
         cores = os.cpu_count() or 1
         groups = max(1, cores // plan.members) if groups is None else groups
-        require(groups >= 1, "groups", groups, "a whole number ≥ 1")
+        require_count("groups", groups)
         for field, place in (("folder", runs), ("results", target)):
             require(_may_be_a_folder(place), field, str(place), "a folder, or new in one that may be written to")
         _check_same(plan, runs)

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from annotated_types import Ge, MinLen, Predicate
+from annotated_types import Ge, Le, Lt, MinLen, Predicate
 
 from dist_dash.analysis.flatness.measure import FlatnessOptions
 from dist_dash.comparison.settings import slug
-from dist_dash.errors import BadInput, require
+from dist_dash.errors import MOST, BadInput, require
 from dist_dash.member.engine import Torch
 from dist_dash.recipe.parsing import Command, parse_command
 from dist_dash.recipe.typed import Allowed, Texts, read_yaml, typed
@@ -26,7 +26,7 @@ def _different(seeds: tuple[int, ...]) -> bool:
 
 
 Fields = Annotated[dict[str, Any], Allowed("a group of fields")]
-Seed = Annotated[int, Ge(0)]
+Seed = Annotated[int, Ge(0), Lt(2**63)]
 Seeds = Annotated[tuple[Seed, ...], MinLen(1), Predicate(_different), Allowed("a list of different whole numbers ≥ 0")]
 BASE = "base.yaml"  # in a study's folder: the recipe that its runs share; it is no run itself
 LOWER_IS_BETTER = ("nll", "brier", "ece", "ece_mass", "cal_nll", "cal_brier", "cal_ece", "cal_ece_mass")
@@ -107,7 +107,7 @@ class StudyPlan:
     """
 
     recipe: Fields
-    members: Annotated[int, Ge(1), Allowed("a whole number ≥ 1")]
+    members: Annotated[int, Ge(1), Le(MOST), Allowed("a whole number ≥ 1")]
     methods: Annotated[dict[str, Candidate], MinLen(1), Allowed("at least one method")]
     conditions: Annotated[dict[str, Fields], MinLen(1), Allowed("at least one, such as {all: {}}")]
     seeds: Seeds

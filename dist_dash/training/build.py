@@ -12,19 +12,21 @@ from dist_dash.data.host_batch import HostBatch
 from dist_dash.data.labels import check_every_class
 from dist_dash.data.loader import EvalLoader, TrainLoader
 from dist_dash.data.time_limit import TimeLimit
-from dist_dash.errors import require
+from dist_dash.errors import NOT_TO_BE_USED, BadInput, own_code, require
 from dist_dash.member.batch import Batch, MicroBatch, Progress, micro_batch
 from dist_dash.member.facts import RunFacts
+from dist_dash.member.optimizer import try_optimizer
 from dist_dash.member.parameter_groups import ParameterGroup, group_of_each
 from dist_dash.member.parameters import kinds_of, names_of
 from dist_dash.models import load_pretrained
-from dist_dash.models.network import add_noise, seeded_network
+from dist_dash.models.network import add_noise, seeded_network, try_network
 from dist_dash.models.weights import uncompiled
 from dist_dash.ranks.layout import Layout
 from dist_dash.recipe.recipe import Recipe
 from dist_dash.seeds import derived_seed
 
 Say = Callable[[str], None]
+BY_MATRIX = ("Adafactor", "Muon")  # optimizers whose update of a matrix is another one than that of its elements
 
 
 def load_data(recipe: Recipe, layout: Layout, say: Say) -> DataSet:
@@ -32,7 +34,12 @@ def load_data(recipe: Recipe, layout: Layout, say: Say) -> DataSet:
     labels = recipe.labels
     own_order = derived_seed("order", recipe.seed, layout.identity) if recipe.loader.order == "own" else None
     noise = {"label_noise": labels.noise, "validation": labels.validation}
-    splits = recipe.data.load()
+    try:
+        splits = recipe.data.load()
+    except OSError as error:
+        if own_code(error) or error.filename is None or error.errno not in NOT_TO_BE_USED:
+            raise
+        raise BadInput(f"data: {str(error.filename)!r} cannot be used ({error.strerror})") from error
     if len(splits.heads) == 1:
         check_every_class(splits.train.labels, splits.classes, splits.class_names)
     data = DataSet(splits, recipe.augment, seed=recipe.seed, order_seed=own_order, **noise)
@@ -146,6 +153,15 @@ def build_network_of_member(recipe: Recipe, data: DataSet, layout: Layout, say: 
             say(f"init: {', '.join(fresh)} start anew: the file has them for another number of classes")
     if recipe.init_noise:
         add_noise(network, recipe.init_noise, derived_seed("init noise", recipe.seed, layout.identity, *again))
+    # A method that holds no gradient beside the descent gradient takes none by `torch.autograd.grad`.
+    by_grad = recipe.method.copies(members) > 0
+    try_network(network, data.shape, data.heads, recipe.loader.batch_size, by_grad)
+    shapes = {parameter.shape for parameter in network.parameters() if parameter.requires_grad}
+    optimizer = try_optimizer(recipe.optimizer, shapes, layout.device, recipe.engine.dtype)
+    zero = getattr(recipe.engine, "zero", 0)
+    name = type(optimizer).__name__
+    allowed = f"0 with {name}, which updates matrices as such: sharded, they are parts of a vector"
+    require(not (zero and name in BY_MATRIX), "engine.zero", zero, allowed)
     return network
 
 

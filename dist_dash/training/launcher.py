@@ -14,13 +14,16 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from dist_dash.errors import BadInput
+from dist_dash.errors import BadInput, require
 from dist_dash.recipe.parsing import Command
 from dist_dash.runs.folder import RunFolder
 from dist_dash.runs.owner import OwnedFolder
 from dist_dash.runs.process import FINISHED, TO_BE_CONTINUED
 from dist_dash.training.grace import grace_for, signals_to_handle
 from dist_dash.training.train import finished_already
+
+MOST_RANKS = 1024  # that one machine starts
+TOO_MANY = f"so small that members × replicas is at most {MOST_RANKS} on one machine; more need a launcher of their own"
 
 
 def default_members() -> int:
@@ -45,6 +48,7 @@ def launch_local(arguments: Sequence[str], command: Command) -> int:
     if finished_already(command, together, replicas):
         return FINISHED
     ranks = together * replicas
+    require(ranks <= MOST_RANKS, "members" if together > replicas else "replicas", max(together, replicas), TOO_MANY)
     own = [f"--run={command.run}", f"--members={members}"]  # the folder's default name depends on what is given
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // ranks)))
     if sys.platform == "linux":

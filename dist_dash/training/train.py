@@ -14,7 +14,7 @@ from dist_dash.data.time_limit import Interrupted, TimeLimit
 from dist_dash.ensembles.ensemble import StoredEnsemble, save_member
 from dist_dash.ensembles.evaluation import Evaluated, save_results
 from dist_dash.ensembles.predictor import MembersInTraining
-from dist_dash.errors import BadInput, RunFailed, everywhere
+from dist_dash.errors import BadInput, RunFailed, everywhere, own_code
 from dist_dash.files import read_object, write_atomically, write_json
 from dist_dash.member.batch import MicroBatch, Progress
 from dist_dash.member.member import Member
@@ -95,6 +95,8 @@ def train(command: Command, layout: Layout, stop: StopRequest) -> int:
                 run.save()
             run.leave(folder.to_continue, reason)
             return TO_BE_CONTINUED
+        except OSError as error:  # no longer wrong input
+            raise error if own_code(error) else RunFailed(f"step {run.step}: {error}") from error
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dist_dash.analysis.flatness.ball import ascend, random_rises
 from dist_dash.analysis.flatness.curvature import top_eigenvalue, trace
 from dist_dash.analysis.flatness.surface import NetworkLoss, NotFinite, Surface
-from dist_dash.errors import require, require_positive
+from dist_dash.errors import require, require_count, require_positive
 from dist_dash.seeds import derived_seed
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
@@ -54,7 +54,7 @@ class FlatnessOptions:
         for name, least in {"steps": 1, "directions": 1, "most_steps": 1, "most_probes": 2, "seed": 0}.items():
             value = getattr(self, name)
             require(value >= least, name.replace("_", "-"), value, f"a whole number ≥ {least}")
-        require(self.batch_size is None or self.batch_size >= 1, "batch-size", self.batch_size, "a whole number ≥ 1")
+        require_count("batch-size", self.batch_size)
         require(self.dtype in DTYPES, "dtype", self.dtype, " or ".join(DTYPES))
 
 

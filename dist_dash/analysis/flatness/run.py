@@ -17,8 +17,8 @@ from dist_dash.analysis.flatness.subset import subset
 from dist_dash.analysis.flatness.surface import NotFinite
 from dist_dash.analysis.flatness.table import table
 from dist_dash.ensembles.finished import FinishedRun
-from dist_dash.errors import BadInput, require
-from dist_dash.files import write_json
+from dist_dash.errors import BadInput, require_count
+from dist_dash.files import check_writable, write_json
 from dist_dash.runs.process import FINISHED
 from dist_dash.runs.record import say
 
@@ -49,7 +49,7 @@ def measure_and_show(given: argparse.Namespace) -> int:
         dtype=given.dtype or ("float64" if device.type == "cpu" else "float32"),
         batch_size=given.batch_size,
     )
-    require(given.samples >= 1, "samples", given.samples, "a whole number ≥ 1")
+    require_count("samples", given.samples)
     run = FinishedRun(given.run, given.allow_code)
     run.data(say)
     result = measure_run(run, options, given.split, given.samples, device)
@@ -72,6 +72,7 @@ def measure_run(
     Raises:
         BadInput: the data cannot be reached, or no member has a finite loss; nothing was written.
     """
+    check_writable(run.folder.flatness, "run")
     networks = run.ensemble().to(device).networks
     x, y = subset(run, split, samples, options.seed)
     found: list[Flatness | None] = []
@@ -127,7 +128,7 @@ def _finite(row: dict[str, Any]) -> dict[str, Any]:
 def _device(name: str) -> torch.device:
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
+        torch.zeros(1, device=device).item()  # what is only pretended, such as meta, holds no value
     except (RuntimeError, AssertionError) as error:  # torch without CUDA raises the latter
         problem = str(error).splitlines()[0]
         raise BadInput(f"device: {name!r} is not allowed; it must be a device of this machine ({problem})") from error

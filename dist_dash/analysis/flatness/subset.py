@@ -9,7 +9,7 @@ from torch import Tensor
 from dist_dash.data.loader import EvalLoader
 from dist_dash.data.source import SubsetSplit
 from dist_dash.ensembles.finished import FinishedRun
-from dist_dash.errors import BadInput, require
+from dist_dash.errors import BadInput, require_count
 from dist_dash.recipe.recipe import Loader
 from dist_dash.seeds import derived_seed
 
@@ -29,7 +29,7 @@ def subset(run: FinishedRun, split: str, samples: int, seed: int) -> tuple[Tenso
     Raises:
         BadInput: the data cannot be reached, there is no such split, or no sample of it can be read.
     """
-    require(samples >= 1, "samples", samples, "a whole number ≥ 1")
+    require_count("samples", samples)
     of = run.data().evaluation_split(split)
     generator = np.random.default_rng(derived_seed("subset", seed, len(of)))
     chosen = np.sort(generator.permutation(len(of))[:samples])

@@ -23,8 +23,8 @@ from dist_dash.analysis.shift.samples import made_to_fit
 from dist_dash.analysis.shift.shift_tables import tables
 from dist_dash.analysis.shift.values import values_of
 from dist_dash.ensembles.finished import FinishedRun
-from dist_dash.errors import BadInput, require
-from dist_dash.files import write_json
+from dist_dash.errors import BadInput, require, require_count
+from dist_dash.files import check_writable, write_json
 from dist_dash.recipe.recipe import Loader
 from dist_dash.runs.process import FINISHED
 from dist_dash.runs.record import say
@@ -47,13 +47,14 @@ def measure_shift(options: argparse.Namespace, fields: Sequence[str]) -> int:
     """
     severities = _severities(options.severities)
     asked = chosen(options.corruptions)
-    require(options.samples is None or options.samples >= 1, "samples", options.samples, "a whole number ≥ 1")
-    require(options.seed >= 0, "seed", options.seed, "a whole number ≥ 0")
+    require_count("samples", options.samples)
+    require_count("seed", options.seed, 0, 2**63 - 1)
     if options.ood is None and fields:
         raise BadInput("ood: not allowed without --ood DATA")
     if options.ood is None and options.published is None and options.resize:
         raise BadInput("resize: not allowed without --ood DATA or --published FOLDER")
     run = FinishedRun(options.run, options.allow_code)
+    check_writable(run.folder.shift, "run")
     ensemble, data = run.ensemble(), run.data(say)
     outside = None
     if options.ood is not None:

@@ -10,7 +10,8 @@ from pathlib import Path
 import yaml
 
 from dist_dash.cluster.scaling.grid import Grid, ScalingPoint, kinds_of, round_robin, whole_numbers
-from dist_dash.errors import BadInput, require
+from dist_dash.errors import BadInput, require, require_count
+from dist_dash.files import load_yaml
 from dist_dash.recipe.parsing import Command, parse_command
 from dist_dash.runs import slurm
 from dist_dash.runs.choices import differing, flat
@@ -106,7 +107,7 @@ def study_from(options: argparse.Namespace, base: Sequence[str]) -> ScalingStudy
     """
     options.executor = options.executor or ("slurm" if slurm.available() else "here")
     for name in ("steps", "repeats", "parallel"):
-        require(getattr(options, name) >= 1, name, getattr(options, name), "a whole number ≥ 1")
+        require_count(name, getattr(options, name))
     require(0 <= options.warm_up < options.steps, "warm-up", options.warm_up, f"at least 0, less than {options.steps}")
     for word in base:
         name = word.partition("=")[0]
@@ -152,7 +153,7 @@ def _check_same(run: ScalingRun, command: Command) -> None:
     """Refuse a finished run that was made with another recipe."""
     there = run.folder.recipe
     try:
-        theirs = flat(yaml.safe_load(there.read_text()))
+        theirs = flat(load_yaml(there.read_text()))
     except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
         raise BadInput(f"{run.name}: {there} cannot be read ({type(error).__name__})") from error
     ours = flat(yaml.safe_load(command.as_yaml(run.point.members)))

@@ -30,7 +30,7 @@ from dist_dash.models import (
     load_pretrained,
 )
 from dist_dash.models.layers import default_groups
-from dist_dash.models.network import check_logits
+from dist_dash.models.network import try_network
 
 
 def refused(build: Any) -> str:
@@ -249,7 +249,11 @@ def test_custom_builds_from_the_current_folder() -> None:
 @pytest.mark.parametrize(
     ("target", "kwargs", "says"),
     [
-        ("user_net:Net", {}, "'user_net' cannot be imported (ModuleNotFoundError: No module named 'user_net')"),
+        (
+            "user_net:Net",
+            {},
+            "'user_net' cannot be imported (ModuleNotFoundError: No module named 'user_net'; start in the ",
+        ),
         ("user_import:Net", {}, "No module named 'no_such_package_at_all'"),
         ("user_syntax:f", {}, "user_syntax.py, line 1"),
         ("user_nets:Nett", {}, "'user_nets' has no 'Nett'; did you mean 'Net'?"),
@@ -515,8 +519,8 @@ def test_an_unreadable_file_is_named(tmp_path: Path, case: str) -> None:
 @pytest.mark.parametrize(("heads", "logits"), [((10,), 10), ((4, 6), 10), ((2, 3, 5), 10)])
 def test_logits_are_those_of_all_heads(heads: tuple[int, ...], logits: int) -> None:
     network = MLP().build((1, 4, 4), logits)
-    check_logits(network, (1, 4, 4), heads)
+    try_network(network, (1, 4, 4), heads)
     assert network.training
     expected = rf"^model: gives logits of shape \(2, 9\) for 2 samples; it must be \(2, {logits}\)"
     with pytest.raises(BadInput, match=expected):
-        check_logits(MLP().build((1, 4, 4), 9), (1, 4, 4), heads)
+        try_network(MLP().build((1, 4, 4), 9), (1, 4, 4), heads)

@@ -1,7 +1,12 @@
 from pathlib import Path
 
 import pytest
+import torch
 from complaints import complaint, names
+
+from dist_dash.errors import BadInput
+from dist_dash.member.optimizer import try_optimizer
+from dist_dash.recipe.classes import known
 
 SAMPLE = Path(__file__).parents[1] / "sample.yaml"
 METHODS = ("DASH", "SAM", "SGD")
@@ -62,6 +67,13 @@ WRONG = [
     ("record.every", "0", "≥ 1"),
     ("checks.deadline", "0", "> 0"),
     ("engine.clip", "-1", "≥ 0"),
+    ("epochs", "1" + "0" * 22, "of at most 64 bits"),
+    ("epochs", "5000000000", "≤ 1000000000"),
+    ("seed", "9" * 30, "of at most 64 bits"),
+    ("loader.workers", "5000", "≤ 1000"),
+    ("checks.deadline", "1e+300", "≤ 1000000000"),
+    ("optimizer.lr", ".nan", "a finite number"),
+    ("optimizer.momentum", ".inf", "a finite number"),
     # choices
     ("method.peers", "mean", "mean_logits, mean_probs"),
     ("loader.order", "sideways", "shared, own"),
@@ -146,3 +158,41 @@ def test_an_optimizer_refuses_its_values_before_the_run():
 
 def test_a_shortened_field_is_unknown():
     names(complaint(["--config", str(SAMPLE), "--loader.batch", "3"]), "loader.batch", "loader.batch_size")
+
+
+@pytest.mark.parametrize("broken", ["{workers: 1, workers: 2}", "&a {workers: *a}", "{workers: [}"])
+def test_a_value_that_is_no_yaml_is_named(broken):
+    names(complaint(["--config", str(SAMPLE), f"--loader={broken}"]), "loader", repr(broken), "batch_size")
+
+
+CANNOT_WORK = {
+    "SparseAdam": "does not support dense gradients",
+    "LBFGS": "first-order",
+    "Muon": "2D parameters",
+    "AdamW --optimizer.differentiable=true": "in-place",
+    "SGD --optimizer.momentum=-1": "momentum",
+}
+
+
+@pytest.mark.parametrize("optimizer", CANNOT_WORK)
+def test_an_optimizer_that_cannot_work_is_refused(optimizer):
+    name, *settings = optimizer.split()
+    given = [f"--optimizer=torch.optim.{name}", "--optimizer.lr=0.1", *settings]
+    names(complaint(["--config", str(SAMPLE), *given]), "optimizer", CANNOT_WORK[optimizer])
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in known(torch.optim.Optimizer) if name not in {*CANNOT_WORK, "Optimizer"}]
+)
+def test_every_other_optimizer_can_step_on_this_device(name):
+    make = getattr(torch.optim, name)
+    try_optimizer(lambda parameters: make(parameters, lr=0.1), [(3, 4), (5,), ()], torch.device("cpu"))
+
+
+def test_what_needs_an_accelerator_is_refused_where_there_is_none():
+    def make(parameters):
+        return torch.optim.AdamW(parameters, capturable=True)
+
+    try_optimizer(make, [(3,)])  # before the device is known
+    with pytest.raises(BadInput, match=r"^optimizer: If capturable=True, .*; the optimizer refuses it$"):
+        try_optimizer(make, [(3,)], torch.device("cpu"))

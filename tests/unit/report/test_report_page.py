@@ -369,7 +369,7 @@ def test_parts_are_left_out_and_the_page_goes_where_it_is_wanted(path, tmp_path,
     [
         (["{run}", "--without=nothing"], "without: 'nothing' is not allowed; it must be one of learning, "),
         (["{run}", "--output={folder}/page.txt"], "a file that ends in .html"),
-        (["{run}", "--output={folder}/none/page.html"], "a file in a folder that exists"),
+        (["{run}", "--output={folder}/none/page.html"], "its folder must be writable"),
         (["{run}", "--output={folder}/a.html"], "is a folder"),
         (["{run}", "--partial"], "is one run"),
         (["{folder}/none"], "a finished run, or a folder of them"),

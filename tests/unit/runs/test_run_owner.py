@@ -8,6 +8,7 @@ import pytest
 from dist_dash.errors import BadInput, RunFailed
 from dist_dash.runs.owner import OwnedFolder
 from dist_dash.runs.record import Recorder
+from dist_dash.runs.states import states
 
 
 def owned(path: Path, job: str = "") -> OwnedFolder:
@@ -67,7 +68,7 @@ def test_a_failure_is_noted_in_one_line_and_bad_input_is_not(tmp_path):
     assert not folder.failed.exists()
     with pytest.raises(RuntimeError), folder.noting_failure():
         raise RuntimeError("out of memory\n  at layer 3")
-    assert folder.failed.read_text() == "out of memory at layer 3\n"
+    assert folder.failed.read_text() == "RuntimeError: out of memory at layer 3\n"
     folder.mark(None)
     assert not folder.failed.exists()
 
@@ -158,3 +159,18 @@ def test_a_damaged_record_is_cut_to_whole_lines_and_named(damaged, left, tmp_pat
     again = Recorder(True, file, 10, False, None)
     assert again.rewind(**later.position()) == ""
     later.close()
+
+
+@pytest.mark.parametrize("odd", [None, 7, -1.5, "x", [1], {"a": 1}, True, 10**30])
+@pytest.mark.parametrize("field", ["token", "host", "pid", "job", "continued"])
+def test_an_owner_of_odd_types_does_no_harm(tmp_path, field, odd):
+    run = tmp_path / "run"
+    first = owned(run)
+    first.recipe.write_text("a: 1\n")
+    first.release()
+    (run / "owner.json").write_text(json.dumps({**json.loads((run / "owner.json").read_text()), field: odd}))
+    assert states([run])[0].state in ("failed", "running")
+    second = owned(run, "42.0")
+    second.note_continued()
+    second.clear()
+    second.release()

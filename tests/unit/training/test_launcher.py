@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from dist_dash.errors import BadInput
 from dist_dash.recipe.parsing import parse_command
 from dist_dash.training import grace, launcher
 
@@ -61,3 +62,10 @@ def test_torchrun_is_asked_only_what_it_knows(source, words, monkeypatch, tmp_pa
     script = f"{quiet} from dist_dash.training.grace import signals_to_handle; print(signals_to_handle())"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout == "SIGTERM,SIGUSR1,SIGUSR2\n"  # under nohup, in a script's background
+
+
+def test_more_ranks_than_a_machine_can_hold_are_refused(tmp_path):
+    command = parse_command(["--config", SAMPLE, f"--run={tmp_path / 'run'}", "--members=1000000"])
+    with pytest.raises(BadInput, match=r"^members: 1000000 is not allowed; it must be so small"):
+        launcher.launch_local([], command)
+    assert not (tmp_path / "run").exists()

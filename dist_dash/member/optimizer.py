@@ -1,0 +1,52 @@
+"""Whether an optimizer can do what an update asks of it: one small step, tried before anything starts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from dist_dash.errors import BadInput, own_code
+
+MakeOptimizer = Callable[[Iterable[Any]], torch.optim.Optimizer]
+"""From parameters, or groups of them."""
+ON_ACCELERATORS = ("capturable", "fused")
+
+
+def try_optimizer(
+    make: MakeOptimizer,
+    shapes: Iterable[Sequence[int]],
+    device: torch.device | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> torch.optim.Optimizer:
+    """The optimizer after one step of small parameters.
+
+    Args:
+        make: builds the optimizer.
+        shapes: of the parameters; they are tried with at most 2 elements in each dimension.
+        device: of this rank; None where it is not known: what only accelerators can do is then left out.
+        dtype: of the master weights.
+
+    Raises:
+        BadInput: it refuses its settings, these parameters, or the step.
+    """
+    parameters = [nn.Parameter(torch.ones([min(2, n) for n in shape], device=device, dtype=dtype)) for shape in shapes]
+    for parameter in parameters:
+        parameter.grad = torch.ones_like(parameter)
+    try:
+        optimizer = make(parameters)
+        for group in optimizer.param_groups if device is None else []:
+            group.update({name: False for name in ON_ACCELERATORS if name in group})
+        if isinstance(optimizer, torch.optim.LBFGS):
+            raise BadInput("optimizer: LBFGS evaluates the loss again inside its step; it must be a first-order one")
+        optimizer.step()
+    except (ValueError, TypeError, RuntimeError, AssertionError) as error:
+        if isinstance(error, BadInput) or own_code(error):
+            raise
+        text = " ".join(str(error).split()) or type(error).__name__
+        raise BadInput(f"optimizer: {text}; the optimizer refuses it") from error
+    if not all(isinstance(group.get("lr"), float | int | torch.Tensor) for group in optimizer.param_groups):
+        raise BadInput(f"optimizer: {type(optimizer).__name__} has no learning rate lr; it must have one")
+    return optimizer
