@@ -236,7 +236,7 @@ def _check_fit(folder: RunFolder, parts: Sequence[TrainedAlone]) -> None:
 def _check_equal(folder: RunFolder, choices: dict[int, dict[str, Any]], kind: type[BadInput] = BadInput) -> None:
     """Refuse members that were trained with different choices."""
     found = []
-    for field, values in differing([flat(one) for one in choices.values()], WITHOUT_EFFECT).items():
+    for field, values in differing([flat(one) for one in choices.values()], MAY_DIFFER).items():
         whose: dict[str, list[int]] = {}
         for number, value in zip(choices, values, strict=True):
             whose.setdefault(repr(value), []).append(number)

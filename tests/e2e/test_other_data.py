@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from dist_dash.files import SEAL
 from tests.e2e.pictures import picture_folder
 from tests.e2e.runs import assert_same_run, lines_of, start
 
@@ -93,6 +94,7 @@ def test_a_checkpoint_without_a_digest_is_continued_and_that_is_said_once(stoppe
     content = json.loads(manifest.read_text())
     assert content.pop("data")["counts"] == {"train": 18, "test": 18}
     content["recipe"]["data.root"] = str(folder / "pictures")
+    del content[SEAL]
     manifest.write_text(json.dumps(content))
     status, said = go_on(stopped, folder, "pictures")
     assert status == 0
@@ -103,7 +105,7 @@ def test_a_checkpoint_without_a_digest_is_continued_and_that_is_said_once(stoppe
 def test_where_data_lie_counts_if_nobody_knows_what_they_were(stopped: Path, folder: Path) -> None:
     (manifest,) = folder.glob("run/checkpoints/step_*/manifest.json")
     content = json.loads(manifest.read_text())
-    del content["data"]
+    del content["data"], content[SEAL]
     manifest.write_text(json.dumps(content))
     status, (said,) = go_on(stopped, folder, "pictures")
     assert status == 2
