@@ -14,6 +14,7 @@ import pytest
 import safetensors.numpy
 
 from dist_dash.commands.cli import main
+from dist_dash.files import SEAL
 from tests.e2e.runs import SMALL, finish, lines_of, start
 from tests.support.ranks import Ranks
 
@@ -39,6 +40,8 @@ def assert_member_of(together: Path, alone: Path, member: int) -> None:
     for key in a:
         np.testing.assert_array_equal(a[key], b[key], err_msg=key)
     specs = [json.loads((run / "ensemble/ensemble.json").read_text()) for run in (alone, together)]
+    for spec in specs:
+        del spec[SEAL]
     assert specs[0] == {**specs[1], "members": [specs[1]["members"][member]]}
     a, b = (np.load(run / "predictions.npz") for run in (alone, together))
     np.testing.assert_array_equal(a["log_probs"], b["log_probs"][[member]])

@@ -17,6 +17,7 @@ from dist_dash.commands.shift import shift_command
 from dist_dash.data import Digits
 from dist_dash.ensembles.ensemble import load_ensemble
 from dist_dash.ensembles.finished import FinishedRun
+from dist_dash.files import read_json
 from dist_dash.report import shift_pictures as shift
 from tests.e2e.runs import finish
 
@@ -35,7 +36,7 @@ def test_a_trained_ensemble_from_end_to_end(run: Path, capsys: pytest.CaptureFix
     assert shift_command([str(run), "--json"]) == 0
     assert time.process_time() - start < 20
     found = json.loads(capsys.readouterr().out)
-    assert found == json.loads((run / "shift.json").read_text())
+    assert found == read_json(run / "shift.json", "run")
     assert len(found["corrupted"]) >= 10
 
     # Stronger corruption, worse predictions.
