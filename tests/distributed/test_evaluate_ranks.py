@@ -18,6 +18,7 @@ from dist_dash.data.loader import EvalLoader
 from dist_dash.ensembles.ensemble import save_member
 from dist_dash.ensembles.finished import FinishedRun
 from dist_dash.ensembles.predictor import predict_split
+from dist_dash.files import read_json
 from dist_dash.ranks.exchange import Exchange
 from dist_dash.ranks.layout import layout_from_environment
 from dist_dash.recipe.recipe import Loader
@@ -46,7 +47,7 @@ def test_any_number_of_ranks_finds_the_same(run: Path, world: int) -> None:
         (run / file).unlink()
     ranks = Ranks(world, main, ["evaluate", str(run), "--json"])
     assert ranks.results() == [("value", 0)] * world, ranks.output(0)
-    assert json.loads((run / "evaluation.json").read_text()) == expected  # to the bit, hence to 1e-12
+    assert read_json(run / "evaluation.json", "run") == expected  # to the bit, hence to 1e-12
     for name, array in predictions(run / "predictions.npz").items():
         np.testing.assert_array_equal(array, kept[name], err_msg=name)
 

@@ -18,6 +18,7 @@ import yaml
 from filelock import FileLock
 
 from dist_dash.commands.cli import main
+from dist_dash.files import SEAL
 from dist_dash.study import study_results, warm
 from dist_dash.study.warm import WarmRanks
 from tests.e2e.runs import assert_same_run, step_of
@@ -126,7 +127,7 @@ def test_other_options_of_flatness_are_measured_again(undisturbed: Path, tmp_pat
     content["flatness"]["rho"] = 0.2
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
     files = [tmp_path / "runs" / run / "flatness.json" for run in reported(undisturbed)]
-    known = json.loads(files[0].read_text())
+    known = {name: value for name, value in json.loads(files[0].read_text()).items() if name != SEAL}
     files[0].write_text(json.dumps({**known, "rho": 0.2}))
     assert main(["study", str(tmp_path / "tiny.yaml"), f"--folder={tmp_path / 'runs'}", f"--results={tmp_path}"]) == 0
     found = [json.loads(file.read_text()) for file in files]
@@ -142,6 +143,7 @@ def test_what_the_test_split_says_has_no_say_in_the_choice(undisturbed: Path, tm
     folder = tmp_path / "copy/runs"
     for number, evaluation in enumerate(sorted(folder.rglob("evaluation.json"))):
         content = json.loads(evaluation.read_text())
+        del content[SEAL]
         content["ensemble"] = dict.fromkeys(content["ensemble"], float(number % 2) - 1000)
         evaluation.write_text(json.dumps(content))
     for predictions in folder.rglob("predictions.npz"):
