@@ -156,7 +156,7 @@ def test_a_result_of_an_earlier_life_is_gone_before_anything_else(rank, status, 
         (environment / f"5_{other}_result.pkl").touch()
     monkeypatch.setenv("SLURM_PROCID", str(rank))
     ending(monkeypatch, status)
-    assert outcome(TrainJob(str(tmp_path / "run"), ())) == (1 if isinstance(status, RunFailed) else status)
+    assert outcome(TrainJob(str(tmp_path / "run"), ())) == (1 if isinstance(status, Exception) else status)
     assert [path.name for path in environment.iterdir()] == [f"5_{1 - rank}_result.pkl"]
 
 

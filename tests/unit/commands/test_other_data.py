@@ -16,6 +16,7 @@ from dist_dash.commands.cli import main
 from dist_dash.ensembles.finished import FinishedRun
 from dist_dash.ensembles.trained_data import NOT_COMPARED
 from dist_dash.errors import BadInput
+from dist_dash.files import SEAL
 from dist_dash.report.loss_landscape import loss_plane, loss_within, segments
 from dist_dash.report.picture import NotHere
 from tests.e2e.pictures import picture_folder
@@ -144,7 +145,7 @@ def test_other_data_on_request_are_matched_by_the_names_of_their_classes(
 def test_runs_that_kept_no_digest_are_read_and_that_is_said_once(run: Path, root: Path, capsys) -> None:
     before, _ = scores(run, capsys)
     spec = json.loads((run / "ensemble/ensemble.json").read_text())
-    del spec["data"]
+    del spec["data"], spec[SEAL]
     (run / "ensemble/ensemble.json").write_text(json.dumps({**spec, "format": 1}))
     assert scores(run, capsys) == (before, f"{NOT_COMPARED}\n")
     for command, arguments in COMMANDS.items():

@@ -13,6 +13,7 @@ from dist_dash.analysis.shift.corruption_error import Baseline, relative_to
 from dist_dash.analysis.shift.corruptions import CORRUPTIONS, SEVERITIES, corrupted
 from dist_dash.analysis.shift.values import values_of
 from dist_dash.ensembles.finished import FinishedRun
+from dist_dash.files import read_json
 
 pytestmark = pytest.mark.usefixtures("not_a_rank")
 KINDS = ("gaussian_noise", "fog")
@@ -264,7 +265,7 @@ def test_baselines_that_say_nothing_are_refused(here, capsys):
     assert "has fog: 1.5; it must be an error from 0 to 1" in said({"fog": [1.5] * 5, "gaussian_noise": [0.5] * 5})
     assert "has fog: x; it must be an error" in said({"fog": ["x"] * 5, "gaussian_noise": [0.5] * 5})
     assert "has no errors under fog" in said({"fog": [0] * 5, "gaussian_noise": [0.5] * 5})
-    old = json.loads((other / "shift.json").read_text())
+    old = read_json(other / "shift.json", "run")
     assert "are of an older version; they must be of CIFAR-10-C" in said({**old, "severities_from": "an older version"})
     assert "are of ImageNet-C; they must be of CIFAR-10-C" in said({**old, "severities_from": "ImageNet-C"})
     assert "is not as `dist-dash shift` writes it" in said({**old, "clean": 3})
