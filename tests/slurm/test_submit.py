@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import submitit
@@ -176,10 +177,15 @@ def test_a_folder_that_the_nodes_do_not_see(cluster: SlurmCluster) -> None:
     try:
         job = SlurmRun(cluster, run).submit()
         until("the end of the job", lambda: not cluster.run("squeue", "-h"))
-        with cluster.activated():
-            said = Said("runs", str(run), "--json")
-        (listed,) = json.loads(said.out)
-        assert (listed["state"], listed["job"]) == ("failed", job.job)
+        listed = dict[str, Any]()
+
+        def is_known_to_have_failed() -> bool:  # Slurm's queue and accounting do not change at one moment
+            with cluster.activated():
+                listed.update(json.loads(Said("runs", str(run), "--json").out)[0])
+            return listed["state"] == "failed"
+
+        until("the state", is_known_to_have_failed)
+        assert listed["job"] == job.job
         where = f"{run}/slurm; it must be on a file system that all nodes share"
         assert listed["why"] == f"{cluster.nodes[0]} does not see {where}"
     finally:
