@@ -111,7 +111,7 @@ def _eight_bits(image: Image.Image) -> Image.Image:
         what = f"{image.format} of mode {image.mode} with values from {values.min()} to {values.max()}"
         raise ValueError(f"{what}; it must have 8 or 16 unsigned bits per channel, or floats in 0 … 1")
     grey = grey.astype(np.uint8)
-    if _of_tiff(image, ExifTags.Base.PhotometricInterpretation, 1) == _WHITE_IS_0:  # Pillow heeds it for 8 bits
+    if _of_tiff(image, ExifTags.Base.PhotometricInterpretation, 1) == _WHITE_IS_0:  # Pillow inverts 8 bits itself
         grey = 255 - grey
     see_through = image.info.get("transparency")
     if see_through is None:

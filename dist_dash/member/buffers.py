@@ -58,6 +58,11 @@ class Buffers:
         """Take the buffers as they were at `note` as those of the last update that moved the weights."""
         self._remembered, self._latest = self._latest, self._remembered
 
+    def remember(self) -> None:
+        """`note` and `keep` at once: what is restored after the next skipped update are the present buffers."""
+        self.note()
+        self.keep()
+
     def restore(self) -> None:
         """Make all buffers what they were at the last `note` that was kept."""
         _copy(self._remembered, self._all)

@@ -290,8 +290,7 @@ class Member:
         """Start anew from the weights of a network of the same architecture; the optimizer forgets all."""
         self.engine.restart(network)
         self.skipped_in_a_row = 0
-        self._buffers.note()
-        self._buffers.keep()
+        self._buffers.remember()
 
     def after_resume(self, skipped_in_a_row: int, masks: Sequence[Tensor | None] | None) -> None:
         """Go on from the state that the engine has just loaded."""
@@ -299,8 +298,7 @@ class Member:
         if masks is not None:
             pairs = zip(masks, self.parameters, strict=True)
             self.masks = [mask if mask is None else mask.to(p.device) for mask, p in pairs]
-        self._buffers.note()
-        self._buffers.keep()
+        self._buffers.remember()
 
     def _mask(self, tensors: Sequence[Tensor | None]) -> None:
         """Set to 0, in place, what belongs to weights that do not exist."""

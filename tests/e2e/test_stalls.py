@@ -1,4 +1,4 @@
-"""A file system that does not answer: a stop is heeded all the same, and the deadline says who waits for what."""
+"""A file system that does not answer: a stop works all the same, and the deadline says who waits for what."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def on_disk(folder: Path, split: str, workers: int) -> list[str]:
 
 
 @pytest.mark.parametrize(("split", "workers"), [("train", 1), ("test", 0)])
-def test_a_stop_is_heeded_while_one_rank_waits_for_its_samples(
+def test_a_stop_works_while_one_rank_waits_for_its_samples(
     split: str, workers: int, tmp_path: Path, undisturbed: Path
 ) -> None:
     run, sign, arguments = tmp_path / "run", tmp_path / "sign", on_disk(tmp_path, split, workers)

@@ -1,4 +1,4 @@
-"""Data that do not come: a deadline that names who owes them, and a stop that is heeded meanwhile."""
+"""Data that do not come: a deadline that names who owes them, and a stop that works meanwhile."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_the_deadline_names_who_delivers_nothing(kind: str, workers: int, stuck:
 
 @pytest.mark.parametrize("kind", ["train", "evaluation"])
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_stop_is_heeded_while_nothing_comes(kind: str, workers: int, stuck: DataSet) -> None:
+def test_a_stop_works_while_nothing_comes(kind: str, workers: int, stuck: DataSet) -> None:
     with closing(batches(kind, stuck, workers, TimeLimit(LATE, lambda: True))) as found, pytest.raises(Interrupted):
         list(islice(found, 16))
     assert multiprocessing.active_children() == []
