@@ -94,7 +94,7 @@ def measure(command: Command, steps: int, threads: int, say: Say) -> Profile:
             member.engine.scale_learning_rate(0.0)  # the same update again and again
             methods: dict[str, Method] = {"SGD": SGD(), "SAM": SAM(), JOINT: DASH(ascent="joint"), SEPARATE: DASH()}
             methods[name_of(command.resolved["method"])] = recipe.method
-            if not recipe.loader.order == "shared":
+            if recipe.loader.order != "shared":
                 methods = {name: method for name, method in methods.items() if not method.exchanges}
             costs = {name: _look(method, member, batch, exchange) for name, method in methods.items()}
             rounds = max(2, round(steps / len(methods)))
@@ -174,11 +174,23 @@ def _look(method: Method, member: Member, batch: Batch, exchange: ImaginedExchan
         exchange.watching = False
     if member.engine.skipped:
         raise BadInput("plan: the first update has no finite gradient; lower its learning rate or check the data")
-    sent = [float(now) for s, e in zip(counted, earlier, strict=True) for now in (s.calls - e[0], s.bytes - e[1])]
+    calls, sizes = zip(*((s.calls - e[0], s.bytes - e[1]) for s, e in zip(counted, earlier, strict=True)), strict=True)
     hiding = sum(asked - started for started, asked in exchange.awaited)
     meetings = sorted(min(1.0, (asked - began) / seconds) for _, asked in exchange.awaited)
-    passes, copies = member.passes, float(method.copies(exchange.members))
-    return MethodCost(seconds, passes.forwards, passes.backwards, copies, *sent, hiding=hiding, meetings=meetings)
+    return MethodCost(
+        seconds=seconds,
+        forwards=member.passes.forwards,
+        backwards=member.passes.backwards,
+        copies=method.copies(exchange.members),
+        gathers=calls[0],
+        gathered_bytes=sizes[0],
+        sums=calls[1],
+        summed_bytes=sizes[1],
+        averages=calls[2],
+        averaged_bytes=sizes[2],
+        hiding=hiding,
+        meetings=meetings,
+    )
 
 
 def _timed(
@@ -204,7 +216,7 @@ def _timed(
 
 
 def _merging(batch: Batch, member: Member, exchange: ImaginedExchange) -> float:
-    """Seconds of averaging the predictions of all members of one micro-batch, what the fake all-gather copies included."""
+    """Seconds of averaging all members' predictions of a micro-batch, what the fake all-gather copies included."""
     micro = next(iter(batch))
     with member.between_updates(), torch.no_grad():
         logits = member.forward(micro.x)

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import math
 import multiprocessing
-import resource
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from dataclasses import asdict, dataclass
-from multiprocessing.context import BaseContext
 
 from dist_dash.cluster.measure import built, small_batch
 from dist_dash.cluster.scaling.step_model import Size
@@ -49,7 +47,6 @@ class Walked:
         moved: whether the update moved the weights.
         gathers: all-gathers of predictions.
         averages: all-reduces with its replicas, those of DeepSpeed left out.
-        peak_mib: most host memory of its process.
         seconds: that all of it took.
     """
 
@@ -66,7 +63,6 @@ class Walked:
     moved: bool
     gathers: int
     averages: int
-    peak_mib: float
     seconds: float
 
 
@@ -100,7 +96,7 @@ def differing_ranks(size: Size, models: Sequence[object] | None) -> list[int]:
 
 
 def walk(arguments: Sequence[str], size: Size, ranks: Sequence[int]) -> list[Walked]:
-    """Walk the ranks, each in a process of its own, one after the other.
+    """Walk the ranks, one after the other; with DeepSpeed, which keeps state, each in a process of its own.
 
     Args:
         arguments: of the recipe.
@@ -112,16 +108,23 @@ def walk(arguments: Sequence[str], size: Size, ranks: Sequence[int]) -> list[Wal
         RunFailed: a rank was killed.
     """
     check_layout(size)
-    context: BaseContext = multiprocessing.get_context("forkserver")
+    context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])  # torch is imported once
-    found = []
-    for rank in ranks:
+    alone = hasattr(parse_command(arguments).recipe.engine, "zero")
+    found = list[Walked]()
+    for together in [[rank] for rank in ranks] if alone else [[*ranks]]:
         with ProcessPoolExecutor(1, mp_context=context) as process:
             try:
-                found.append(process.submit(walk_rank, [*arguments], size, rank).result())
+                found += process.submit(walk_ranks, [*arguments], size, together).result()
             except BrokenProcessPool as error:
-                raise RunFailed(f"rank {rank} was killed; so does a system that runs out of memory") from error
+                what = f"the process of rank {together[0]} was killed"
+                raise RunFailed(f"{what}; so does a system that runs out of memory") from error
     return found
+
+
+def walk_ranks(arguments: Sequence[str], size: Size, ranks: Sequence[int]) -> list[Walked]:
+    """Walk ranks in this process."""
+    return [walk_rank(arguments, size, rank) for rank in ranks]
 
 
 def walk_rank(arguments: Sequence[str], size: Size, rank: int) -> Walked:
@@ -153,7 +156,6 @@ def walk_rank(arguments: Sequence[str], size: Size, rank: int) -> Walked:
             moved=weights_digest(member.engine.module) != before,
             gathers=exchange.between_members.gathered.calls,
             averages=exchange.between_replicas.summed.calls,
-            peak_mib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
             seconds=time.perf_counter() - began,
         )
 
