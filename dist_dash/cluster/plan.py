@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dist_dash.cluster.job_plan import JobPlan, plan_job
-from dist_dash.cluster.memory import Memory, estimate
+from dist_dash.cluster.memory import PARTS, Memory, estimate
 from dist_dash.cluster.scaling.profile import SEPARATE, Profile, name_of, read_profile, straggling_of
 from dist_dash.cluster.scaling.scaling_report import draw_plan, save
 from dist_dash.cluster.scaling.step_model import Network, Size, Straggling, Term, every, seconds_of, terms
@@ -70,13 +70,10 @@ def plan(options: argparse.Namespace, recipe_arguments: Sequence[str]) -> int:
     if options.picture:
         require(Path(options.picture).suffix in (".png", ".svg"), "picture", options.picture, "a .png or .svg file")
     profile = _profile(options, command)
-    measured = f"profile {options.profile}" if options.profile else "measured here"
-    known = measured, "given" if options.network else "assumed", "assumed"
-    known = (
-        *known[:2],
-        f"fitted to {options.waits}" if options.waits else "given" if options.straggling else "assumed",
-    )
-    planned = Plan(job, size, profile, network, sigma, known, options.every)
+    measured = "profile" if options.profile else "measured here"
+    linked = "given" if options.network else "assumed"
+    drawn = f"fitted to {options.waits}" if options.waits else "given" if options.straggling else "assumed"
+    planned = Plan(job, size, profile, network, sigma, (measured, linked, drawn), options.every)
     if options.json:
         print(json.dumps(planned.as_json()))
     else:
@@ -105,11 +102,10 @@ def _profile(options: argparse.Namespace, command: Command) -> Profile:
 
 def _settings(text: str | None, model: type[Settings], field: str) -> Settings:
     """`NAME=VALUE,NAME=VALUE` as the fields of a dataclass; those that are not named keep their defaults."""
-    pairs = [part.partition("=") for part in text.split(",")] if text else []
-    names = [name.strip() for name, _, _ in pairs]
-    good = all(mark for _, mark, _ in pairs) and len({*names}) == len(names)
+    pairs = [[side.strip() for side in part.split("=")] for part in text.split(",")] if text else []
+    good = all(len(pair) == 2 for pair in pairs) and len({pair[0] for pair in pairs}) == len(pairs)
     require(good, field, text, "NAME=VALUE with commas between them, each name once")
-    return typed({name: value.strip() for name, (_, _, value) in zip(names, pairs, strict=True)}, model, field, True)
+    return typed({pair[0]: pair[1] for pair in pairs}, model, field, True)
 
 
 def _dry_run(options: argparse.Namespace, arguments: Sequence[str], size: Size, models: Sequence[object] | None) -> int:
@@ -226,14 +222,14 @@ class Plan:
 
     def end_of(self, axis: str) -> dict[str, Any]:
         """The first size along an axis whose efficiency is below `LEAST`, and the term that has grown most."""
-        sizes = self.along(axis)
-        beyond = next((s for s in sizes if self.efficiencies(axis)[s.world] < LEAST), None)
+        sizes, efficiencies = self.along(axis), self.efficiencies(axis)
+        beyond = next((s for s in sizes if efficiencies[s.world] < LEAST), None)
         if beyond is None:
             return {"axis": axis, "ranks": None, "searched": sizes[-1].world, "term": None}
         pairs = zip(self.terms(self.own, beyond), self.terms(self.own, sizes[0]), strict=True)
         grown = {now.name: now.seconds - before.seconds for now, before in pairs}
         worst = max(grown, key=lambda name: grown[name])
-        efficiency = self.efficiencies(axis)[beyond.world]
+        efficiency = efficiencies[beyond.world]
         share = grown[worst] / sum(grown.values())
         at = {"ranks": beyond.world, "members": beyond.members, "replicas": beyond.replicas}
         return {"axis": axis, **at, "efficiency": efficiency, "term": worst, "share_of_loss": share}
@@ -317,9 +313,7 @@ class Plan:
         ):
             table.add_row(title, *(f"{unit * found[field]:,.{digits}f}" for found in results.values()), "")
         console.print(table)
-        parts = ", ".join(
-            f"{name} {value / 2**30:.2f}" for name, value in asdict(memory).items() if name != "parameters"
-        )
+        parts = ", ".join(f"{name} {getattr(memory, name) / 2**30:.2f}" for name in PARTS)
         console.print(f"Device, GiB, {self.own}: {parts}. Host: about {self.host_bytes / 2**30:.1f} GiB per node.")
         for axis in ("replicas", "members"):
             end = self.end_of(axis)

@@ -133,7 +133,7 @@ def walk_rank(arguments: Sequence[str], size: Size, rank: int) -> Walked:
     recipe = parse_command(arguments).recipe
     with ImaginedExchange(layout_of(size, rank), recipe.exchange) as exchange:
         layout = exchange.layout
-        member, data, loader = built(recipe, exchange, lambda text: None)
+        member, _, loader = built(recipe, exchange, lambda text: None)
         before = weights_digest(member.engine.module)
         whole, length = loader.assemble((0, 0)).ids.flatten().tolist(), loader.steps_per_epoch
         small = small_batch(loader, SAMPLES, recipe.loader.accumulation)

@@ -8,12 +8,12 @@ from dist_dash.commands.parser import CommandLine, of_recipe
 
 
 def plan_command(arguments: Sequence[str]) -> int:
-    """Foresee a run on any number of ranks: layout, time of an update by terms, memory, GPU-hours; or walk its ranks."""
+    """Foresee a run on any number of ranks: layout, time of an update by terms, memory, GPU-hours; or walk it."""
     parser = CommandLine(
         "plan",
-        description="Foresee a run: who does what where, the time of an update as a sum of terms, memory, GPU-hours for "
-        "each method, and where it stops scaling. Some updates are measured here, or taken from --profile. What is not "
-        "listed here goes to `dist-dash train`: --config, --members, --method, …",
+        description="Foresee a run: who does what where, the time of an update as a sum of terms, memory, GPU-hours "
+        "for each method, and where it stops scaling. Some updates are measured here, or taken from --profile. What is "
+        "not listed here goes to `dist-dash train`: --config, --members, --method, …",
     )
     parser.add_argument("--nodes", type=int, required=True, help="number of nodes")
     parser.add_argument("--gpus-per-node", type=int, required=True, help="ranks per node, each with a GPU or on CPUs")

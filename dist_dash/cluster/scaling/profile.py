@@ -1,4 +1,4 @@
-"""A profile: what one rank needs for an update of a recipe, by every method, as it was measured once. Needs no torch."""
+"""A profile: what one rank needs for an update of a recipe, by every method, as measured once. Needs no torch."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ from dist_dash.runs.choices import differing, flat, under
 from dist_dash.runs.folder import RunFolder
 
 # The fields of a recipe that decide what an update costs, whatever the method.
-DECIDING = ("data", "model", "models", "engine", "optimizer.class_path", "augment", "exchange", "sparsity")
-DECIDING += ("parameter_groups", "loader.batch_size", "loader.accumulation", "labels.mixup", "deterministic")
+DECIDING = (
+    *("data", "model", "models", "engine", "optimizer.class_path", "augment", "exchange", "sparsity"),
+    *("parameter_groups", "loader.batch_size", "loader.accumulation", "labels.mixup", "deterministic"),
+)
 SEPARATE, JOINT = "DASH separate", "DASH joint"
 
 
@@ -110,7 +112,7 @@ def straggling_of(run: Path) -> Straggling:
     """σ of the ranks of a run, from what its record says of their own work.
 
     Raises:
-        BadInput: there is no such record, or a member had several ranks: what they wait for each other is no part of it.
+        BadInput: there is no such record, or a member had several ranks, whose waits for each other it does not tell.
     """
     folder = RunFolder(run)
     lines = [line for line in folder.lines() if line["kind"] == "train"][1:]  # the first is warm-up

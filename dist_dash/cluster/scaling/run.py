@@ -69,8 +69,8 @@ def _foreseen(study: ScalingStudy, sites: dict[int, Site]) -> dict[ScalingPoint,
         here, cores = (sites[point.ranks].ranks_per_node, None) if sites else (point.ranks, os.cpu_count())
         size = Size(point.members, point.replicas, here, cores)
         method = profile.methods[name_of(command.resolved["method"])]
-        options = {"workers": command.recipe.loader.workers, "batch": point.batch}
-        found[point] = seconds_of(terms(profile.rates, method, size, Network(), Straggling(), **options))
+        what = profile.rates, method, size, Network(), Straggling()
+        found[point] = seconds_of(terms(*what, workers=command.recipe.loader.workers, batch=point.batch))
     return found
 
 

@@ -1,4 +1,4 @@
-"""The report of a scaling study (a table for the terminal, `scaling.csv`, `scaling.json`, the plot), and a plan's plot."""
+"""The report of a scaling study: a table for the terminal, `scaling.csv`, `scaling.json`, the plot; a plan's plot."""
 
 from __future__ import annotations
 

@@ -11,8 +11,8 @@ those of a node share its link; a member's replicas sit side by side.
 
 Straggling: a rank computes for T · exp(σₚ z + σᵢ ε), z drawn once per rank, ε at every update, both standard normal,
 T the median. An update ends with its slowest rank, for all ranks agree before the next one. Where the members meet
-within it, every stretch between two meetings, T_k long, ends with its slowest: the chance part of a stretch is relatively
-larger, σᵢ √(T / T_k), and what was lost before a meeting cannot be made good after it.
+within it, every stretch between two meetings, T_k long, ends with its slowest: the chance part of a stretch is
+relatively larger, σᵢ √(T / T_k), and what was lost before a meeting cannot be made good after it.
 """
 
 from __future__ import annotations
