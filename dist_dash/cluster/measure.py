@@ -24,6 +24,7 @@ from dist_dash.member.batch import Batch, Progress
 from dist_dash.member.member import Member
 from dist_dash.member.parameter_groups import with_groups
 from dist_dash.methods import DASH, SAM, SGD, Method
+from dist_dash.ranks.exchange import Exchange
 from dist_dash.ranks.imagined import ImaginedExchange
 from dist_dash.ranks.layout import Layout, ask_for_determinism
 from dist_dash.recipe.parsing import Command
@@ -44,7 +45,7 @@ DECODED = 256  # samples at most whose decoding is timed
 Say = Callable[[str], None]
 
 
-def built(recipe: Recipe, exchange: ImaginedExchange, say: Say) -> tuple[Member, DataSet, TrainLoader]:
+def built(recipe: Recipe, exchange: Exchange, say: Say) -> tuple[Member, DataSet, TrainLoader]:
     """This rank's member, data and loader, as `train` builds them.
 
     Raises:

@@ -9,6 +9,7 @@ import re
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -186,7 +187,7 @@ class Plan:
 
     # -- memory --------------------------------------------------------------------------------------------------------
 
-    @property
+    @cached_property
     def memory(self) -> Memory:
         """Of a rank's accelerator, by the recipe's method."""
         found = self.profile

@@ -12,8 +12,8 @@ import numpy as np
 
 from dist_dash.cluster.scaling.step_model import Count, MethodCost, Number, Rates, Straggling, fit_straggling
 from dist_dash.errors import BadInput
-from dist_dash.files import check_writable, read_object, write_atomically
-from dist_dash.recipe.typed import Allowed, read_yaml, typed
+from dist_dash.files import check_writable, read_json, read_object, write_atomically
+from dist_dash.recipe.typed import Allowed, typed
 from dist_dash.runs.choices import differing, flat, under
 from dist_dash.runs.folder import RunFolder
 
@@ -95,7 +95,7 @@ def read_profile(file: Path, resolved: Mapping[str, Any], any_batch: bool = Fals
     Raises:
         BadInput: it is not; one line with what differs.
     """
-    found = typed(read_yaml(file, "profile", "a file that `dist-dash plan --save-profile` wrote"), Profile, "profile")
+    found = typed(read_json(file, "profile"), Profile, "profile")
     harmless = ("loader.batch_size",) if any_batch else ()
     ours = json.loads(json.dumps(deciding(resolved)))
     what = [f"{field} {a!r} there, {b!r} here" for field, (a, b) in differing([found.recipe, ours], harmless).items()]
