@@ -26,7 +26,7 @@ from dist_dash.training.identity import weights_digest
 from tests.support.ranks import on_ranks
 
 RECIPE = [
-    *("--data=Digits", "--model=MLP", "--model.hidden=[16]", "--optimizer=SGD", "--optimizer.lr=0.05"),
+    *("--data=Digits", "--model=MLP", "--model.hidden=16", "--optimizer=SGD", "--optimizer.lr=0.05"),
     *("--engine=Torch", "--loader.batch_size=16", "--members=4", "--epochs=3", "--method=DASH"),
 ]
 SIZE = ["--nodes=2", "--gpus-per-node=4"]
@@ -65,7 +65,7 @@ def test_an_imagined_rank_sends_and_passes_what_the_formulas_say(profile: Path) 
     assert passes == {"SGD": (1, 1), "SAM": (2, 2), "DASH joint": (2, 2), "DASH separate": (2, 3)}
     gathers = {name: (cost["gathers"], cost["gathered_bytes"]) for name, cost in methods.items()}
     assert gathers == {"SGD": (0, 0), "SAM": (0, 0), **dict.fromkeys(("DASH joint", "DASH separate"), (1, 16 * 10 * 4))}
-    weights = 4 * (64 * 16 + 16 + 16 * 10 + 10)
+    weights = 4 * (64 * 16 + 16 + 16 * 16 + 16 + 16 * 10 + 10)
     assert {(cost["averages"], cost["averaged_bytes"]) for cost in methods.values()} == {(1, weights)}
     assert methods["DASH separate"]["hiding"] > methods["DASH joint"]["hiding"]  # behind the backward of the loss
     assert [len(cost["meetings"]) for cost in methods.values()] == [0, 0, 1, 1]
@@ -145,7 +145,7 @@ def refused(profile: Path | None, more: list[str], text: str, *, without: str = 
         (["--cores-per-node=0"], "cores-per-node: 0 is not allowed"),
         (["--members=3"], "members: 3 is not allowed; it must divide the 8 ranks"),
         (["--replicas=3"], "replicas: 3 is not allowed; 8 ranks for 4 members make 2"),
-        (["--member=1"], "member: not allowed in a plan"),
+        (["--member=1", "--method=SGD"], "member: not allowed in a plan"),
         (["--every=0"], "every: 0 is not allowed"),
         (["--straggling=independent=-0.1"], "independent: '-0.1' is not allowed; it must be a number ≥ 0"),
         (["--straggling=sigma=1"], "straggling: 'sigma' is no field of it"),
@@ -160,10 +160,10 @@ def refused(profile: Path | None, more: list[str], text: str, *, without: str = 
         (["--dry-run", "--ranks=8"], "ranks: '8' is not allowed; it must be numbers of ranks below 8"),
         (["--waits=nowhere"], "nowhere/metrics.jsonl cannot be read"),
         (["--waits=x", "--straggling=persistent=0"], "waits: not allowed with --straggling"),
-        (["--model.hidden=[17]"], "is of another recipe (model.hidden [16] there, [17] here)"),
+        (["--model.hidden=17"], "is of another recipe (model.hidden 16 there, 17 here)"),
         (["--loader.batch_size=32"], "is of another recipe (loader.batch_size 16 there, 32 here)"),
         (["--method.gamma=0.5"], "has no this recipe's DASH, only SGD, SAM"),
-        (["--gpus-per-nod=3"], "--gpus-per-nod: no such option; did you mean --gpus-per-node?"),
+        (["--gpus-per-nod=3"], "--gpus-per-nod: no such option; did you mean --gpus-per-node or "),
         (["--nodes=400"], "loader.batch_size: '6400 samples per member and update' is not allowed"),
     ],
 )
@@ -225,8 +225,8 @@ def test_an_imagined_rank_is_built_as_the_real_one() -> None:
 def test_ranks_that_differ_are_chosen() -> None:
     assert differing_ranks(Size(64, 16, 8), None) == [0, 1, 8, 16, 1023]
     assert differing_ranks(Size(1, 1, 8), None) == [0]
-    models = [parse_command([*RECIPE, f"--model.hidden=[{8 * (m // 2)}]"]).recipe.model for m in range(1, 9)]
-    assert {0, 6 * 2} <= {*differing_ranks(Size(8, 2, 8), models)}
+    models = [parse_command([*RECIPE, f"--model.hidden={8 * (m // 2 + 1)}"]).recipe.model for m in range(1, 9)]
+    assert {2 * member for member in (0, 1, 3, 5, 7)} <= {*differing_ranks(Size(8, 2, 8), models)}
 
 
 def test_the_layout_of_1024_ranks_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
