@@ -86,8 +86,8 @@ def updates(arguments: list[str], steps: int) -> dict[str, list[float]]:
 
 def fitted(ranks: list[dict[str, list[float]]]) -> tuple[Network, Straggling]:
     """α, β and σ of two ranks."""
-    alpha = statistics.median(np.min([rank["flag"] for rank in ranks], axis=0)) / 2
-    large = statistics.median(np.min([rank["large"] for rank in ranks], axis=0))
+    alpha = float(np.median(np.min([rank["flag"] for rank in ranks], axis=0))) / 2
+    large = float(np.median(np.min([rank["large"] for rank in ranks], axis=0)))
     own = np.array([rank["own"] for rank in ranks]).T
     network = Network(alpha * 1e6, 4 * 2**20 / max(large - 3 * alpha, 1e-6) / 1e9, alpha * 1e6, 1e6, alpha * 1e6)
     return network, fit_straggling(own, 1)
@@ -114,7 +114,8 @@ def main() -> None:
             parts = terms(profile.rates, cost if world > 1 else one, size, network, sigma, workers=0)
             foreseen[world].append(seconds_of([term for term in parts if "decoding" not in term.name]))
             measured[world].append(float(np.mean(np.max([rank["whole"] for rank in ranks[world]], axis=0))))
-        print(f"round {number + 1} of {options.rounds}: {network}, {sigma}", file=sys.stderr)
+        fit = f"α {network.alpha_flags:.0f} µs, β {network.beta_inside:.2f} GB/s, σ {sigma.independent:.2f}"
+        print(f"round {number + 1} of {options.rounds}: {fit}, {sigma.persistent:.2f}", file=sys.stderr)
     show(cores, foreseen, measured)
 
 

@@ -165,7 +165,7 @@ class Plan:
 
     def terms(self, name: str, size: Size) -> list[Term]:
         """The time of an update by a method at a size."""
-        rates, cost = self.profile.rates, self.profile.methods[name]
+        rates, cost = self.profile.rates, self.profile.cost(name, size.members)
         workers = self.job.command.recipe.loader.workers
         return terms(rates, cost, size, self.network, self.sigma, workers=workers, known=self.known)
 
@@ -207,9 +207,10 @@ class Plan:
     # -- where it stops ------------------------------------------------------------------------------------------------
 
     def along(self, axis: str) -> list[Size]:
-        """Sizes that double the replicas of every member, or the members, from 1."""
+        """Sizes that double the replicas of every member, or the members, from the fewest that do the same work."""
         own, found = self.size, list[Size]()
-        for count in (2**power for power in range(18)):
+        alone = axis == "replicas" or not self.profile.methods[self.own].meetings
+        for count in (2**power for power in range(0 if alone else 1, 18)):
             members, replicas = (own.members, count) if axis == "replicas" else (count, own.replicas)
             if members * replicas <= MOST_RANKS:
                 found.append(Size(members, replicas, own.per_node, own.cores))

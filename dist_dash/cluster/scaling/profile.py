@@ -23,6 +23,7 @@ DECIDING = (
     *("parameter_groups", "loader.batch_size", "loader.accumulation", "labels.mixup", "deterministic"),
 )
 SEPARATE, JOINT = "DASH separate", "DASH joint"
+ALONE = (SEPARATE, JOINT, "this recipe's DASH")  # which do SAM's update where there is one member
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +64,10 @@ class Profile:
     jitter: Number
     steps: Count
     methods: dict[str, MethodCost]
+
+    def cost(self, name: str, members: int) -> MethodCost:
+        """Of an update by a method; by DASH without peers, of the SAM update that it then does."""
+        return self.methods.get("SAM", self.methods[name]) if members == 1 and name in ALONE else self.methods[name]
 
     def write(self, file: Path) -> None:
         """Keep it for later plans. Raises `BadInput`."""

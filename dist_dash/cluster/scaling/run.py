@@ -68,7 +68,7 @@ def _foreseen(study: ScalingStudy, sites: dict[int, Site]) -> dict[ScalingPoint,
         profile = read_profile(Path(study.options.profile), command.resolved, any_batch=True)
         here, cores = (sites[point.ranks].ranks_per_node, None) if sites else (point.ranks, os.cpu_count())
         size = Size(point.members, point.replicas, here, cores)
-        method = profile.methods[name_of(command.resolved["method"])]
+        method = profile.cost(name_of(command.resolved["method"]), point.members)
         what = profile.rates, method, size, Network(), Straggling()
         found[point] = seconds_of(terms(*what, workers=command.recipe.loader.workers, batch=point.batch))
     return found

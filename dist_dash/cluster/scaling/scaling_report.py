@@ -48,7 +48,7 @@ def values_of(row: ScalingRow) -> dict[str, Any]:
         "efficiency": median,
         "efficiency_low": low,
         "efficiency_high": high,
-        "foreseen_seconds": row.foreseen,
+        **({} if row.foreseen is None else {"foreseen_seconds": row.foreseen}),
     }
     for name, values in row.measures.items():
         found |= {name: values.median, f"{name}_p10": values.p10, f"{name}_p90": values.p90}
