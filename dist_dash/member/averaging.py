@@ -36,21 +36,25 @@ class DescentAverage:
         self._parameters, self._exchange = parameters, exchange
         self._buckets = in_order_of_backward(parameters, megabytes)
         self._mean: Mean | None = None  # None: nothing is under way
-        self._in_last = False
+        self._in_last = self._waited_in_vain = False
         for position, parameter in enumerate(parameters):
             parameter.register_post_accumulate_grad_hook(partial(self._arrived, position))
 
     @contextmanager
-    def backward(self, last: bool) -> Iterator[None]:
-        """The body is a backward; `last`: no other follows in this update, so what it finishes can be sent."""
+    def backward(self, loss: Tensor, last: bool) -> Iterator[None]:
+        """The body is the backward of `loss`; `last`: no other follows in this update, what it finishes can be sent."""
         self._take_back()
         self._in_last = last
+        if last and self._waited_in_vain:  # for parameters that the loss does not use: they hold up those behind them
+            expect_only_used(self._under_way(), loss, self._parameters)
         try:
             yield
             if self._in_last:
-                self._under_way().send_rest()
+                self._waited_in_vain |= not self._under_way().send_rest()
         except BaseException:
-            self._mean = None  # of half a gradient; what was sent comes to its end by itself
+            self._mean = None  # what was sent comes to its end by itself
+            for parameter in self._parameters:
+                parameter.grad = None  # half of one
             raise
         finally:
             self._in_last = False
@@ -83,6 +87,27 @@ class DescentAverage:
                 late = self._parameters[position].grad
                 self._parameters[position].grad = mean if late is None else mean.add_(late)
             self._mean = None
+
+
+def expect_only_used(mean: Mean, loss: Tensor, parameters: Sequence[Tensor]) -> None:
+    """Do not wait for gradients of parameters that a loss does not depend on: they are 0."""
+    used = leaves(loss)
+    for position, parameter in enumerate(parameters):
+        if parameter not in used:
+            mean.arrived(position)
+
+
+def leaves(loss: Tensor) -> set[Tensor]:
+    """The parameters that a loss depends on."""
+    nodes, seen, found = [loss.grad_fn], set[object](), set[Tensor]()
+    while nodes:
+        node = nodes.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            nodes += [parent for parent, _ in node.next_functions]
+            if hasattr(node, "variable"):
+                found.add(node.variable)
+    return found
 
 
 def mean_gradient(
@@ -118,6 +143,7 @@ def mean_gradient(
         mean.arrived(position)
         return gradient.new_zeros(()).expand_as(gradient)  # autograd would keep the gradient itself to the end
 
+    expect_only_used(mean, loss, parameters)
     hooks = [p.register_hook(partial(arrived, position)) for position, p in enumerate(parameters)]
     try:
         torch.autograd.grad(loss, parameters, retain_graph=retain_graph, allow_unused=True)

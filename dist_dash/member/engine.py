@@ -70,9 +70,9 @@ class Engine(ABC):
         """Whether the descent gradient is averaged over the replicas here, and not by the step of a library."""
         return True
 
-    def averaging(self, last: bool) -> AbstractContextManager[None]:
-        """The body is a backward; where it is the `last` of the update, what it has finished is averaged meanwhile."""
-        return nullcontext() if self._average is None else self._average.backward(last)
+    def averaging(self, loss: Tensor, last: bool) -> AbstractContextManager[None]:
+        """The body is the backward of `loss`; if it is the `last` of the update, its gradient is averaged meanwhile."""
+        return nullcontext() if self._average is None else self._average.backward(loss, last)
 
     def finish_average(self) -> None:
         """Every `.grad` is the mean over the replicas afterwards, where it is averaged here; comes before `step`."""

@@ -194,16 +194,18 @@ class Member:
             last: nothing is added to the descent gradient after it: replicas average it while it is computed. All of
                 them must say so alike. Left out, `step` averages it, which is as right and takes longer.
         """
-        with self._buffers.held(), self.engine.averaging(last):
-            self.engine.backward(self._counted(loss, share))
+        loss = self._counted(loss, share)
+        with self._buffers.held(), self.engine.averaging(loss, last):
+            self.engine.backward(loss)
 
     def descend(self, vector: ParameterVector) -> None:
         """Add `vector` itself to the descent gradient: for rules that combine gradients before they descend.
 
         It is the gradient of the linear loss `⟨θ, vector⟩`, which every engine can take, sharded or not.
         """
-        with self.engine.averaging(last=False):
-            self.engine.backward(linear_loss(self.parameters, vector.materialised()))
+        loss = linear_loss(self.parameters, vector.materialised())
+        with self.engine.averaging(loss, last=False):
+            self.engine.backward(loss)
 
     def _counted(self, loss: Tensor, share: float | None) -> Tensor:
         if share is None:

@@ -73,10 +73,12 @@ class Mean:
             self._send()
         return True
 
-    def send_rest(self) -> None:
-        """No more tensors come: those that have not are 0."""
+    def send_rest(self) -> bool:
+        """No more tensors come: those that have not are 0. Whether all had been sent already."""
+        complete = not self._left
         while self._left:
             self._send()
+        return complete
 
     def wait(self) -> dict[int, Tensor]:
         """The means that have been sent for, by position; they share the memory of their bucket."""
