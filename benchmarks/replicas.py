@@ -1,4 +1,4 @@
-"""How much of the replicas' averaging a step hides: `python benchmarks/replicas.py [--rounds 9] [--rate 125]`.
+"""How much of the replicas' averaging a step hides: `python benchmarks/replicas.py [--rounds 9] [--rate 60]`.
 
 The ranks talk over a loopback of their own (a network namespace) that is slowed down by netem, or by a token bucket
 where the kernel has no netem. Three variants take turns, update by update: gradients not averaged at all; averaged when
@@ -60,7 +60,7 @@ class Pause(torch.autograd.Function):
 
 class PausingLayer(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
-        return torch.relu(super().forward(Pause.apply(x, 0.01)))
+        return torch.relu(super().forward(Pause.apply(x, 0.02)))
 
 
 class Pauses(Architecture):
@@ -133,7 +133,7 @@ def slow_down(megabytes: float) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--rate", type=float, default=125.0, help="MB/s per rank")
+    parser.add_argument("--rate", type=float, default=60.0, help="MB/s per rank")
     parser.add_argument("--only", choices=("pauses", "resnet"), help="one of the two networks")
     options = parser.parse_args()
     if INSIDE not in os.environ:
