@@ -179,7 +179,7 @@ def trained(engine: str, bucket_mb: float, descents: list[Descent]) -> dict[str,
             descent(member, lambda micro: loss_of(net, data(layout.replica, micro).to(owner.dtype)))
             assert member.step()
             expected = [p - RATE * g for p, g in zip(before.parameters(), mean(gradients(before, [0, 1])), strict=True)]
-            error = max(float((p - e).abs().max()) for p, e in zip(net.parameters(), expected, strict=True))
+            error = max(float((p - e).detach().abs().max()) for p, e in zip(net.parameters(), expected, strict=True))
             rows.append({"error": error, "sent": [*sent], "meanwhile": max(meanwhile, default=0)})
             assert all(p.grad is None for p in net.parameters())
         return {"rows": rows, "weights": [p.detach().numpy().copy() for p in net.parameters()]}
