@@ -29,7 +29,7 @@ class Method(ABC):
     - `Member`: forward, gradient, perturbed, backward, descend, step; names, kinds and parts of its parameters;
     - `Exchange`: gather and stack (started early, awaited late), sum_over_members, mean_over_replicas.
 
-    Where it says which gradient is the last of its kind (`last` of `backward`, `mean` of `gradient`), replicas average it
+    Where it says which gradient completes a sum (`last` of `backward`, `mean` of `gradient`), replicas average that sum
     while it is computed.
 
     Three rules keep it correct on many ranks. The collectives that `update` starts depend on the step index alone,
