@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -20,20 +20,34 @@ class ParameterVector:
     `ParameterVector([])` is the zero of a sum: added to, it yields the other summand.
 
     Args:
-        tensors: one tensor per parameter, in the order of the member's parameters.
+        tensors: one tensor per parameter, in the order of the member's parameters; or what waits for them, called when
+            they are first read.
         scale: a number or a 0-dimensional tensor on the same device.
     """
 
-    def __init__(self, tensors: Sequence[Tensor], scale: float | Tensor = 1.0) -> None:
-        self.tensors = list(tensors)
+    def __init__(self, tensors: Sequence[Tensor] | Callable[[], list[Tensor]], scale: float | Tensor = 1.0) -> None:
+        self._tensors = tensors if callable(tensors) else list(tensors)
         self.scale = scale
         self._norms: dict[float, Tensor] = {}
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """One per parameter, to be multiplied by `scale`."""
+        if callable(self._tensors):
+            self._tensors = self._tensors()
+        return self._tensors
 
     def materialised(self) -> list[Tensor]:
         """`scale · tensors`; the tensors themselves, not a copy, where the scale is the number 1."""
         if isinstance(self.scale, float) and self.scale == 1.0:
             return self.tensors
         return list(torch._foreach_mul(self.tensors, self._scale_as(self.tensors[0])))
+
+    def give_up(self) -> list[Tensor]:
+        """`materialised()`; this vector is the zero of a sum afterwards, so that memory can be freed piece by piece."""
+        tensors, self._tensors, self.scale = self.materialised(), [], 1.0
+        self._norms.clear()
+        return tensors
 
     def add_to(self, tensors: list[Tensor]) -> None:
         """`tensors += self` in place."""
