@@ -65,9 +65,10 @@ def updates(arguments: list[str], steps: int) -> dict[str, list[float]]:
         found: dict[str, list[float]] = {"whole": [], "own": [], "flag": [], "large": []}
         for step in range(steps + 2):
             exchange.clock.read()
-            with exchange.clock.waiting("wait"):
-                exchange.maximum([0, 0, 0, 0])
+            flags = exchange.start_maximum([0, 0, 0, 0])
             command.recipe.method.update(member, batch, exchange)
+            with exchange.clock.waiting("wait"):
+                flags.wait()
             seconds = exchange.clock.read()
             if step >= 2:
                 found["whole"].append(seconds["total"])

@@ -114,11 +114,12 @@ def measure(command: Command, steps: int, threads: int, say: Say) -> Profile:
                 backward=backward,
                 merging=_merging(batch, member, exchange) / members,
                 decoding=1 / decoding,
+                overlaps=recipe.engine.averages,
             )
             weights = float(sum(p.nbytes for p in member.parameters))
     finally:
         torch.set_num_threads(before)
-    if hasattr(recipe.engine, "zero"):  # its averaging of the descent gradient passes by the exchange
+    if not recipe.engine.averages:  # the library's averaging of the descent gradient passes by the exchange
         costs = {
             name: replace(cost, averages=cost.averages + 1, averaged_bytes=cost.averaged_bytes + weights)
             for name, cost in costs.items()

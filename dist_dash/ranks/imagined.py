@@ -57,6 +57,10 @@ class CountingTransport(Transport):
         self.summed.add(values)
         return super().all_reduce(values)
 
+    def sum_(self, values: Tensor) -> Transfer:
+        self.summed.add(values)
+        return super().sum_(values)
+
 
 class ImaginedExchange(Exchange):
     """The exchange of a rank without its peers; `between_members` and `between_replicas` count, `awaited` has times.

@@ -96,7 +96,7 @@ def test_a_plan_adds_up(profile: Path) -> None:
 
 def test_a_slow_network_and_slow_ranks_are_why_it_stops(profile: Path) -> None:
     slow = planned(profile, "--network=alpha_flags=5000")["limits"][0]
-    assert slow["term"] == "agreement on flags"
+    assert slow["term"] == "agreement on flags, exposed"
     given = planned(profile, "--straggling=independent=1.5,persistent=0", "--network=alpha_flags=0,alpha_between=0")
     assert given["limits"][1]["term"] == "straggling, independent"
     assert given["origins"] == {"profile": "profile", "network": "given", "straggling": "given"}

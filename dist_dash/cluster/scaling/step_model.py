@@ -10,9 +10,10 @@ A ring is as slow as its slowest link. Members exchange predictions across nodes
 those of a node share its link; a member's replicas sit side by side.
 
 Straggling: a rank computes for T · exp(σₚ z + σᵢ ε), z drawn once per rank, ε at every update, both standard normal,
-T the median. An update ends with its slowest rank, for all ranks agree before the next one. Where the members meet
-within it, every stretch between two meetings, T_k long, ends with its slowest: the chance part of a stretch is
-relatively larger, σᵢ √(T / T_k), and what was lost before a meeting cannot be made good after it.
+T the median. An update is taken to end with its slowest rank: all agree on the next one (and so without exchange the
+chance part is an upper bound, for a rank may then be one update ahead). Where the members meet within it, every stretch
+between two meetings, T_k long, ends with its slowest: the chance part of a stretch is relatively larger, σᵢ √(T / T_k),
+and what was lost before a meeting cannot be made good after it.
 """
 
 from __future__ import annotations
@@ -47,7 +48,8 @@ class Network:
         alpha_between: microseconds per message between nodes.
         beta_between: GB/s of a node's link, which its ranks share.
         alpha_flags: microseconds per message of the flags that all ranks agree on before every update (gloo).
-        overlap: share of the averaging of gradients that can hide behind a backward.
+        overlap: share of the averaging of gradients that can hide behind the last backward, where the engine starts it
+            there: of 8 buckets, the last cannot.
     """
 
     alpha_inside: Number = 10.0
@@ -55,7 +57,7 @@ class Network:
     alpha_between: Number = 20.0
     beta_between: Positive = 25.0
     alpha_flags: Number = 30.0
-    overlap: Annotated[float, Ge(0), Le(1)] = 0.0
+    overlap: Annotated[float, Ge(0), Le(1)] = 0.875
 
 
 @dataclass(frozen=True)
@@ -137,6 +139,7 @@ class Rates:
     backward: Positive
     merging: Number
     decoding: Number
+    overlaps: bool = False
 
 
 @dataclass(frozen=True)
@@ -190,15 +193,15 @@ def terms(
 
     # Gradients are as long as the parameters, whatever the batch.
     averaging = _reduce(cost.averages, cost.averaged_bytes, size.replicas, rates, *_side(size, network))
-    hidden = min(network.overlap * averaging, crowd * n * rates.backward * scale)
+    hidden = min(network.overlap * averaging, crowd * rates.backward * scale) if rates.overlaps else 0.0
     counted = f"bytes counted; α, β {linked}"
     found.append(Term("averaging gradients, exposed", averaging - hidden, counted))
     link = _across(size, network)
     exchange = _gather(cost.gathers, scale * cost.gathered_bytes, size.members, *link)
     exchange += _reduce(cost.sums, scale * cost.summed_bytes, size.members, rates, *link)
     found.append(Term("exchange, exposed", max(0.0, exchange - crowd * scale * cost.hiding), counted))
-    flags = 2 * (size.world - 1) * network.alpha_flags * 1e-6  # gloo's ring, a few integers
-    found.append(Term("agreement on flags", flags, f"α {linked}"))
+    flags = 2 * (size.world - 1) * network.alpha_flags * 1e-6  # gloo's ring, a few integers; it runs beside the update
+    found.append(Term("agreement on flags, exposed", max(0.0, flags - work), f"α {linked}"))
 
     meetings = cost.meetings if size.members > 1 else []
     alone = straggling_seconds(work, meetings, size, Straggling(straggling.independent, 0.0))

@@ -34,6 +34,7 @@ RATES = Rates(
     backward=0.020,
     merging=0.0001,
     decoding=0.0005,
+    overlaps=True,
 )
 COST = MethodCost(
     seconds=0.19,
@@ -144,9 +145,15 @@ def test_the_terms_of_1024_ranks_by_hand() -> None:
     # 64 members, 8 rings on a node's link: 63 turns of two gathers; 40 ms of own work hide it.
     gather = 63 * (2 * 20e-6 + 2e6 / (25e9 / 8))
     assert found["exchange, exposed"] == pytest.approx(max(0.0, gather - 0.04))
+    library = terms(replace(RATES, overlaps=False), COST, Size(64, 16, 8), network, NONE, workers=0)
+    assert {t.name: t.seconds for t in library}["averaging gradients, exposed"] == pytest.approx(ring)
     bare = by_name(Size(64, 16, 8), replace(COST, hiding=0.0), network)
     assert bare["exchange, exposed"] == pytest.approx(gather)
-    assert found["agreement on flags"] == pytest.approx(2 * 1023 * 30e-6)
+    # The flags run beside the update: what they take longer than the own work is seen.
+    work = 0.19 + 2 * (64 - 16) * 0.0001
+    assert found["agreement on flags, exposed"] == 0.0
+    slow = by_name(Size(64, 16, 8), network=Network(alpha_flags=300))
+    assert slow["agreement on flags, exposed"] == pytest.approx(2 * 1023 * 300e-6 - work)
     assert found["straggling, independent"] == pytest.approx(0, abs=1e-9)
     assert found["straggling, persistent"] == pytest.approx(0, abs=1e-9)
     assert found["decoding, exposed"] == pytest.approx(64 * 0.0005)
@@ -154,7 +161,7 @@ def test_the_terms_of_1024_ranks_by_hand() -> None:
 
 def test_one_rank_waits_for_nobody() -> None:
     found = by_name(Size(1, 1, 8))
-    waits = ("averaging gradients, exposed", "exchange, exposed", "agreement on flags", "averaging the peers")
+    waits = ("averaging gradients, exposed", "exchange, exposed", "agreement on flags, exposed", "averaging the peers")
     assert [found[name] for name in waits] == [0.0] * 4
 
 
