@@ -188,6 +188,9 @@ def test_a_damaged_profile_is_named(profile: Path, tmp_path: Path) -> None:
     ):
         file.write_text(json.dumps({**content, **change}))
         refused(file, [], text)
+    del content["recipe"]["deterministic"]  # as an earlier version would have written it
+    file.write_text(json.dumps(content))
+    assert planned(file)["method"] == "DASH separate"
     file.write_text("{")
     refused(file, [], "profile.json is missing or unreadable (JSONDecodeError)")
     refused(tmp_path / "none.json", [], "none.json is missing or unreadable (FileNotFoundError)")

@@ -102,7 +102,8 @@ def read_profile(file: Path, resolved: Mapping[str, Any], any_batch: bool = Fals
     """
     found = typed(read_json(file, "profile"), Profile, "profile")
     harmless = ("loader.batch_size",) if any_batch else ()
-    ours = json.loads(json.dumps(deciding(resolved)))
+    # Fields that came later had no effect when it was measured.
+    ours = {k: v for k, v in json.loads(json.dumps(deciding(resolved))).items() if k in found.recipe}
     what = [f"{field} {a!r} there, {b!r} here" for field, (a, b) in differing([found.recipe, ours], harmless).items()]
     if what:
         more = "; …" if len(what) > 4 else ""
