@@ -18,10 +18,11 @@ from dist_dash.errors import BadInput, RunFailed, everywhere, own_code
 from dist_dash.files import read_object, write_atomically, write_json
 from dist_dash.member.batch import MicroBatch, Progress
 from dist_dash.member.member import Member
+from dist_dash.member.optimizer import fused_by_default
 from dist_dash.member.parameter_groups import with_groups
 from dist_dash.member.sketch import Sketch
 from dist_dash.ranks.exchange import Exchange
-from dist_dash.ranks.layout import Layout, ask_for_determinism
+from dist_dash.ranks.layout import Layout
 from dist_dash.recipe.parsing import Command
 from dist_dash.recipe.recipe_of_run import completed_recipe, finished_before
 from dist_dash.runs.checkpoint import CheckpointSets
@@ -41,6 +42,7 @@ from dist_dash.training.build import (
     heads_of_parameters,
     load_data,
     on_device,
+    sample_batch,
     train_loader,
     unaugmented,
 )
@@ -48,6 +50,7 @@ from dist_dash.training.export import export
 from dist_dash.training.extension import Extension, refuse_without_set
 from dist_dash.training.held_out import evaluate_split
 from dist_dash.training.identity import check_can_differ, check_members, check_same_data, equal_members
+from dist_dash.training.speed import choose_kernels, compile_network, in_force, laid_out
 
 
 def train(command: Command, layout: Layout, stop: StopRequest) -> int:
@@ -133,8 +136,7 @@ class Run:
     def __init__(self, command: Command, folder: OwnedFolder, exchange: Exchange, stop: StopRequest) -> None:
         self.command, self.recipe, self.folder, self.exchange = command, command.recipe, folder, exchange
         self.layout, recipe = exchange.layout, command.recipe
-        if recipe.deterministic:
-            ask_for_determinism()
+        choose_kernels(recipe)
         torch.manual_seed(derived_seed("rank", recipe.seed, self.layout.ensemble_rank))
         self.step, self.evaluated, self.started = 0, True, False
         self.limit = TimeLimit(recipe.checks.deadline, lambda: stop.made)
@@ -160,7 +162,10 @@ class Run:
             heads, groups = heads_of_parameters(recipe, self.layout, network), groups_of_parameters(recipe, network)
         check_can_differ(exchange, network, recipe, self.data.shape)
         with exchange.together("engine"):  # its collectives start once every rank has its network
-            recipe.engine.attach(network, with_groups(recipe.optimizer, groups), exchange)
+            optimizer = with_groups(fused_by_default(recipe.optimizer, self.layout.device), groups)
+            recipe.engine.attach(laid_out(recipe, network, self.layout.device), optimizer, exchange)
+            if recipe.compile:
+                compile_network(recipe.engine, sample_batch(recipe, self.data, self.layout))
             perturbed = [group is None or group.perturbed for group in groups]
             identity, accumulation = self.layout.identity, recipe.loader.accumulation
             self.member = Member(recipe.engine, identity, accumulation, recipe.seed, heads, perturbed)
@@ -199,7 +204,7 @@ class Run:
         with contextlib.closing(batches):
             while self.step < self.total_steps and not self.best.waited_enough:
                 compared = self.step % self.recipe.checks.samples_every == 0
-                host = self.agreement.next_batch(batches, self.step, self.member.skipped_in_a_row, compared)
+                host = self.agreement.next_batch(batches, self.step, self.member.known_skipped_in_a_row, compared)
                 self.prepare_update()
                 self.update(host)
                 if self.step in self.members_at[:-1]:
@@ -256,9 +261,8 @@ class Run:
         recipe.sparsity.before_update(self.member, batch, exchange)
         self.member.sketch = sketch = Sketch() if self._directions_due() else None
         measured = recipe.method.update(self.member, batch, exchange)
-        skipped = self.member.engine.skipped
-        recipe.sparsity.after_update(self.member, batch, not skipped)
-        self.window.add(measured, skipped=float(skipped), **self.member.passes._asdict())
+        recipe.sparsity.after_update(self.member, batch, self.member.moved)
+        self.window.add(measured, skipped=self.member.engine.skipped, **self.member.passes._asdict())
         self.step += 1
         if sketch is not None:
             with exchange.clock.excluded():
@@ -344,9 +348,12 @@ class Run:
                     folder.clear_results()  # of the shorter run
                 write_atomically(folder.recipe, self.command.as_yaml(self.layout.ensemble_members))
                 length = {"total_steps": self.total_steps, **({"extended": self.extended} if self.extended else {})}
-                write_json(folder.environment, {**describe_environment(self.layout), **length})
+                kernels = in_force(self.recipe, self.member.engine)
+                write_json(folder.environment, {**describe_environment(self.layout), "kernels": kernels, **length})
                 if found is not None:
                     folder.note_continued()
+        if self.recipe.speed == "fast":
+            self.event("speed: fast; a repeated run may differ by roundings")
         check_members(self.exchange, self.member.engine.module, self.recipe.init == "own")
         if found is None and self.recipe.checkpoints.at_start:
             self.save()
