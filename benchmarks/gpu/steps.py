@@ -53,7 +53,7 @@ def one_rank(problem: Problem, rounds: int, deepspeed: bool) -> tuple[Times, dic
             peaks[name] = allocated(problem.device, peak=True) - before
         if problem.device == "cuda":
             steppers["bare SGD, any kernels"] = not_deterministic(steppers["bare SGD"])
-        return interleaved(steppers, rounds, exchange), peaks
+        return interleaved(steppers, rounds, exchange).clock, peaks
 
 
 def two_ranks(problem: Problem, rounds: int) -> Times:
@@ -64,7 +64,7 @@ def two_ranks(problem: Problem, rounds: int) -> Times:
             name: stepper(METHODS[name](), Torch(problem.precision), exchange, problem)
             for name in ("SAM", "DASH separate")
         }
-        return interleaved(variants, rounds, exchange)
+        return interleaved(variants, rounds, exchange).clock
 
 
 def not_deterministic(step: Callable[[int], None]) -> Callable[[int], None]:

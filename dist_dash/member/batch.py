@@ -118,7 +118,7 @@ def micro_batch(
 
 
 def on_device(tensors: Sequence[Tensor], device: torch.device) -> list[Tensor]:
-    """Tensors of the host on the device; page-locked ones are copied beside what it computes, in a stream of their own."""
+    """Tensors of the host on the device; page-locked ones are copied beside what it computes, by another stream."""
     if device.type != "cuda":
         return [tensor.to(device) for tensor in tensors]
     copies, computing = _copies(device), torch.cuda.current_stream(device)
