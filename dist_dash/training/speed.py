@@ -50,7 +50,8 @@ def compile_network(engine: Engine, x: Tensor) -> None:
         with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
             torch.autograd.grad(engine.forward(x).sum(), engine.parameters, allow_unused=True)
     except Exception as error:  # the same network was tried uncompiled
-        why = f"{type(error).__name__}: {first_line(error)}"
+        cause = getattr(error, "inner_exception", error)  # what a backend has raised
+        why = f"{type(cause).__name__}: {first_line(cause)}"
         raise BadInput(f"compile: true is not possible here ({why}); it must be false") from error
     finally:
         for buffer, before in buffers:
