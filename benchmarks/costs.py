@@ -15,10 +15,10 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,11 +34,13 @@ from dist_dash.member.batch import Batch, MicroBatch, Progress, micro_batch
 from dist_dash.member.deepspeed_engine import DeepSpeed
 from dist_dash.member.engine import Engine, Precision, Torch
 from dist_dash.member.member import Member
+from dist_dash.member.optimizer import fused_by_default
 from dist_dash.methods import DASH, SAM, SGD, Method
 from dist_dash.models import Architecture, ResNet
 from dist_dash.models.network import seeded_network
 from dist_dash.ranks.exchange import Exchange
 from dist_dash.ranks.layout import layout_from_environment
+from dist_dash.training.speed import compile_network
 from tests.support.ranks import on_ranks
 
 Times = dict[str, list[float]]
@@ -56,7 +58,10 @@ SETTINGS = {"lr": 0.05, "momentum": 0.9, "weight_decay": 5e-4}
 
 @dataclass(frozen=True)
 class Problem:
-    """What the variants of a comparison train: a network, made-up images, a device and a precision."""
+    """What the variants of a comparison train: a network, made-up images, a device, a precision, what makes it fast.
+
+    The optimizer is the one that recipes get: fused on a GPU.
+    """
 
     model: Architecture
     side: int = 32
@@ -64,15 +69,22 @@ class Problem:
     size: int = 32
     device: str = "cpu"
     precision: Precision = "fp32"
+    channels_last: bool = False
+    compiled: bool = False
 
     def network(self, seed: int) -> nn.Sequential:
         shape = (3, self.side, self.side)
-        return seeded_network(seed, self.model, shape, self.classes, (0.5,) * 3, (0.25,) * 3, True)
+        network = seeded_network(seed, self.model, shape, self.classes, (0.5,) * 3, (0.25,) * 3, True)
+        return network.to(memory_format=torch.channels_last) if self.channels_last else network  # type: ignore[call-overload]
+
+    def optimizer(self, parameters: Iterable[Any]) -> torch.optim.Optimizer:
+        return fused_by_default(partial(torch.optim.SGD, **SETTINGS), torch.device(self.device))(parameters)
 
     @cache  # noqa: B019  # the problems of a benchmark live as long as it does
     def _samples(self, number: int) -> MicroBatch:
         draw = torch.Generator().manual_seed(number)
         x = torch.randint(256, (self.size, 3, self.side, self.side), generator=draw, dtype=torch.uint8)
+        x = x.contiguous(memory_format=torch.channels_last) if self.channels_last else x
         target = torch.eye(self.classes)[torch.randint(self.classes, (self.size,), generator=draw)]
         device = torch.device(self.device)
         return micro_batch(x, target, torch.arange(self.size), None, 0.0, device, torch.float32)
@@ -91,14 +103,16 @@ class Problem:
 
 def member(engine: Engine, exchange: Exchange, problem: Problem) -> Member:
     rank = exchange.layout.member
-    engine.attach(problem.network(rank), lambda p: torch.optim.SGD(p, **SETTINGS), exchange)
+    engine.attach(problem.network(rank), problem.optimizer, exchange)
+    if problem.compiled:
+        compile_network(engine, problem.batch(0).micro_batches[0].x)
     return Member(engine, rank, 1)
 
 
 def hand_written(problem: Problem) -> Callable[[int], None]:
     """The loop that everybody writes: the yardstick of the engines."""
     net = problem.network(0).to(problem.device)
-    optimizer = torch.optim.SGD(net.parameters(), **SETTINGS)
+    optimizer = problem.optimizer(net.parameters())
 
     def step(number: int) -> None:
         problem.loss(net, number).backward()
@@ -112,7 +126,7 @@ def hand_written_sam(problem: Problem, rho: float = 0.05) -> Callable[[int], Non
     """SAM as it is usually written, with fused arithmetic over all parameters: the yardstick of the methods."""
     net = problem.network(0).to(problem.device)
     parameters = list(net.parameters())
-    optimizer = torch.optim.SGD(parameters, **SETTINGS)
+    optimizer = problem.optimizer(parameters)
 
     def step(number: int) -> None:
         gradients = torch.autograd.grad(problem.loss(net, number), parameters)
@@ -266,7 +280,7 @@ def main() -> int:
     os.environ["OMP_NUM_THREADS"] = "1"
     if options.device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    problem = Problem(ResNet(18), size=options.batch, device=options.device)
+    problem = Problem(ResNet(18), size=options.batch, device=options.device, channels_last=options.device == "cuda")
     rows: list[Row] = []
 
     took, shares = on_ranks(1, one_rank, options.rounds, problem, deadline=2400)[0]

@@ -50,21 +50,22 @@ def trained(how: How) -> dict[str, dict[str, Any]]:
     with Exchange(layout_from_environment(2), deadline=300) as exchange:
         for name, method in METHODS.items():
             rank, engine = exchange.layout.rank, Torch("fp64")
-            network = speed.laid_out(asked("channels_last" if how == "channels_last" else "contiguous"), cnn(rank), CPU)
+            wanted, device = "channels_last" if how == "channels_last" else "contiguous", exchange.layout.device
+            network = speed.laid_out(asked(wanted), cnn(rank), device)
             engine.attach(network, partial(torch.optim.SGD, lr=0.05, momentum=0.9), exchange)
             draw = torch.Generator().manual_seed(3)
             x = torch.randint(256, (3, 2, SIZE, *SHAPE), generator=draw, dtype=torch.uint8)
             if how == "compiled":
-                speed.compile_network(engine, x[0, 0])
+                speed.compile_network(engine, x[0, 0].to(device))
             member, target = Member(engine, rank, 2), torch.eye(CLASSES)[torch.arange(SIZE) % CLASSES]
             for step in range(3):
                 ids = torch.arange(SIZE)
-                micro = [micro_batch(part, target, ids, None, 0.1, CPU, torch.float64) for part in x[step]]
+                micro = [micro_batch(part, target, ids, None, 0.1, device, torch.float64) for part in x[step]]
                 method.update(member, Batch(micro, Progress(step, 10, 5)), exchange)
             with member.evaluating(), torch.no_grad():
-                logits = engine.forward(x[0, 0, :3])  # fewer: another graph
+                logits = engine.forward(x[0, 0, :3].to(device))  # fewer: another graph
             assert in_channels_last(engine.module) == (how == "channels_last")
-            found[name] = {**state_of(engine.module), "logits": logits.numpy()}
+            found[name] = {**state_of(engine.module), "logits": logits.cpu().numpy()}
     return found
 
 
