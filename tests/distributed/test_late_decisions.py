@@ -40,7 +40,9 @@ def train(method: Method, optimizer: str, engine: str, late: bool) -> dict[str, 
         owner.decides_on_device = late
         member, window, known, lates = Member(owner, layout.member, 1), Window(exchange), list[int](), list[bool]()
         weights = list(member.parameters)
-        member.set_masks([(torch.arange(weights[0].numel()).view_as(weights[0]) % 3 > 0).float(), *[None] * 5])
+        member.set_masks(
+            [(torch.arange(weights[0].numel(), device=layout.device).view_as(weights[0]) % 3 > 0).float(), *[None] * 5]
+        )
         for step in range(STEPS):
             x = torch.randn(MICRO, FEATURES, generator=torch.Generator().manual_seed(step))
             if step in SICK and layout.member == 1:
