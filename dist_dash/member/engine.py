@@ -101,11 +101,12 @@ class Engine(ABC):
         used = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         # Queued behind the backward before any wait: what the host does after it, it does while the device idles.
         finite = torch.stack(torch._foreach_norm([p.grad for p in used])).isfinite().all() if used else None
-        late = finite is not None and self._device_can_decide(optimizer, used)
+        late = finite is not None and self.device_decides(optimizer)
         if hasattr(optimizer, "_step_supports_amp_scaling"):
             # Where it is 1, fused kernels leave everything as it is: torch's GradScaler rests on the same.
             optimizer.found_inf = (~finite).float() if late else None  # type: ignore[attr-defined, operator]
         if late:
+            begin_momentum(optimizer, used)
             self.skipped = Late(~finite, self.exchange.await_device)  # type: ignore[operator]
             return
         self.exchange.await_device()
@@ -113,16 +114,18 @@ class Engine(ABC):
         if self.skipped:
             optimizer.zero_grad(set_to_none=True)
 
-    def _device_can_decide(self, optimizer: torch.optim.Optimizer, used: list[nn.Parameter]) -> bool:
+    def device_decides(self, optimizer: torch.optim.Optimizer) -> bool:
+        """Whether it is the device's word that skips an update of this optimizer."""
         groups = optimizer.param_groups
         fused = getattr(optimizer, "_step_supports_amp_scaling", False) and all(group.get("fused") for group in groups)
-        if not (self.decides_on_device and fused) or any(group.get("dampening") for group in groups):
-            return False
-        for p in used if any(group.get("momentum") for group in groups) else []:
-            # Fused SGD leaves undefined what it makes in a first update that is skipped; from 0 on, it does the same.
-            if optimizer.state[p].get("momentum_buffer") is None:
-                optimizer.state[p]["momentum_buffer"] = torch.zeros_like(p)
-        return True
+        return self.decides_on_device and fused and not any(group.get("dampening") for group in groups)
+
+
+def begin_momentum(optimizer: torch.optim.Optimizer, used: list[nn.Parameter]) -> None:
+    """Fused SGD leaves undefined what it makes in a first update that is skipped; from 0 on, it does the same."""
+    for p in used if any(group.get("momentum") for group in optimizer.param_groups) else []:
+        if optimizer.state[p].get("momentum_buffer") is None:
+            optimizer.state[p]["momentum_buffer"] = torch.zeros_like(p)
 
 
 def in_channels_last(module: nn.Module) -> bool:

@@ -68,5 +68,5 @@ def in_force(recipe: Recipe, engine: Engine) -> dict[str, Any]:
         "memory_format": "channels_last" if in_channels_last(engine.module) else "contiguous",
         "compiled": recipe.compile,
         "fused_optimizer": all(bool(group.get("fused")) for group in engine.optimizer.param_groups),
-        "skips_decided_on": "device" if engine.decides_on_device else "host",
+        "skips_decided_on": "device" if engine.device_decides(engine.optimizer) else "host",
     }
