@@ -28,7 +28,7 @@ from dist_dash.ranks.exchange import Exchange
 from dist_dash.ranks.layout import layout_from_environment
 from tests.distributed.small import batches, run_member
 from tests.distributed.test_late_decisions import both
-from tests.distributed.test_speed import trained
+from tests.distributed.test_speed import assert_equal_but_for_roundings, each
 from tests.e2e.runs import assert_same_run, finish
 from tests.gpu.waits import counted
 from tests.support.ranks import on_ranks
@@ -170,13 +170,9 @@ def test_the_device_decides_as_the_host_does() -> None:
 # -- what makes a step faster ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("how", ["channels_last", "compiled"])
-def test_results_differ_by_roundings(how: Any) -> None:
-    ours, plain = (on_ranks(2, trained, one, environment=ONE) for one in (how, "plain"))
-    for one, other in zip(ours, plain, strict=True):
-        for name in one:
-            for key, value in one[name].items():
-                np.testing.assert_allclose(value, other[name][key], rtol=0, atol=1e-8, err_msg=f"{name} {key}")
+def test_results_differ_by_roundings() -> None:
+    ranks = on_ranks(2, each, ["plain", "channels_last", "compiled"], environment=ONE)
+    assert_equal_but_for_roundings(ranks, 1e-8)
 
 
 def test_a_run_is_fast_by_default_and_says_so(tmp_path: Path) -> None:
