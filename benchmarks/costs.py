@@ -214,7 +214,7 @@ def perturbing(exchange: Exchange, rounds: int, problem: Problem) -> list[float]
     owner, method, shares = member(engine, exchange, problem), SAM(), []
     with (
         timed(Torch, "forward", inside),
-        timed(Member, "gradient", inside),
+        timed(Member, "ascent_gradient", inside),
         timed(Torch, "backward", inside),
         timed(Torch, "step", inside),
     ):

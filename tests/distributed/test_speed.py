@@ -174,6 +174,6 @@ def test_what_cannot_be_compiled_is_refused(lone_engine: Torch, monkeypatch: pyt
 
 @pytest.fixture
 def lone_engine() -> Torch:
-    engine, alone = Torch(), SimpleNamespace(layout=SimpleNamespace(device=CPU))
+    engine, alone = Torch(), SimpleNamespace(layout=SimpleNamespace(device=CPU, replicas=1))
     engine.attach(cnn(), partial(torch.optim.SGD, lr=0.1), alone)  # type: ignore[arg-type]
     return engine
