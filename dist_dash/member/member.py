@@ -46,6 +46,9 @@ class Member:
         perturbed: for each trainable parameter whether ascents move it; none given: they move all.
     """
 
+    vector: type[ParameterVector] = ParameterVector
+    """What its gradients are."""
+
     def __init__(
         self,
         engine: Engine,
@@ -67,6 +70,8 @@ class Member:
         """Of the last update."""
         self.sketch: Sketch | None = None
         """Sees the next update's perturbation, where one is set."""
+        self.each: list[Member] = [self]
+        """The members that are trained here, each with its engine and its network: this one alone."""
         self._buffers = Buffers(engine.module)
         self._spare: list[Tensor] | None = None
         self._perturbed, self._in_update = False, True
@@ -158,7 +163,7 @@ class Member:
         if len(positions) < len(parameters):
             part = dict(zip(positions, tensors, strict=True))
             tensors = [part[i] if i in part else torch.zeros_like(p) for i, p in enumerate(parameters)]
-        vector = ParameterVector(tensors)
+        vector = self.vector(tensors)
         return vector.masked(self.masks) if masked and self.masks is not None else vector
 
     def backward(self, loss: Tensor, share: float | None = None) -> None:
@@ -192,7 +197,7 @@ class Member:
         """The vector averaged over this member's replicas: with it, r replicas ascend like one large batch."""
         if not vector.tensors:
             return vector
-        mean = ParameterVector(vector.materialised())
+        mean = self.vector(vector.materialised())
         self.engine.exchange.mean_over_replicas_(mean.tensors)
         return mean
 
@@ -221,7 +226,7 @@ class Member:
         try:
             if epsilon.tensors:
                 moved = [epsilon.tensors[i] for i in self.perturbable]
-                ParameterVector(moved, epsilon.scale).add_to([weights[i] for i in self.perturbable])
+                self.vector(moved, epsilon.scale).add_to([weights[i] for i in self.perturbable])
                 self._mask(weights)
             del epsilon  # one copy of the weights and one gradient is all that SAM may cost
             yield
@@ -272,10 +277,13 @@ class Member:
             self.skipped_in_a_row = 0
             self._mask([p.data for p in self.parameters])
             self._buffers.keep()
+        self._end_update()
+        return not self.engine.skipped
+
+    def _end_update(self) -> None:
         samples = sum(map(len, self._met)) or 1
         self.passes = Passes(self._forwarded / samples, self._backwarded / samples)
         self._start_update()
-        return not self.engine.skipped
 
     def set_masks(self, masks: Sequence[Tensor | None] | None) -> None:
         """Say which weights exist; those that do not become 0.
