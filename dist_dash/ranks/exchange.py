@@ -28,6 +28,24 @@ from dist_dash.ranks.transport import Transport
 T = TypeVar("T")
 
 
+class PendingMaximum:
+    """Whole numbers of all ranks on their way.
+
+    Args:
+        values: this rank's; the maximum once they have arrived.
+        arrive: waits for that.
+    """
+
+    def __init__(self, values: Tensor, arrive: Callable[[], object]) -> None:
+        self._values, self._arrive = values, arrive
+
+    def wait(self) -> list[int]:
+        """The element-wise maximum over all ranks."""
+        self._arrive()
+        found: list[int] = self._values.tolist()
+        return found
+
+
 class Exchange:
     """The process groups of one rank and what they are used for; a context manager that joins and leaves them.
 
@@ -165,13 +183,22 @@ class Exchange:
 
     # -- flags and checks, between all ranks -----------------------------------------------------------------------
 
+    def start_maximum(self, flags: Sequence[int]) -> PendingMaximum:
+        """Start finding the element-wise maximum of whole numbers over all ranks; `wait()` for it after other work.
+
+        The calls of this section pair up among ranks in the order in which each rank starts them. This one may be under
+        way while others come and go, or never be awaited; but where it starts must depend on the step index alone.
+        """
+        values = torch.tensor(flags, dtype=torch.int64)
+        if self.layout.world == 1:
+            return PendingMaximum(values, lambda: None)
+        maximum, group = dist.ReduceOp.MAX, self._control
+        work = self._guarded(lambda: dist.all_reduce(values, maximum, group=group, async_op=True))
+        return PendingMaximum(values, lambda: self._guarded(work.wait))
+
     def maximum(self, flags: Sequence[int]) -> list[int]:
         """The element-wise maximum of whole numbers over all ranks."""
-        if self.layout.world == 1:
-            return list(flags)
-        values = torch.tensor(flags, dtype=torch.int64)
-        self._guarded(lambda: dist.all_reduce(values, dist.ReduceOp.MAX, group=self._control))
-        return values.tolist()
+        return self.start_maximum(flags).wait()
 
     def collect(self, value: T) -> list[T]:
         """Every rank's `value` (any small picklable object), in rank order, on every rank."""
