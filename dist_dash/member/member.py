@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property, partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -89,6 +89,16 @@ class Member:
         if new:
             seen.append(x)
         return new
+
+    @property
+    def networks(self) -> list[nn.Module]:
+        """Those of the members that are trained here."""
+        return [member.engine.module for member in self.each]
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """What `environment.json` says of how they are trained."""
+        return {}
 
     # -- parameters ------------------------------------------------------------------------------------------------
 

@@ -26,8 +26,10 @@ class Sketch:
     def see(self, perturbation: ParameterVector) -> None:
         """Take the first perturbation of an update; later ones of the same update are passed over."""
         if self._values is None and perturbation.tensors:
-            several = isinstance(perturbation, Stacked)
-            self._values = torch.stack(list(map(_sketched, perturbation.each))) if several else _sketched(perturbation)
+            if isinstance(perturbation, Stacked):
+                self._values = torch.stack([_sketched(own) for own in perturbation.each])
+            else:
+                self._values = _sketched(perturbation)
 
     def cosines(self, exchange: Exchange) -> list[list[float]] | None:
         """Cosines `[members][members]` of this exchange group; None where no member perturbed its weights.

@@ -10,6 +10,7 @@ import contextlib
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -70,8 +71,8 @@ def _replace(module: nn.Module, name: str, stacked: Tensor) -> None:
     old = dict([*module.named_parameters(), *module.named_buffers()])[name]
     new = nn.Parameter(stacked, old.requires_grad) if isinstance(old, nn.Parameter) else stacked
     for one in module.modules():
-        for tensors in (one._parameters, one._buffers):
-            tensors.update({key: new for key, tensor in tensors.items() if tensor is old})
+        kept: dict[str, Any] = one._parameters if isinstance(old, nn.Parameter) else one._buffers
+        kept.update({key: new for key, tensor in kept.items() if tensor is old})
 
 
 class _Passes(Torch):
@@ -91,17 +92,33 @@ class StackedMember(Member):
 
     Args:
         each: the members, as they would be on ranks of their own, their engines attached.
+        x: samples to try the passes with.
     """
 
     vector = Stacked
 
-    def __init__(self, each: Sequence[Member]) -> None:
+    def __init__(self, each: Sequence[Member], x: Tensor) -> None:
         first = each[0]
         networks = [member.engine.module for member in each]
         assert isinstance(first.engine, Torch)
-        super().__init__(_Passes(first.engine, StackedNetwork(networks)), first.index, first.accumulation, first.seed)
+        self.network = StackedNetwork(networks)
+        super().__init__(_Passes(first.engine, self.network), first.index, first.accumulation, first.seed)
         self.each, self.parts, self.perturbable = list(each), first.parts, first.perturbable
         self.names, self.kinds = first.names, first.kinds
+        self.network.batched = self.network.batched and self._can_batch(x)
+
+    @property
+    def described(self) -> dict[str, Any]:
+        return {"members_of_a_rank_run": "at once" if self.network.batched else "in turn"}
+
+    def _can_batch(self, x: Tensor) -> bool:
+        """Whether `vmap` can run the network forward and backward; random numbers and buffers are as before."""
+        with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []), self._buffers.held():
+            try:
+                torch.autograd.grad(self.engine.forward(x).sum(), self.parameters, allow_unused=True)
+            except Exception:  # whatever a layer brings forth that looks at values, or at shapes in its own way
+                return False
+        return True
 
     def _counted(self, loss: Tensor, share: float | None) -> Tensor:
         return super()._counted(loss.sum(), share)  # each loss depends on its own member's weights alone

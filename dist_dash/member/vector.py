@@ -137,7 +137,9 @@ class Stacked(ParameterVector):
         return self._norms[p]
 
     def dot(self, other: ParameterVector) -> Tensor:
-        products = [torch.linalg.vecdot(a.flatten(1), b.flatten(1)) for a, b in zip(self.tensors, other.tensors, strict=True)]
+        products = [
+            torch.linalg.vecdot(a.flatten(1), b.flatten(1)) for a, b in zip(self.tensors, other.tensors, strict=True)
+        ]
         return torch.stack(products).double().sum(0) * self.scale * other.scale
 
 

@@ -130,11 +130,11 @@ class PendingPeers:
         clock: Clock,
     ) -> None:
         self._logits, self._views, self._mode = logits, views, mode
-        several, here = (True, len(own)) if isinstance(own, range) else (False, 1)
-        places = torch.arange(transport.size * here, device=logits.device)
+        places = torch.arange(transport.size * (len(own) if isinstance(own, range) else 1), device=logits.device)
         self._is_own = places == (places[own.start : own.stop, None] if isinstance(own, range) else own)
         self._sent = self._contribution() if mode == "reduce" else logits
-        self._received = _Received(transport, self._sent.sum(0) if several and mode == "reduce" else self._sent, mode, clock)
+        sent = self._sent.sum(0) if mode == "reduce" and isinstance(own, range) else self._sent
+        self._received = _Received(transport, sent, mode, clock)
         self._peers: Peers | None = None
 
     def wait(self) -> Peers:

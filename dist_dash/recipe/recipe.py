@@ -243,7 +243,7 @@ class Recipe:
         whole = f"a divisor of the {self.members} members"
         divides = self.members is None or self.members % self.members_per_rank == 0
         require(divides, "members_per_rank", self.members_per_rank, whole)
-        parts = {"engine": (self.engine, type(self.engine) is Torch, "Torch")}
+        parts: dict[str, tuple[object, bool, str]] = {"engine": (self.engine, type(self.engine) is Torch, "Torch")}
         parts["sparsity"] = (self.sparsity, type(self.sparsity) is Dense, "Dense")
         parts["method"] = (self.method, self.method.stacked, "SGD, SAM, DASH or one that is made for it (`stacked`)")
         for field_name, (part, works, allowed) in parts.items():

@@ -10,7 +10,7 @@ import math
 import os
 import resource
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -42,8 +42,19 @@ class Window:
         self._sums: Tensor | None = None
         self._host_names, self._host_sums = list[str](), list[float]()
 
-    def add(self, measured: Mapping[str, Tensor], **on_host: float) -> None:
-        """Add one update's values: 0-dimensional tensors, and numbers that the host knows already."""
+    def add(self, measured: Mapping[str, Tensor], skipped: Sequence[bool], **on_host: float) -> None:
+        """Add one update's values.
+
+        Args:
+            measured: 0-dimensional tensors; where this rank trains k members `[k]`.
+            skipped: whether each member of this rank has skipped it.
+            on_host: numbers that the host knows already, the same for all members of this rank.
+        """
+        if len(skipped) == 1:
+            on_host = {"skipped": float(skipped[0]), **on_host}
+        else:
+            device = self._exchange.layout.device
+            measured = {**measured, "skipped": torch.tensor(skipped, dtype=torch.float64, device=device)}
         if self._names and set(self._names) != set(measured):
             raise RunFailed(f"method: an update has measured {[*measured]}, those before it {self._names}")
         self._names, self._host_names = self._names or list(measured), list(on_host)
@@ -66,24 +77,32 @@ class Window:
         assert self._sums is not None
         clock, layout = self._exchange.clock.read(), self._exchange.layout
         seconds = [clock.get(name, 0.0) / max(1, self._timed) for name in ("total", *TIMING[1:4])]
-        sums = torch.cat([self._sums.cpu(), torch.tensor(self._host_sums, dtype=torch.float64)])
-        row = torch.cat([sums / self._steps, torch.tensor([*seconds, _peak_memory_mib()], dtype=torch.float64)])
-        rows = torch.stack(self._exchange.collect(row)).reshape(layout.members, layout.replicas, -1).mean(1)
+        here = layout.members_per_rank
+        of_members, of_rank = self._sums.cpu().reshape(-1, here), torch.tensor(self._host_sums, dtype=torch.float64)
+        sums = torch.cat([of_members, of_rank[:, None].expand(-1, here)])
+        times = torch.tensor([*seconds, _peak_memory_mib()], dtype=torch.float64)[:, None].expand(-1, here)
+        own = torch.cat([sums / self._steps, times]).T
+        rows = torch.stack(self._exchange.collect(own)).reshape(-1, layout.replicas, here, own.shape[1]).mean(1)
+        rows = rows.flatten(0, 1)
         names = [*self._names, *self._host_names, *TIMING]
         self._sums, self._host_sums, self._steps, self._timed = None, [], 0, 0
         return {name: rows[:, i].tolist() for i, name in enumerate(names)}
 
-    def state(self) -> dict[str, Any]:
-        """The state with which a resumed run writes the same next line."""
+    def states(self) -> list[dict[str, Any]]:
+        """For each member of this rank the state with which a resumed run writes the same next line."""
         self._sum_up()
+        here = self._exchange.layout.members_per_rank
+        sums = [self._sums] * here if self._sums is None or here == 1 else [own.clone() for own in self._sums.T]
         host = {"host_names": self._host_names, "host_sums": self._host_sums}
-        return {"names": self._names, "steps": self._steps, "sums": self._sums, **host}
+        return [{"names": self._names, "steps": self._steps, "sums": own, **host} for own in sums]
 
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Restore what `state` returned."""
-        self._names, self._steps = state["names"], state["steps"]
-        self._sums = None if state["sums"] is None else state["sums"].to(self._exchange.layout.device)
-        self._host_names, self._host_sums = state["host_names"], state["host_sums"]
+    def load_state(self, states: Sequence[dict[str, Any]]) -> None:
+        """Restore what `states` returned."""
+        first, sums = states[0], [state["sums"] for state in states]
+        self._names, self._steps = first["names"], first["steps"]
+        self._host_names, self._host_sums = first["host_names"], first["host_sums"]
+        together = sums[0] if len(sums) == 1 or sums[0] is None else torch.stack(sums, 1)
+        self._sums = None if together is None else together.to(self._exchange.layout.device)
 
     def _sum_up(self) -> None:
         """Add the pending values, one update after the other: the sum does not depend on when it is made."""
