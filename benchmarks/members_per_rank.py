@@ -101,7 +101,9 @@ def main() -> int:
     table = Table("update", *names, title="milliseconds an update, on one core; medians")
     missed = 0
     for name, arguments in CASES.items():
-        found = {per_rank: rounds[len(rounds) // 5 :] for per_rank, rounds in measure(arguments, options.rounds).items()}
+        found = {
+            per_rank: rounds[len(rounds) // 5 :] for per_rank, rounds in measure(arguments, options.rounds).items()
+        }
         ratios = [
             statistics.median(a[clock] / b[clock] for a, b in zip(found[1], found[MEMBERS], strict=True))
             for clock in (0, 1)
