@@ -87,7 +87,7 @@ def _diversity(logits: Tensor, peers: Tensor, excluded: Tensor) -> Tensor:
 
 
 def rank(method: str, folder: str, members: int, rounds: int) -> dict[str, list[float]]:
-    """Milliseconds per step on this rank, a mean of each round: of the trainer, and by hand; wall and processor time."""
+    """Milliseconds per step on this rank, a mean for each round: trainer and by hand, wall and processor time."""
     torch.set_num_threads(1)
     command = parse_command([*RECIPE, f"--method={method}", f"--members={members}", f"--run={folder}"])
     times: dict[str, list[float]] = {f"{who} {clock}": [] for who in ("trainer", "hand") for clock in ("wall", "cpu")}

@@ -235,8 +235,11 @@ class Member:
         outer, self._perturbed = self._perturbed, True
         try:
             if epsilon.tensors:
-                moved = [epsilon.tensors[i] for i in self.perturbable]
-                self.vector(moved, epsilon.scale).add_to([weights[i] for i in self.perturbable])
+                some = weights
+                if len(self.perturbable) < len(weights):
+                    epsilon = self.vector([epsilon.tensors[i] for i in self.perturbable], epsilon.scale)
+                    some = [weights[i] for i in self.perturbable]
+                epsilon.add_to(some)
                 self._mask(weights)
             del epsilon  # one copy of the weights and one gradient is all that SAM may cost
             yield

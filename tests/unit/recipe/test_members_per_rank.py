@@ -1,7 +1,6 @@
 """What several members of one rank cannot do is refused in one line that names the field."""
 
 import pytest
-from complaints import complaint
 
 from dist_dash.cluster.memory import estimate
 from dist_dash.errors import BadInput
@@ -24,10 +23,16 @@ REFUSED = [
     (["--engine=DeepSpeed"], "engine: 'DeepSpeed' is not allowed; it must be Torch with members_per_rank: 4"),
     (["--models=[MLP, MLP, MLP, MLP]"], "models: 4 is not allowed; it must be null with members_per_rank: 4"),
     (["--method=SGD", "--loader.order=own"], "loader.order: 'own' is not allowed; it must be shared with members_per"),
-    (["--sparsity=tests.distributed.proofs.RandomMask"], "sparsity: 'RandomMask' is not allowed; it must be Dense with"),
+    (
+        ["--sparsity=tests.distributed.proofs.RandomMask"],
+        "sparsity: 'RandomMask' is not allowed; it must be Dense with",
+    ),
     ([f"--method={__name__}.ForOne"], "method: 'ForOne' is not allowed; it must be SGD, SAM, DASH or one that is made"),
     (["--replicas=2"], "replicas: 2 is not allowed; it must be 1 with members_per_rank: 4"),
-    (["--method=SGD", "--member=1"], "members_per_rank: 4 is not allowed; it must be 1 with --member, which trains one"),
+    (
+        ["--method=SGD", "--member=1"],
+        "members_per_rank: 4 is not allowed; it must be 1 with --member, which trains one",
+    ),
 ]
 
 
