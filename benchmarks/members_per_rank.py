@@ -2,8 +2,8 @@
 
 Both have one core, on which they take turns, 20 updates at a time: the trainer's own updates, of the same samples, with
 everything that belongs to one. The ratios are medians over the rounds, of the clock and of the processor time that all
-processes of a side have used. Where nobody else uses the core the two agree; else the clock favours four processes, which
-get four shares of it, and the processor time decides.
+processes of a side have used. Where nobody else uses the core the two agree; else the clock favours four processes,
+which get four shares of it, and the processor time decides.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from dist_dash.member.batch import Batch, Progress, micro_batch
 from dist_dash.member.engine import Torch
 from dist_dash.member.member import Member
+from dist_dash.member.sketch import Sketch
 from dist_dash.member.stacked import StackedMember
 from dist_dash.methods import DASH, SAM, SGD, Method
 from dist_dash.ranks.exchange import Exchange
@@ -37,10 +39,36 @@ class Poisoned(nn.Module):
         return x * self.factor
 
 
+class Looking(nn.Module):
+    """A layer that looks at values, which `vmap` refuses."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x if float(x.detach().mean()) > 0 else 0.5 * x
+
+
+def looking(member: int, dtype: torch.dtype) -> nn.Sequential:
+    return nn.Sequential(Looking(), network(member, True, dtype))
+
+
+def tied(member: int, dtype: torch.dtype) -> nn.Sequential:
+    torch.manual_seed(100 + member)
+    first, second = nn.Linear(FEATURES, FEATURES), nn.Linear(FEATURES, FEATURES)
+    second.weight = first.weight
+    return nn.Sequential(first, nn.Tanh(), second, nn.Tanh(), nn.Linear(FEATURES, CLASSES)).to(dtype)
+
+
 def convolutions(member: int, dtype: torch.dtype) -> nn.Sequential:
     torch.manual_seed(100 + member)
     first = nn.Sequential(nn.Unflatten(1, (1, 2, 3)), nn.Conv2d(1, 4, 2), nn.BatchNorm2d(4), nn.ReLU(inplace=True))
     return nn.Sequential(first, nn.Conv2d(4, 4, 1), nn.Flatten(), nn.Linear(8, CLASSES)).to(dtype)
+
+
+KINDS: dict[str, Callable[[int, torch.dtype], nn.Module]] = {
+    "batch norm": lambda member, dtype: network(member, True, dtype),
+    "looking": looking,
+    "tied": tied,
+    "convolutions": convolutions,
+}
 
 
 def train(
@@ -66,9 +94,7 @@ def train(
     with Exchange(layout, mode, deadline=300) as exchange:  # type: ignore[arg-type]
         each = []
         for number in layout.own_members:
-            net = (
-                convolutions(number, dtype) if kind == "convolutions" else network(number, kind == "batch norm", dtype)
-            )
+            net = KINDS[kind](number, dtype)
             engine = Torch("fp64" if dtype == torch.float64 else "fp32", clip)
             make = getattr(torch.optim, optimizer)
             engine.attach(nn.Sequential(Poisoned(), net), lambda p: make(p, **settings), exchange)  # noqa: B023
@@ -76,6 +102,7 @@ def train(
         member: Member = each[0]
         if per_rank > 1:
             member = stacked = StackedMember(each, torch.zeros(2, FEATURES, dtype=dtype))
+            assert stacked.network.batched == (kind not in ("convolutions", "looking"))
             stacked.network.batched = stacked.network.batched if batched is None else batched
         measured: list[list[dict[str, float]]] = [[] for _ in each]
         for step, replicas in enumerate(batches(STEPS, 1, accumulation, dtype)):
@@ -83,9 +110,13 @@ def train(
                 bad = step in poisoned and own.index == 2
                 own.engine.module[0].factor.fill_(torch.inf if bad else 1.0)  # type: ignore[index, union-attr, operator]
             micro = [micro_batch(x, t, torch.arange(len(x)), None, 0.1, layout.device, dtype) for x, t in replicas[0]]
+            member.sketch = sketch = Sketch() if step == STEPS - 1 else None
             found = method.update(member, Batch(micro, Progress(step, STEPS, 2)), exchange)
             for place, values in enumerate(measured):
                 values.append({name: float(value.reshape(-1)[place]) for name, value in found.items()})
+            cosines = sketch.cosines(exchange) if sketch is not None else None
+            for own, values in zip(each, measured, strict=True):
+                values[-1] |= {f"cosine {i}": c for i, c in enumerate(cosines[own.index])} if cosines else {}
         states = [{k: v for k, v in state_of(own.engine.module).items() if "factor" not in k} for own in each]
         return [(m.index, s, v, m.skipped_in_a_row) for m, s, v in zip(each, states, measured, strict=True)]
 
@@ -95,10 +126,12 @@ CASES: dict[str, tuple[Method, dict[str, Any]]] = {
     "sgd in turn": (SGD(), {"batched": False}),
     "sgd of convolutions": (SGD(), {"kind": "convolutions"}),
     "sgd of convolutions at once": (SGD(), {"kind": "convolutions", "batched": True}),
+    "looking": (DASH(0.1, 0.2), {"kind": "looking"}),
+    "tied": (DASH(0.1, 0.2), {"kind": "tied"}),
     "adam": (SGD(), {"optimizer": "AdamW", "poisoned": (1,)}),
     "sam": (SAM(0.1), {"accumulation": 2, "clip": 0.3}),
     "sam, p = 3": (SAM(0.1, p=3.0), {}),
-    "sam, p = inf": (SAM(0.1, p=float("inf")), {}),
+    "sam, p = inf": (SAM(0.1, p=float("inf")), {"kind": "tied"}),  # the sign of a bias before batch norm is noise
     "dash": (DASH(0.1, 0.2), {}),
     "dash in turn": (DASH(0.1, 0.2), {"batched": False}),
     "dash, all options": (DASH(0.1, 0.2), {"accumulation": 2, "clip": 0.3}),
