@@ -82,6 +82,7 @@ class _Passes(Torch):
         super().__init__(engine.precision, engine.clip)
         self.module, self.exchange, self._autocast_device = module, engine.exchange, engine.exchange.layout.device.type
         self.parameters = [p for p in module.parameters() if p.requires_grad]
+        self._average = None  # without replicas there is nothing to average
 
 
 class StackedMember(Member):

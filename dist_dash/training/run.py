@@ -78,7 +78,9 @@ class Run:
             self.member = build_member(recipe, self.data.shape, exchange, networks, groups)
         self.window = Window(exchange)
         with exchange.together("record"):
-            self.recorder = self._open_record()
+            board = folder.tensorboard if recipe.record.tensorboard else None
+            display = self.total_steps, recipe.record.progress
+            self.recorder = Recorder(self.layout.rank == 0, folder.metrics, *display, board)
         self.checkpoints = CheckpointSets(
             folder,
             exchange,
@@ -118,8 +120,3 @@ class Run:
             return evaluate_split(
                 *asked, first=first, stop_now=self.agreement.stop_now, limit=self.limit, tell=self.event
             )
-
-    def _open_record(self) -> Recorder:
-        record, folder = self.recipe.record, self.folder
-        board = folder.tensorboard if record.tensorboard else None
-        return Recorder(self.layout.rank == 0, folder.metrics, self.total_steps, record.progress, board)
