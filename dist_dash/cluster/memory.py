@@ -94,13 +94,14 @@ def _memory(recipe: Recipe, replicas: int, network: _Measured) -> Memory:
     # ZeRO's optimizer updates a flat shard of its own, from which the network's weights are then gathered.
     optimizer = (state + master) / replicas if sharded else state
     sample = network.floats * (2 if bf16 else master) + network.other_bytes
+    here = recipe.members_per_rank
     return Memory(
         parameters=network.parameters,
-        weights=float(network.parameters * (master + 2 * bf16)),
-        gradients=float(network.trainable * master),
-        optimizer=network.trainable * optimizer,
-        method=float(network.trainable * master * recipe.method.copies(recipe.members or 2)),
-        activations=recipe.loader.batch_size * sample,
+        weights=here * float(network.parameters * (master + 2 * bf16)),
+        gradients=here * float(network.trainable * master),
+        optimizer=here * network.trainable * optimizer,
+        method=here * float(network.trainable * master * recipe.method.copies(recipe.members or 2)),
+        activations=here * recipe.loader.batch_size * sample,
     )
 
 

@@ -176,7 +176,10 @@ class Torch(Engine):
     def state(self) -> dict[str, Any]:
         if self.exchange.layout.replica:
             return {}  # replicas are equal: the first one's state is read back
-        return {"module": self.module.state_dict(), "optimizer": self.optimizer.state_dict()}
+        # A file with a view of a stack of members would hold all of the stack.
+        present = self.module.state_dict()
+        module = {n: t.clone() if t.nbytes < t.untyped_storage().nbytes() else t for n, t in present.items()}
+        return {"module": module, "optimizer": self.optimizer.state_dict()}
 
     def load_state(self, states: list[dict[str, Any]]) -> None:
         self.module.load_state_dict(states[0]["module"])

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property, partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -48,6 +48,9 @@ class Member:
         perturbed: for each trainable parameter whether ascents move it; none given: they move all.
     """
 
+    vector: type[ParameterVector] = ParameterVector
+    """What its gradients are."""
+
     def __init__(
         self,
         engine: Engine,
@@ -71,6 +74,8 @@ class Member:
         """Of the last update."""
         self.sketch: Sketch | None = None
         """Sees the next update's perturbation, where one is set."""
+        self.each: list[Member] = [self]
+        """The members that are trained here, each with its engine and its network: this one alone."""
         self._buffers = Buffers(engine.module)
         self._spare: list[Tensor] | None = None
         self._perturbed, self._in_update = False, True
@@ -88,6 +93,16 @@ class Member:
         if new:
             seen.append(x)
         return new
+
+    @property
+    def networks(self) -> list[nn.Module]:
+        """Those of the members that are trained here."""
+        return [member.engine.module for member in self.each]
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """What `environment.json` says of how they are trained."""
+        return {}
 
     # -- parameters ------------------------------------------------------------------------------------------------
 
@@ -170,12 +185,12 @@ class Member:
                 before, owner = dict(enumerate(onto.give_up())), self.engine
                 own = {at: before.pop(i) for at, i in enumerate(positions) if i in before}
                 wait = mean_gradient(loss, parameters, retain_graph, own, owner.bucket_mb, owner.exchange)
-                vector = ParameterVector(lambda: self._whole(positions, wait()))
+                vector = self.vector(lambda: self._whole(positions, wait()))
             else:
                 found = torch.autograd.grad(
                     loss, parameters, retain_graph=retain_graph, allow_unused=True, materialize_grads=True
                 )
-                vector = ParameterVector(self._whole(positions, own_memory(found)))
+                vector = self.vector(self._whole(positions, own_memory(found)))
         if masked and self.masks is not None:
             vector = vector.masked(self.masks)
         onto += vector
@@ -224,7 +239,7 @@ class Member:
         """The vector averaged over this member's replicas: with it, r replicas ascend like one large batch."""
         if not vector.tensors or self.engine.exchange.layout.replicas == 1:
             return vector
-        mean = ParameterVector(vector.materialised())
+        mean = self.vector(vector.materialised())
         self.engine.exchange.mean_over_replicas_(mean.tensors, self.engine.bucket_mb)
         return mean
 
@@ -255,7 +270,7 @@ class Member:
             if epsilon.tensors:
                 some = weights
                 if len(self.perturbable) < len(weights):
-                    epsilon = ParameterVector([epsilon.tensors[i] for i in self.perturbable], epsilon.scale)
+                    epsilon = self.vector([epsilon.tensors[i] for i in self.perturbable], epsilon.scale)
                     some = [weights[i] for i in self.perturbable]
                 epsilon.add_to(some)
                 self._mask(weights)
@@ -316,10 +331,13 @@ class Member:
         self._unknown.append(skipped)
         self._count_skipped(but=int(late))  # the host is one update ahead of the device, and never more
         self.moved = Not(skipped) if isinstance(skipped, Late) else not skipped
+        self._end_update()
+        return self.moved
+
+    def _end_update(self) -> None:
         samples = sum(map(len, self._met)) or 1
         self.passes = Passes(self._forwarded / samples, self._backwarded / samples)
         self._start_update()
-        return self.moved
 
     @property
     def skipped_in_a_row(self) -> int:

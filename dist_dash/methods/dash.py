@@ -42,7 +42,7 @@ class DASH(Method):
         rho_warmup: steps over which the radii grow from 0.
     """
 
-    exchanges = True
+    exchanges = stacked = True
 
     def __init__(
         self,

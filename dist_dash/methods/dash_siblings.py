@@ -133,4 +133,4 @@ class Sibling:
 
 
 def _ensemble_loss(logits: Tensor, peers: Peers, micro: MicroBatch) -> Tensor:
-    return ensemble_loss(logits, peers.mean_probs, peers.count, micro.target)
+    return ensemble_loss(logits, peers.mean_probs, peers.count[..., None, None], micro.target)

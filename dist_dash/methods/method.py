@@ -44,6 +44,9 @@ class Method(ABC):
     own_chance = False
     """Whether an update draws random numbers of each member's own: members that start equal then come to differ."""
 
+    stacked = False
+    """Whether it updates several members of a rank at once: logits are `[k, n, C]` then, losses and norms `[k]`."""
+
     def copies(self, members: int) -> int:
         """Vectors as long as all parameters that an update holds at most, beside weights and descent gradient.
 

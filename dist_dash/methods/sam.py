@@ -27,6 +27,8 @@ class SAM(Method):
         rho_warmup: steps over which the radius grows from 0.
     """
 
+    stacked = True
+
     def __init__(
         self, rho: float = 0.05, p: float = 2.0, ascent_sync: Literal["local", "mean"] = "local", rho_warmup: int = 0
     ) -> None:

@@ -81,9 +81,10 @@ class Exchange:
         # NCCL's own watchdog ends the process without a word that names anybody: `await_device` comes before it.
         later = timeout + timedelta(seconds=60) if layout.backend == "nccl" else timeout
         members = [dist.new_group(layout.exchange_ranks(r), timeout=later) for r in range(layout.replicas)]
-        replicas = [dist.new_group(layout.member_ranks(m), timeout=later) for m in range(layout.members)]
+        firsts = range(0, layout.members, layout.members_per_rank)
+        replicas = {m: dist.new_group(layout.member_ranks(m), timeout=later) for m in firsts}
         self.replica_group = replicas[layout.member]
-        self._members = Transport(members[layout.replica], layout.members, layout.backend, self._guarded)
+        self._members = Transport(members[layout.replica], len(firsts), layout.backend, self._guarded)
         self._replicas = Transport(self.replica_group, layout.replicas, layout.backend, self._guarded)
 
     def _backends(self) -> tuple[str, str]:
@@ -125,17 +126,23 @@ class Exchange:
     def gather(self, logits: Tensor, views: Sequence[View] = ("logits",)) -> PendingPeers:
         """Start sharing this member's logits `[n, C]`; overlap it with a backward, then `wait()` for the peers'.
 
+        A rank that trains several members shares theirs together, `[k, n, C]`; each has the others here for peers too.
         `views` are the averages that the caller will ask for.
         """
-        return PendingPeers(self._members, logits.detach(), self.layout.member, views, self.mode, self.clock)
+        own = self.layout.own_members if self.layout.members_per_rank > 1 else self.layout.member
+        return PendingPeers(self._members, logits.detach(), own, views, self.mode, self.clock)
 
     def stack(self, values: Tensor) -> PendingStack:
-        """Start sharing this member's `values` (equal shapes); `wait()` for every member's, and for who is finite."""
-        return PendingStack(self._members, values.detach(), self.clock)
+        """Start sharing this member's `values` (equal shapes); `wait()` for every member's, and for who is finite.
+
+        A rank that trains several members shares `[k, …]`.
+        """
+        shape = values.shape[1:] if self.layout.members_per_rank > 1 else values.shape
+        return PendingStack(self._members, values.detach(), shape, self.clock)
 
     def sum_over_members(self, value: Tensor) -> Tensor:
-        """The sum of a 0-dimensional value over the members of this exchange group."""
-        transfer = self._members.all_reduce(value.detach().reshape(1))
+        """The sum over the members of this exchange group of one number, 0-dimensional or `[k]`; 0-dimensional."""
+        transfer = self._members.all_reduce(value.detach().sum().reshape(1))
         transfer.landed()
         return transfer.wait()[0]
 

@@ -10,7 +10,7 @@ import math
 import os
 import resource
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, SupportsFloat
 
@@ -26,6 +26,7 @@ from dist_dash.runs.folder import record_line
 from dist_dash.runs.progress import TrainingLine
 
 PENDING = 100  # updates whose values are kept before they are summed
+Names = tuple[str, ...]
 TIMING = ("seconds", "wait", "transfer", "data", "peak_memory_mib")
 
 
@@ -36,19 +37,32 @@ class Window:
     """
 
     def __init__(self, exchange: Exchange) -> None:
-        self._exchange, self._names, self._steps = exchange, list[str](), 0
+        self._exchange, self._steps = exchange, 0
         self._timed = 0  # updates of this process; a window that began before a resume has more of them
-        self._pending: list[list[Tensor]] = []  # not yet in the sums
-        self._sums: Tensor | None = None
+        self._pending: list[tuple[Names, list[Tensor]]] = []  # not yet in the sums
+        self._sums: dict[Names, tuple[int, Tensor]] = {}  # of updates that measured the same: how many, and the sums
         self._host_names, self._host_sums = list[str](), list[float]()
         self._host_pending: list[list[SupportsFloat]] = []
 
-    def add(self, measured: Mapping[str, Tensor], **on_host: SupportsFloat) -> None:
-        """Add one update's values: 0-dimensional tensors, and what the host knows, or will by the time they are due."""
-        if self._names and set(self._names) != set(measured):
-            raise RunFailed(f"method: an update has measured {[*measured]}, those before it {self._names}")
-        self._names, self._host_names = self._names or list(measured), list(on_host)
-        self._pending.append([measured[name].detach() for name in self._names])
+    def add(self, measured: Mapping[str, Tensor], skipped: Sequence[SupportsFloat], **on_host: SupportsFloat) -> None:
+        """Add one update's values.
+
+        What an update measures may depend on its number, and on nothing else. A mean is that of the updates that have
+        measured the value.
+
+        Args:
+            measured: 0-dimensional tensors; where this rank trains k members `[k]`.
+            skipped: whether each member of this rank has skipped it; the host knows it by the time it is due.
+            on_host: numbers that the host knows as well, the same for all members of this rank.
+        """
+        if len(skipped) == 1:
+            on_host = {"skipped": skipped[0], **on_host}
+        else:
+            device = self._exchange.layout.device
+            numbers = [float(one) for one in skipped]
+            measured = {**measured, "skipped": torch.tensor(numbers, dtype=torch.float64, device=device)}
+        self._host_names = list(on_host)
+        self._pending.append((tuple(measured), [value.detach() for value in measured.values()]))
         self._host_pending.append([*on_host.values()])
         self._steps += 1
         self._timed += 1
@@ -63,37 +77,63 @@ class Window:
     def close(self) -> dict[str, list[float]]:
         """One value per member (mean over its replicas) for each measured name and timing; starts a new window."""
         self._sum_up()
-        assert self._sums is not None
-        clock, layout = self._exchange.clock.read(), self._exchange.layout
+        clock, layout, means = self._exchange.clock.read(), self._exchange.layout, self._means()
         seconds = [clock.get(name, 0.0) / max(1, self._timed) for name in ("total", *TIMING[1:4])]
-        sums = torch.cat([self._sums.cpu(), torch.tensor(self._host_sums, dtype=torch.float64)])
-        row = torch.cat([sums / self._steps, torch.tensor([*seconds, _peak_memory_mib()], dtype=torch.float64)])
-        rows = torch.stack(self._exchange.collect(row)).reshape(layout.members, layout.replicas, -1).mean(1)
-        names = [*self._names, *self._host_names, *TIMING]
-        self._sums, self._host_sums, self._steps, self._timed = None, [], 0, 0
+        here, of_rank = layout.members_per_rank, [total / self._steps for total in self._host_sums]
+        of_rank += [*seconds, _peak_memory_mib()]
+        columns = [*means.values(), *([value] * here for value in of_rank)]
+        own = torch.tensor(columns, dtype=torch.float64).T
+        rows = torch.stack(self._exchange.collect(own)).reshape(-1, layout.replicas, here, own.shape[1]).mean(1)
+        rows = rows.flatten(0, 1)
+        names = [*means, *self._host_names, *TIMING]
+        self._sums, self._host_sums, self._steps, self._timed = {}, [], 0, 0
         return {name: rows[:, i].tolist() for i, name in enumerate(names)}
 
-    def state(self) -> dict[str, Any]:
-        """The state with which a resumed run writes the same next line."""
+    def states(self) -> list[dict[str, Any]]:
+        """For each member of this rank the state with which a resumed run writes the same next line."""
         self._sum_up()
-        host = {"host_names": self._host_names, "host_sums": self._host_sums}
-        return {"names": self._names, "steps": self._steps, "sums": self._sums, **host}
+        here = self._exchange.layout.members_per_rank
+        common = {"steps": self._steps, "host_names": self._host_names, "host_sums": self._host_sums}
+        sums = [
+            [[[*names], number, total if here == 1 else total[:, member].clone()] for names, (number, total) in groups]
+            for member, groups in enumerate([self._sums.items()] * here)
+        ]
+        return [{**common, "sums": own} for own in sums]
 
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Restore what `state` returned."""
-        self._names, self._steps = state["names"], state["steps"]
-        self._sums = None if state["sums"] is None else state["sums"].to(self._exchange.layout.device)
-        self._host_names, self._host_sums = state["host_names"], state["host_sums"]
+    def load_state(self, states: Sequence[dict[str, Any]]) -> None:
+        """Restore what `states` returned."""
+        first, device = states[0], self._exchange.layout.device
+        self._steps, self._host_names = first["steps"], first["host_names"]
+        self._host_sums = first["host_sums"]
+        if "names" in first:  # a set of an earlier version: one member a rank, and every update measured the same
+            sums = [] if first["sums"] is None else [[[first["names"], first["steps"], first["sums"]]]]
+        else:
+            sums = [state["sums"] for state in states]
+        self._sums = {}
+        for groups in zip(*sums, strict=True):
+            names, number, _ = groups[0]
+            totals = [total for _, _, total in groups]
+            self._sums[tuple(names)] = number, (totals[0] if len(totals) == 1 else torch.stack(totals, 1)).to(device)
 
     def _sum_up(self) -> None:
         """Add the pending values, one update after the other: the sum does not depend on when it is made."""
-        for values in self._pending:
+        for names, values in self._pending:
             row = torch.stack([value.double() for value in values])
-            self._sums = row if self._sums is None else self._sums + row
+            number, total = self._sums.get(names, (0, None))
+            self._sums[names] = (number + 1, row if total is None else total + row)
         for known in self._host_pending:
             before = self._host_sums or [0.0] * len(known)
             self._host_sums = [total + float(value) for total, value in zip(before, known, strict=True)]
         self._pending, self._host_pending = [], []
+
+    def _means(self) -> dict[str, list[float]]:
+        """Of each value, over the updates that measured it; one number for each member of this rank."""
+        found: dict[str, tuple[int, Tensor]] = {}
+        for names, (number, total) in self._sums.items():
+            for name, value in zip(names, total.cpu().reshape(len(names), -1), strict=True):
+                updates, before = found.get(name, (0, torch.zeros_like(value)))
+                found[name] = (updates + number, before + value)
+        return {name: (total / updates).tolist() for name, (updates, total) in found.items()}
 
 
 class Recorder:

@@ -1,4 +1,4 @@
-"""Everything that one rank needs to train its member."""
+"""Everything that one rank needs to train its member, or members."""
 
 from __future__ import annotations
 
@@ -11,9 +11,6 @@ from dist_dash.data.time_limit import TimeLimit
 from dist_dash.ensembles.ensemble import StoredEnsemble
 from dist_dash.ensembles.evaluation import Evaluated
 from dist_dash.ensembles.predictor import MembersInTraining
-from dist_dash.member.member import Member
-from dist_dash.member.optimizer import fused_by_default
-from dist_dash.member.parameter_groups import with_groups
 from dist_dash.ranks.exchange import Exchange
 from dist_dash.recipe.parsing import Command
 from dist_dash.recipe.recipe_of_run import completed_recipe
@@ -25,21 +22,21 @@ from dist_dash.seeds import derived_seed
 from dist_dash.training.agreement import Agreement
 from dist_dash.training.best_weights import BestWeights
 from dist_dash.training.build import (
+    build_member,
     build_network_of_member,
     check_facts,
     groups_of_parameters,
-    heads_of_parameters,
     load_data,
     sample_batch,
     train_loader,
 )
 from dist_dash.training.held_out import evaluate_split
 from dist_dash.training.identity import check_can_differ, check_same_data
-from dist_dash.training.speed import choose_kernels, compile_network, laid_out
+from dist_dash.training.speed import choose_kernels, compile_network
 
 
 class Run:
-    """Everything that one rank needs to train its member.
+    """Everything that one rank needs to train its member, or members.
 
     Args:
         command: what to do.
@@ -73,17 +70,14 @@ class Run:
         self.members_at, self.restarts_at = recipe.schedule.members(*length), recipe.schedule.restarts(*length)
         with exchange.together("model"):
             self.best.check(recipe, self.data, self.layout, len(self.members_at))
-            network = build_network_of_member(recipe, self.data, self.layout, say_first)
-            heads, groups = heads_of_parameters(recipe, self.layout, network), groups_of_parameters(recipe, network)
-        check_can_differ(exchange, network, recipe, self.data.shape)
+            own = [self.layout.apart(member) for member in self.layout.own_members]
+            networks = [build_network_of_member(recipe, self.data, layout, say_first) for layout in own]
+            groups = groups_of_parameters(recipe, networks[0])
+        check_can_differ(exchange, networks, recipe, self.data.shape)
         with exchange.together("engine"):  # its collectives start once every rank has its network
-            optimizer = with_groups(fused_by_default(recipe.optimizer, self.layout.device), groups)
-            recipe.engine.attach(laid_out(recipe, network, self.layout.device), optimizer, exchange)
+            self.member = build_member(recipe, self.data.shape, exchange, networks, groups)
             if recipe.compile:
                 compile_network(recipe.engine, sample_batch(recipe, self.data, self.layout))
-            perturbed = [group is None or group.perturbed for group in groups]
-            identity, accumulation = self.layout.identity, recipe.loader.accumulation
-            self.member = Member(recipe.engine, identity, accumulation, recipe.seed, heads, perturbed)
         self.window = Window(exchange)
         with exchange.together("record"):
             board = folder.tensorboard if recipe.record.tensorboard else None
@@ -120,8 +114,8 @@ class Run:
 
     def evaluate(self, split: str, exported: StoredEnsemble | None = None) -> tuple[list[int], Evaluated | None]:
         """Of the present weights, or of the exported members: see `evaluate_split`."""
-        layout = self.layout
-        members = exported or MembersInTraining(self.member.engine, layout, self.data.classes)
+        layout, engines = self.layout, [member.engine for member in self.member.each]
+        members = exported or MembersInTraining(engines, layout, self.data.classes)
         asked = self.recipe, self.data, members, self.exchange, split
         first = layout.first_member * (len(members) // layout.members)
         with self.member.evaluating():

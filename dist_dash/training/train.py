@@ -97,13 +97,13 @@ def finish(run: Run) -> None:
     """Export the ensemble, evaluate it on the test split, print the table, mark the run as done."""
     if not run.window.empty:  # not before the last set: a longer run has no line here
         write_window(run)
-    network = run.member.engine.module
+    networks = run.member.networks
     if run.best.waited_enough:
         run.event(f"ended after {run.epoch:g} epochs: the validation score has not become better")
     if run.best.step is not None:
         what = f"{run.recipe.checkpoints.best} {run.best.score:.4f}"
         run.event(f"the exported weights are those of step {run.best.step}, the best: {what}")
-    asked = run.folder, run.command, run.exchange, run.data, network
+    asked = run.folder, run.command, run.exchange, run.data, networks
     exported = export(*asked, len(run.members_at), snapshots=run.snapshots)
     non_finite, found = run.evaluate("test", exported)
     if non_finite:
@@ -114,7 +114,7 @@ def finish(run: Run) -> None:
             run.recorder.close()  # no progress bar below the table
             exported.write()
             save_results(run.folder, found)
-    equal = equal_members(run.exchange, network)
+    equal = equal_members(run.exchange, networks)
     if equal:
         run.recorder.say(f"note: members {equal[0]} and {equal[1]} are equal (init: {run.recipe.init})")
     run.leave(run.folder.done)

@@ -20,8 +20,12 @@ from torch import Tensor
 from dist_dash.data import Digits
 from dist_dash.data.dataset import DataSet
 from dist_dash.data.source import ArraySplit, Splits
+from dist_dash.member.batch import Batch
 from dist_dash.member.deepspeed_engine import DeepSpeed
 from dist_dash.member.engine import Torch
+from dist_dash.member.member import Member
+from dist_dash.methods import DASH, Measured
+from dist_dash.ranks.exchange import Exchange
 
 
 def rank() -> int:
@@ -49,6 +53,26 @@ class Struck(Torch):
         if (whom, step) == (rank(), self.exchange.step):
             file.unlink()
             os.kill(os.getpid(), number)
+
+
+class StruckDASH(DASH):
+    """DASH, whose process is struck by a signal in an update.
+
+    Args:
+        orders: file that says `RANK STEP SIGNAL`; it disappears when that has happened.
+    """
+
+    def __init__(self, orders: str) -> None:
+        super().__init__()
+        self.orders = orders
+
+    def update(self, member: Member, batch: Batch, exchange: Exchange) -> Measured:
+        measured, file = super().update(member, batch, exchange), Path(self.orders)
+        words = file.read_text().split() if file.exists() else ["-1"] * 3
+        if [*map(int, words[:2])] == [rank(), batch.progress.step]:
+            file.unlink()
+            os.kill(os.getpid(), int(words[2]))
+        return measured
 
 
 class Held(Torch):
