@@ -180,9 +180,9 @@ class StoredEnsemble:
         described, foreign = self.described, self.code
         entry = described.members[member]
         path = self.folder / entry.file
-        if path.resolve().parent != self.folder.resolve() or not path.is_file():
-            raise BadInput(f"run: {path} does not hold the member's weights (no file of this folder)")
         try:
+            if path.resolve().parent != self.folder.resolve() or not path.is_file():
+                raise BadInput(f"run: {path} does not hold the member's weights (no file of this folder)")
             if entry.blake2b and digest_of(path) != entry.blake2b:
                 raise BadInput(f"run: {path} has changed since it was written; its checksum is another one")
             state = safetensors.torch.load_file(path)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -31,11 +33,31 @@ class StopRequest:
     def __init__(self) -> None:
         self.signal: str | None = None
         self._ascending = [number.name for number in _ascending()]
+        self._told, self._came = socket.socketpair()
+        self._told.setblocking(False)
+        self._came.setblocking(False)
+        self._noticed: str | None = None
 
     @property
     def made(self) -> bool:
         """Whether a stop was asked for on this rank."""
         return self.signal is not None
+
+    def noticed(self) -> str | None:
+        """The signal by which this rank was asked to stop, for another thread: the main one may wait in a collective.
+
+        Python runs no handler there, but leaves the signal's number at once.
+        """
+        with contextlib.suppress(OSError):  # none has come
+            for number in self._told.recv(64):
+                name = signal.Signals(number).name
+                self._noticed = name if name in self._ascending else self._noticed
+        return self._noticed
+
+    def heard(self, elsewhere: str | None) -> bool:
+        """Whether a stop was asked for on this rank, or by the signal that another rank tells of; it is this one's."""
+        self.signal = self.signal or elsewhere
+        return self.made
 
     @property
     def level(self) -> int:
@@ -48,7 +70,7 @@ class StopRequest:
 
     @contextmanager
     def listening(self, say: Callable[[str], None]) -> Iterator[StopRequest]:
-        """Take the stop signals as a request to stop after the present step; restore the handlers after."""
+        """Take the stop signals as a request to stop after the present step; restore what was there after."""
 
         def note(number: int, frame: FrameType | None) -> None:
             name = signal.Signals(number).name
@@ -58,9 +80,11 @@ class StopRequest:
                 self.signal = name
 
         before = {number: signal.signal(number, note) for number in stop_signals()}
+        earlier = signal.set_wakeup_fd(self._came.fileno(), warn_on_full_buffer=False)
         try:
             yield self
         finally:
+            signal.set_wakeup_fd(earlier)
             for number, handler in before.items():
                 signal.signal(number, handler)
 

@@ -64,7 +64,8 @@ def train(command: Command, layout: Layout, stop: StopRequest) -> int:
     if command.replicas not in (None, layout.replicas):
         what = f"{layout.world} ranks for {layout.members} members make {layout.replicas}"
         raise BadInput(f"replicas: {command.replicas} is not allowed; {what}")
-    with Exchange(layout, recipe.exchange, recipe.checks.deadline) as exchange, contextlib.ExitStack() as stack:
+    asked = recipe.exchange, recipe.checks.deadline, stop.noticed
+    with Exchange(layout, *asked) as exchange, contextlib.ExitStack() as stack:
         if any(exchange.collect(layout.restarted)):  # a requeued job goes on; torchrun's agents count each for itself
             command.fresh = False
         with exchange.together("run folder"):
@@ -81,7 +82,10 @@ def train(command: Command, layout: Layout, stop: StopRequest) -> int:
             finished = layout.rank == 0 and finished_already(command, layout.members, layout.replicas)
         if exchange.collect(finished)[0]:
             return FINISHED
-        run = Run(command, folder, exchange, stop)
+        try:
+            run = Run(command, folder, exchange, stop)
+        except Stopped:
+            return stopped_at_start(folder, exchange, stop)
         stack.callback(run.recorder.close)
         try:
             run.resume_or_start()
@@ -97,6 +101,16 @@ def train(command: Command, layout: Layout, stop: StopRequest) -> int:
             return TO_BE_CONTINUED
         except OSError as error:  # no longer wrong input
             raise error if own_code(error) else RunFailed(f"step {run.step}: {error}") from error
+
+
+def stopped_at_start(folder: OwnedFolder, exchange: Exchange, stop: StopRequest) -> int:
+    """Leave a run that was asked to stop before there was anything to save; its exit status."""
+    reason = stop.named(exchange.maximum([stop.level])[0])
+    with exchange.together("run folder"):
+        if exchange.layout.rank == 0:
+            folder.mark(folder.to_continue, reason)
+            say(f"{reason}: stopped before the data were there; run the same command to continue")
+    return TO_BE_CONTINUED
 
 
 @contextlib.contextmanager
@@ -137,18 +151,22 @@ class Run:
             ask_for_determinism()
         torch.manual_seed(derived_seed("rank", recipe.seed, self.layout.ensemble_rank))
         self.step, self.evaluated, self.started = 0, True, False
-        self.limit = TimeLimit(recipe.checks.deadline, lambda: stop.made)
+        self.limit = TimeLimit(recipe.checks.deadline, lambda: stop.heard(exchange.stop_asked_for))
         self.snapshots: dict[str, str] = {}
         """Checksums of what this rank has put there."""
         self.extended: list[dict[str, Any]] = []
         say_first = say if self.layout.rank == 0 else lambda text: None
-        with exchange.together("data"):
-            self.data = load_data(recipe, self.layout, say_first)
+        loaded, late = False, "data: their source has given nothing"
+        with exchange.together("data"), contextlib.suppress(Interrupted):
+            self.data = self.limit.call(load_data, recipe, self.layout, say_first, what=lambda: late)
+            loaded = True
             facts = self.data.facts.as_json()
             self.loader = train_loader(recipe, self.data, self.layout)
             self.steps_per_epoch = self.loader.steps_per_epoch
             self.total_steps = recipe.max_steps or recipe.epochs * self.steps_per_epoch
             check_facts(recipe, self.data, self.layout, self.total_steps, self.steps_per_epoch)
+        if exchange.maximum([not loaded])[0]:
+            raise Stopped
         check_same_data(exchange, facts)
         length = self.steps_per_epoch, self.total_steps
         self.best = BestWeights(recipe, exchange)
