@@ -1,4 +1,4 @@
-"""`python -m tests.campaign [--quick | --count N] [--seed S] [PART …]`: all parts that there are, one after the other, then one table."""
+"""`python -m tests.campaign [--quick | --count N] [--seed S] [PART …]`: parts one after the other, then one table."""
 
 from __future__ import annotations
 
