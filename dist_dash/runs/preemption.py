@@ -33,9 +33,8 @@ class StopRequest:
     def __init__(self) -> None:
         self.signal: str | None = None
         self._ascending = [number.name for number in _ascending()]
-        self._told, self._came = socket.socketpair()
-        self._told.setblocking(False)
-        self._came.setblocking(False)
+        self._numbers = {int(number): number.name for number in _ascending()}
+        self._told: socket.socket | None = None
         self._noticed: str | None = None
 
     @property
@@ -49,9 +48,8 @@ class StopRequest:
         Python runs no handler there, but leaves the signal's number at once.
         """
         with contextlib.suppress(OSError):  # none has come
-            for number in self._told.recv(64):
-                name = signal.Signals(number).name
-                self._noticed = name if name in self._ascending else self._noticed
+            for number in self._told.recv(64) if self._told else b"":
+                self._noticed = self._numbers.get(number, self._noticed)
         return self._noticed
 
     def heard(self, elsewhere: str | None) -> bool:
@@ -80,11 +78,16 @@ class StopRequest:
                 self.signal = name
 
         before = {number: signal.signal(number, note) for number in stop_signals()}
-        earlier = signal.set_wakeup_fd(self._came.fileno(), warn_on_full_buffer=False)
+        self._told, came = socket.socketpair()
+        for end in (self._told, came):
+            end.setblocking(False)
+        earlier = signal.set_wakeup_fd(came.fileno(), warn_on_full_buffer=False)
         try:
             yield self
         finally:
             signal.set_wakeup_fd(earlier)
+            self._told.close()
+            came.close()
             for number, handler in before.items():
                 signal.signal(number, handler)
 
