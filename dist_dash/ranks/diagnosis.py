@@ -54,7 +54,9 @@ class Diagnosis:
         stop: the signal by which this rank was asked to stop; None: it was not.
     """
 
-    def __init__(self, meeting: Meeting, layout: Layout, deadline: float, stop: Callable[[], str | None]) -> None:
+    def __init__(
+        self, meeting: Meeting, layout: Layout, deadline: float, stop: Callable[[], str | None] = lambda: None
+    ) -> None:
         self.store, self._meeting, self._layout, self._deadline = meeting.connect(), meeting, layout, deadline
         self.step, self._stop = 0, stop
         self.made = False
