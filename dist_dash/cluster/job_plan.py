@@ -57,7 +57,7 @@ class JobPlan:
     def memory(self) -> Memory | None:
         """The memory of a rank; None where the data cannot be read from here."""
         facts = self.command.recipe.data.outline()
-        return None if facts is None else estimate(self.command.recipe, self.replicas, *facts)
+        return None if facts is None else estimate(self.command.recipe, self.replicas, *facts[:3])
 
 
 def plan_job(command: Command, site: Site) -> JobPlan:

@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from dist_dash.errors import BadInput, RunFailed, everywhere, first_line, own_code, require_positive, said
+from dist_dash.errors import BadInput, OutOfTime, RunFailed, everywhere, first_line, own_code, require_positive, said
 from dist_dash.ranks.buckets import Mean, buckets_of
 from dist_dash.ranks.clock import Clock
 from dist_dash.ranks.diagnosis import Diagnosis
@@ -55,11 +55,18 @@ class Exchange:
         layout: who this rank is.
         mode: `gather` collects every member's logits; `reduce` sums them: memory does not grow with the members.
         deadline: seconds after which a collective gives up and names who is missing.
+        stop: the signal by which this rank was asked to stop; None: it was not.
     """
 
-    def __init__(self, layout: Layout, mode: Literal["gather", "reduce"] = "gather", deadline: float = 600.0) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        mode: Literal["gather", "reduce"] = "gather",
+        deadline: float = 600.0,
+        stop: Callable[[], str | None] = lambda: None,
+    ) -> None:
         require_positive("checks.deadline", deadline)
-        self.layout, self.mode, self.deadline = layout, mode, deadline
+        self.layout, self.mode, self.deadline, self._stop = layout, mode, deadline, stop
         self.clock = Clock(on_stream=layout.backend == "nccl")
 
     def __enter__(self) -> Exchange:
@@ -67,7 +74,7 @@ class Exchange:
         if layout.device.type == "cuda":
             torch.cuda.set_device(layout.device)
         meeting = meet(layout, self.deadline, problem_of_host(layout.backend))
-        self._diagnosis = Diagnosis(meeting, layout, self.deadline)
+        self._diagnosis = Diagnosis(meeting, layout, self.deadline, self._stop)
         self._guarded(lambda: self._join(dist.PrefixStore("world", meeting.connect()), timeout))
         return self
 
@@ -115,6 +122,11 @@ class Exchange:
     def lost(self) -> list[int]:
         """The ranks that were missing when an exchange did not complete."""
         return self._diagnosis.lost
+
+    @property
+    def stop_asked_for(self) -> str | None:
+        """The signal by which some rank was asked to stop, also one that waits in a collective; None: not yet."""
+        return self._diagnosis.stop_asked_for()
 
     # -- predictions, between members ------------------------------------------------------------------------------
 
@@ -240,12 +252,15 @@ class Exchange:
 
         Raises:
             BadInput, RunFailed: on every rank alike; the text names the rank where not all have failed.
+            OutOfTime: on the rank that has waited so long; the others wait no longer either.
             Exception: on the first rank on which the user's own code raised it.
         """
         problem: tuple[str, str] | None = None
         cause: Exception | None = None
         try:
             yield
+        except OutOfTime:
+            raise
         except BadInput as error:
             problem, cause = ("input", str(error)), error
         except Exception as error:

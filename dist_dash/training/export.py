@@ -81,6 +81,6 @@ def export(
     if weights is not None:
         members = [{**member, "weight": weight} for member, weight in zip(members, weights, strict=True)]
     names = {"classes": data.classes, "class_names": data.class_names, "shape": list(data.shape)}
-    numbers = {"mean": list(data.mean), "std": list(data.std), "uint8": data.uint8}
+    numbers = {"mean": list(data.mean), "std": list(data.std), "uint8": data.uint8, "values": data.outline.values}
     spec = {"format": FORMAT, "members": members, **names, **numbers, "data": data.facts.as_json()}
     return StoredEnsemble(folder.ensemble, spec, code_named(command.resolved))

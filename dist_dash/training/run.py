@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from dist_dash.data.time_limit import TimeLimit
+from dist_dash.data.time_limit import Interrupted, TimeLimit
 from dist_dash.ensembles.ensemble import StoredEnsemble
 from dist_dash.ensembles.evaluation import Evaluated
 from dist_dash.ensembles.predictor import MembersInTraining
@@ -16,7 +17,7 @@ from dist_dash.recipe.parsing import Command
 from dist_dash.recipe.recipe_of_run import completed_recipe
 from dist_dash.runs.checkpoint import CheckpointSets
 from dist_dash.runs.owner import OwnedFolder
-from dist_dash.runs.preemption import StopRequest
+from dist_dash.runs.preemption import Stopped, StopRequest
 from dist_dash.runs.record import Recorder, Window, say
 from dist_dash.seeds import derived_seed
 from dist_dash.training.agreement import Agreement
@@ -43,6 +44,9 @@ class Run:
         folder: the run's; rank 0 owns it.
         exchange: joined.
         stop: this rank's stop request.
+
+    Raises:
+        Stopped: a rank was asked to stop before its data were there.
     """
 
     def __init__(self, command: Command, folder: OwnedFolder, exchange: Exchange, stop: StopRequest) -> None:
@@ -51,18 +55,22 @@ class Run:
         choose_kernels(recipe)
         torch.manual_seed(derived_seed("rank", recipe.seed, self.layout.ensemble_rank))
         self.step, self.evaluated, self.started = 0, True, False
-        self.limit = TimeLimit(recipe.checks.deadline, lambda: stop.made)
+        self.limit = TimeLimit(recipe.checks.deadline, lambda: stop.heard(exchange.stop_asked_for))
         self.snapshots: dict[str, str] = {}
         """Checksums of what this rank has put there."""
         self.extended: list[dict[str, Any]] = []
         say_first = say if self.layout.rank == 0 else lambda text: None
-        with exchange.together("data"):
-            self.data = load_data(recipe, self.layout, say_first)
+        loaded, late = False, "data: their source has given nothing"
+        with exchange.together("data"), contextlib.suppress(Interrupted):
+            self.data = self.limit.call(load_data, recipe, self.layout, say_first, what=lambda: late)
+            loaded = True
             facts = self.data.facts.as_json()
             self.loader = train_loader(recipe, self.data, self.layout)
             self.steps_per_epoch = self.loader.steps_per_epoch
             self.total_steps = recipe.max_steps or recipe.epochs * self.steps_per_epoch
             check_facts(recipe, self.data, self.layout, self.total_steps, self.steps_per_epoch)
+        if exchange.maximum([not loaded])[0]:
+            raise Stopped
         check_same_data(exchange, facts)
         length = self.steps_per_epoch, self.total_steps
         self.best = BestWeights(recipe, exchange)

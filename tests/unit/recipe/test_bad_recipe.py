@@ -187,7 +187,10 @@ def test_an_optimizer_that_cannot_work_is_refused(optimizer):
 )
 def test_every_other_optimizer_can_step_on_this_device(name):
     make = getattr(torch.optim, name)
-    try_optimizer(lambda parameters: make(parameters, lr=0.1), [(3, 4), (5,), ()], torch.device("cpu"))
+    optimizer = try_optimizer(lambda parameters: make(parameters, lr=0.1), [(3, 4), (5,), ()], torch.device("cpu"))
+    stepped = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    assert [list(parameter.shape) for parameter in stepped] == [[2, 2], [2], []]
+    assert all(bool((parameter != 1).all()) for parameter in stepped)
 
 
 def test_what_needs_an_accelerator_is_refused_where_there_is_none():
