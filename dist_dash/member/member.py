@@ -15,7 +15,7 @@ from dist_dash.member.buffers import Buffers
 from dist_dash.member.engine import Engine, linear_loss
 from dist_dash.member.parameters import Kind, kinds_of, names_of, parts_of
 from dist_dash.member.sketch import Sketch
-from dist_dash.member.vector import ParameterVector, own_memory
+from dist_dash.member.vector import ParameterVector
 from dist_dash.seeds import derived_seed
 
 
@@ -147,14 +147,8 @@ class Member:
     ) -> ParameterVector:
         parameters = self.parameters
         with self._buffers.held():  # activation checkpointing runs forwards again
-            found = torch.autograd.grad(
-                self._counted(loss, share),
-                [parameters[i] for i in positions],
-                retain_graph=retain_graph,
-                allow_unused=True,
-                materialize_grads=True,
-            )
-        tensors = own_memory(found)
+            of = [parameters[i] for i in positions]
+            tensors = self.engine.ascent_gradient(self._counted(loss, share), of, retain_graph)
         if len(positions) < len(parameters):
             part = dict(zip(positions, tensors, strict=True))
             tensors = [part[i] if i in part else torch.zeros_like(p) for i, p in enumerate(parameters)]
@@ -255,8 +249,8 @@ class Member:
         """Update the weights by the descent gradient, and clear it.
 
         Returns:
-            Whether the weights moved: a non-finite gradient moves nothing, and is counted. Whatever a method keeps
-            from one update to the next changes only where they did.
+            Whether the weights moved: a non-finite gradient moves nothing, and is counted unless it only lowers the
+            loss scale of fp16. Whatever a method keeps from one update to the next changes only where they did.
         """
         if self.masks is not None:
             self._mask([p.grad for p in self.parameters])
@@ -266,7 +260,7 @@ class Member:
         self._buffers.note()  # before the engine's look at the gradient, for which the host waits
         self.engine.step()
         if self.engine.skipped:
-            self.skipped_in_a_row += 1
+            self.skipped_in_a_row += not self.engine.searching
             self._buffers.restore()
         else:
             self.skipped_in_a_row = 0

@@ -117,15 +117,23 @@ class Exchange:
 
     # -- gradients and statistics, between the replicas of a member ------------------------------------------------
 
-    def mean_over_replicas_(self, tensors: Sequence[Tensor]) -> None:
-        """Average `tensors` in place over the replicas of this member, in one flat collective per dtype."""
+    def mean_over_replicas_(self, tensors: Sequence[Tensor], travel: torch.dtype | None = None) -> None:
+        """Average `tensors` in place over the replicas of this member, in one flat collective per dtype.
+
+        Args:
+            tensors: equally many, of equal shapes, on all replicas.
+            travel: a smaller type in which to send and add them; None: their own.
+        """
         if self.layout.replicas == 1:
             return
         for dtype in sorted({t.dtype for t in tensors}, key=str):
             group = [t for t in tensors if t.dtype == dtype]
-            transfer = self._replicas.all_reduce(torch.cat([t.reshape(-1) for t in group]))
+            flat = torch.cat([t.reshape(-1) for t in group])
+            if travel is not None:
+                flat = flat.div_(self.layout.replicas).to(travel)  # first: the sum might leave the range of fp16
+            transfer = self._replicas.all_reduce(flat)
             transfer.landed()
-            mean = transfer.wait().div_(self.layout.replicas)
+            mean = transfer.wait() if travel is not None else transfer.wait().div_(self.layout.replicas)
             parts = mean.split([t.numel() for t in group])
             torch._foreach_copy_(group, [part.view_as(t) for part, t in zip(parts, group, strict=True)])
 

@@ -45,12 +45,12 @@ def batches(steps: int, replicas: int, accumulation: int, dtype: torch.dtype, mi
     return [[[one() for _ in range(accumulation)] for _ in range(replicas)] for _ in range(steps)]
 
 
-def engine_named(name: str, clip: float, dtype: torch.dtype) -> Engine:
-    """`torch`, `zero0`, `zero1`, `zero2`, each also with `-bf16`."""
-    name, _, bf16 = name.partition("-")
+def engine_named(name: str, clip: float, dtype: torch.dtype, **settings: Any) -> Engine:
+    """`torch`, `zero0`, `zero1`, `zero2`, each also with `-bf16` or `-fp16`."""
+    name, _, low = name.partition("-")
     if name == "torch":
-        return Torch("bf16" if bf16 else "fp64" if dtype == torch.float64 else "fp32", clip)
-    return DeepSpeed("bf16" if bf16 else "fp32", clip, zero=int(name.removeprefix("zero")))  # type: ignore[arg-type]
+        return Torch(low or ("fp64" if dtype == torch.float64 else "fp32"), clip, **settings)  # type: ignore[arg-type]
+    return DeepSpeed(low or "fp32", clip, zero=int(name.removeprefix("zero")), **settings)  # type: ignore[arg-type]
 
 
 def run_member(
@@ -59,6 +59,7 @@ def run_member(
     all_batches: Batches,
     *,
     engine: str = "torch",
+    precision: dict[str, Any] | None = None,
     batch_norm: bool = False,
     clip: float = 0.0,
     smoothing: float = 0.0,
@@ -82,12 +83,12 @@ def run_member(
     layout = layout_from_environment(members)
     settings = optimizer or {"lr": 0.1, "momentum": 0.9, "weight_decay": 1e-3}
     with Exchange(layout, mode, deadline=300) as exchange:  # type: ignore[arg-type]
-        owner = engine_named(engine, clip, dtype)
+        owner = engine_named(engine, clip, dtype, **(precision or {}))
         net = build(layout.member, dtype) if build else network(layout.member, batch_norm, dtype)
         owner.attach(net, lambda p: torch.optim.SGD(p, **settings), exchange)
         member = Member(owner, layout.member, len(all_batches[0][0]), seed)
         (sparsity or Dense()).start(member)
-        measured, saves, total = [], [], len(all_batches)
+        measured, saves, scales, total = [], [], list[tuple[bool, float]](), len(all_batches)
         trajectory, epoch = trajectory or Constant(), max(1, total // 2)
         first, last = part or (0, total)
         if states:
@@ -105,13 +106,15 @@ def run_member(
             progress = Progress(step, total, epoch, rate, trajectory.rate_range(epoch, total))
             found = method.update(member, Batch(micro, progress), exchange)
             measured.append({name: float(value) for name, value in found.items()})
+            if owner.loss_scale is not None:
+                scales.append((owner.skipped, owner.loss_scale.value))
             if step + 1 in trajectory.members(epoch, total):
                 saves.append(state_of(owner.module))
         weights = state_of(owner.module)
         kept = {"skipped": member.skipped_in_a_row, "masks": member.masks}
         file = io.BytesIO()  # tensors themselves would be shared with a process that has ended
         torch.save({"engine": owner.state(), "method": method.state_dict(), **kept}, file)
-    found = {"weights": weights, "measured": measured, "saves": saves, "state": file.getvalue()}
+    found = {"weights": weights, "measured": measured, "saves": saves, "scales": scales, "state": file.getvalue()}
     return {"member": layout.member, "replica": layout.replica, **found}
 
 
