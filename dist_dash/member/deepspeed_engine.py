@@ -25,10 +25,10 @@ BUCKET = 200_000_000  # elements
 class DeepSpeed(Engine):
     """DeepSpeed with ZeRO 0, 1 or 2 over the replicas of each member.
 
-    bf16 and fp16 are its `torch_autocast` over fp32 masters. Its own modes for them lose the fp32 initial values at ZeRO 0
-    (bf16) or do not run on a CPU (fp16); and the loss scaling of its `torch_autocast` never lowers the scale at ZeRO 1 and 2,
-    clips the scaled gradient there, and is in no checkpoint. So the scale is this project's, handed to DeepSpeed
-    where it asks for one.
+    bf16 and fp16 are its `torch_autocast` over fp32 masters. Its own modes for them lose the fp32 initial values at
+    ZeRO 0 (bf16) or do not run on a CPU (fp16). The loss scaling of its `torch_autocast` never lowers the scale at
+    ZeRO 1 and 2, clips the scaled gradient there, and is in no checkpoint: the scale is this project's, handed to
+    DeepSpeed where it asks for one (docs/precision.md).
 
     Args:
         precision: fp32, or bf16 or fp16 (autocast over fp32 masters). fp8 is refused: its scales live in the layers,
@@ -36,9 +36,10 @@ class DeepSpeed(Engine):
         clip: largest global norm of the descent gradient; 0 does not clip.
         zero: ZeRO stage. 1 shards the optimizer state over a member's replicas, 2 the gradients too. 3 is refused: it
             shards the parameters that the ascent must move.
-        reduce_in: type in which the descent gradient is averaged over replicas: that of the `master` weights, or that in
-            which kernels `compute`, for half the traffic.
+        reduce_in: type in which the descent gradient is averaged over replicas: that of the `master` weights, or that
+            in which kernels `compute`, for half the traffic.
         scaling: how the loss scale of fp16 is found; of no effect otherwise.
+        offload: `optimizer` keeps its state, and updates, in host memory; with ZeRO 1 or 2.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class DeepSpeed(Engine):
         zero: Literal[0, 1, 2, 3] = 0,
         reduce_in: ReduceIn = "master",
         scaling: LossScaling = LossScaling(),  # noqa: B008  # it is frozen
+        offload: Literal["none", "optimizer"] = "none",
     ) -> None:
         super().__init__(precision, clip, reduce_in, scaling)
         if precision == "fp64":
@@ -55,7 +57,11 @@ class DeepSpeed(Engine):
         if zero == 3:
             raise BadInput("engine.zero: 3 shards the parameters that the ascent must move; it must be 0, 1 or 2")
         require(zero in (0, 1, 2), "engine.zero", zero, "0, 1 or 2")
-        self.zero = zero
+        require(offload in ("none", "optimizer"), "engine.offload", offload, "none or optimizer")
+        require(
+            offload == "none" or zero > 0, "engine.offload", offload, "none with engine.zero 0, where it stays whole"
+        )
+        self.zero, self.offload = zero, offload
 
     def attach(self, module: nn.Module, make_optimizer: MakeOptimizer, exchange: Exchange) -> None:
         """Build the DeepSpeed engine on this member's replicas alone.
@@ -71,7 +77,9 @@ class DeepSpeed(Engine):
         device = SimpleNamespace(device_rank=layout.device.index) if layout.device.type == "cuda" else None
         ranks = layout.member_ranks(layout.member)
         size = sum(p.numel() for p in self.parameters)
-        mixed = self._mixed_precision()
+        mixed, offload = self._mixed_precision(), {}
+        if self.offload == "optimizer":
+            offload = {"offload_optimizer": {"device": "cpu", "pin_memory": layout.device.type == "cuda"}}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             self._engine, *_ = deepspeed.initialize(
@@ -88,8 +96,10 @@ class DeepSpeed(Engine):
                     "timers": {"throughput": {"enabled": False}},  # it waits for the device three times an update
                     **mixed,
                     "zero_allow_untested_optimizer": True,
+                    "zero_force_ds_cpu_optimizer": False,  # DeepSpeed's own is compiled, and rounds otherwise
                     "zero_optimization": {
                         "stage": self.zero,
+                        **offload,
                         "overlap_comm": False,
                         # ZeRO allocates its bucket anew at every step: the default of 2 GB takes seconds on a CPU.
                         "reduce_bucket_size": min(BUCKET, size),
@@ -120,7 +130,7 @@ class DeepSpeed(Engine):
         if self.reduce_in == "compute":
             # ZeRO 0; divided first, as ZeRO 1 and 2 do: the sum might leave the range of fp16.
             reduced = {"communication_data_type": self.precision, "prescale_gradients": not self.zero}
-            for parameter in self.parameters:  # ZeRO 1 and 2 ask each; the configuration can name its module's class only
+            for parameter in self.parameters:  # ZeRO 1 and 2; the configuration can name classes of modules only
                 setattr(parameter, torch_autocast.PARAM_COMM_DTYPE_ATTR_NAME, low)
         autocast = {"enabled": True, "dtype": name, "lower_precision_safe_modules": []}
         return {"torch_autocast": autocast, **reduced}

@@ -31,8 +31,8 @@ class Engine(ABC):
         precision: fp32, fp64 (for checks), or bf16 or fp16 (autocast over fp32 masters). fp8 is refused: its scales
             live in the layers, where an ascent would change them.
         clip: largest global norm of the descent gradient; 0 does not clip.
-        reduce_in: type in which the descent gradient is averaged over replicas: that of the `master` weights, or that in
-            which kernels `compute`, for half the traffic.
+        reduce_in: type in which the descent gradient is averaged over replicas: that of the `master` weights, or that
+            in which kernels `compute`, for half the traffic.
         scaling: how the loss scale of fp16 is found; of no effect otherwise.
     """
 
@@ -44,9 +44,8 @@ class Engine(ABC):
         scaling: LossScaling = LossScaling(),  # noqa: B008  # it is frozen
     ) -> None:
         if precision == "fp8":
-            raise BadInput(
-                "engine.precision: fp8 keeps its scales in the layers, where an ascent would change them; use bf16 or fp16"
-            )
+            why = "its scales live in the layers, where an ascent would change them"
+            raise BadInput(f"engine.precision: fp8 is not supported, {why}; use bf16 or fp16")
         require(precision in ("fp32", "fp64", *LOW), "engine.precision", precision, "fp32, fp64, bf16 or fp16")
         require(reduce_in in ("master", "compute"), "engine.reduce_in", reduce_in, "master or compute")
         require_non_negative("engine.clip", clip)

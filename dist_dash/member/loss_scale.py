@@ -1,7 +1,7 @@
 """Dynamic loss scaling: fp16 has no room for small gradients, so that losses are multiplied before a backward.
 
-Micikevicius et al., Mixed Precision Training, ICLR 2018, section 3.2. Scales are powers of two, and gradients are divided
-by them in fp32: what fp16 can hold at all comes out to the bit as without.
+Micikevicius et al., Mixed Precision Training, ICLR 2018, section 3.2. Scales are powers of two, and gradients are
+divided by them in fp32: what fp16 can hold at all comes out to the bit as without.
 """
 
 from __future__ import annotations
@@ -62,7 +62,10 @@ class LossScale:
 
     def __init__(self, rule: LossScaling, device: torch.device) -> None:
         self.rule, self.value = rule, rule.initial
-        self._quiet, self._spared = 0, rule.hysteresis - 1  # updates since the last change; overflows yet to be forgiven
+        self._quiet, self._spared = (
+            0,
+            rule.hysteresis - 1,
+        )  # updates since the last change; overflows yet to be forgiven
         self._overflow = torch.zeros((), device=device)  # above 0: an ascent gradient of this update was not finite
         self._inverse = torch.full((), 1 / self.value, device=device)
 
@@ -89,7 +92,7 @@ class LossScale:
         return bool(self._overflow.item())
 
     def unscale_(self, gradients: list[Tensor]) -> None:
-        """Divide descent gradients in place; by NaN where an ascent gradient has overflowed: the step is then skipped."""
+        """Divide descent gradients in place: by NaN, for a skipped step, where an ascent gradient has overflowed."""
         torch._foreach_mul_(gradients, torch.where(self._overflow > 0, torch.nan, self._inverse))
 
     def update(self, skipped: bool) -> None:

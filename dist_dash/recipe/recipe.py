@@ -135,7 +135,8 @@ class Checks:
     Args:
         samples_every: updates between comparisons of the sample ids among members.
         deadline: seconds until an exchange gives up and names who is missing; so long a rank waits for its data, too.
-        max_skipped: updates in a row that a member may skip for a non-finite gradient before the run ends.
+        max_skipped: updates in a row that a member may skip for a non-finite gradient before the run ends; those that
+            only lower the loss scale of fp16 do not count.
     """
 
     samples_every: int = 1

@@ -258,7 +258,9 @@ class Run:
         measured = recipe.method.update(self.member, batch, exchange)
         skipped = self.member.engine.skipped
         recipe.sparsity.after_update(self.member, batch, not skipped)
-        self.window.add(measured, skipped=float(skipped), **self.member.passes._asdict())
+        scale = self.member.engine.loss_scale
+        scales = {} if scale is None else {"loss_scale": scale.value}  # of the next update
+        self.window.add(measured, skipped=float(skipped), **scales, **self.member.passes._asdict())
         self.step += 1
         if sketch is not None:
             with exchange.clock.excluded():

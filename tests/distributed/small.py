@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 from collections.abc import Callable
 from typing import Any
@@ -46,8 +47,10 @@ def batches(steps: int, replicas: int, accumulation: int, dtype: torch.dtype, mi
 
 
 def engine_named(name: str, clip: float, dtype: torch.dtype, **settings: Any) -> Engine:
-    """`torch`, `zero0`, `zero1`, `zero2`, each also with `-bf16` or `-fp16`."""
+    """`torch`, `zero0`, `zero1`, `zero2`, each also with `-bf16` or `-fp16`; `offload1` and `offload2`, too."""
     name, _, low = name.partition("-")
+    if name.startswith("offload"):
+        settings, name = {**settings, "offload": "optimizer"}, name.replace("offload", "zero")
     if name == "torch":
         return Torch(low or ("fp64" if dtype == torch.float64 else "fp32"), clip, **settings)  # type: ignore[arg-type]
     return DeepSpeed(low or "fp32", clip, zero=int(name.removeprefix("zero")), **settings)  # type: ignore[arg-type]
@@ -73,16 +76,18 @@ def run_member(
     sparsity: Sparsity | None = None,
     part: tuple[int, int] | None = None,
     states: list[bytes] | None = None,
+    joined: Exchange | None = None,
 ) -> dict[str, Any]:
     """Train this rank's member on its replica's share; returns its weights, buffers and what was measured.
 
     `build` makes the network of a member in place of `network`; a `trajectory` scales the rate and says which weights
     are kept as `saves`. `part`: only the steps from one to before the other; `states`: what all ranks ended the steps
-    before it with.
+    before it with. `joined`: an exchange that is open already.
     """
     layout = layout_from_environment(members)
     settings = optimizer or {"lr": 0.1, "momentum": 0.9, "weight_decay": 1e-3}
-    with Exchange(layout, mode, deadline=300) as exchange:  # type: ignore[arg-type]
+    opened = Exchange(layout, mode, deadline=300)  # type: ignore[arg-type]
+    with opened if joined is None else contextlib.nullcontext(joined) as exchange:
         owner = engine_named(engine, clip, dtype, **(precision or {}))
         net = build(layout.member, dtype) if build else network(layout.member, batch_norm, dtype)
         owner.attach(net, lambda p: torch.optim.SGD(p, **settings), exchange)
