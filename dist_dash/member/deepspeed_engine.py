@@ -58,9 +58,7 @@ class DeepSpeed(Engine):
             raise BadInput("engine.zero: 3 shards the parameters that the ascent must move; it must be 0, 1 or 2")
         require(zero in (0, 1, 2), "engine.zero", zero, "0, 1 or 2")
         require(offload in ("none", "optimizer"), "engine.offload", offload, "none or optimizer")
-        require(
-            offload == "none" or zero > 0, "engine.offload", offload, "none with engine.zero 0, where it stays whole"
-        )
+        require(offload == "none" or zero > 0, "engine.offload", offload, "none with engine.zero 0")
         self.zero, self.offload = zero, offload
 
     def attach(self, module: nn.Module, make_optimizer: MakeOptimizer, exchange: Exchange) -> None:

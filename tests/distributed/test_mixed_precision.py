@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import copy
 import math
+import zlib
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
+from dist_dash.member.batch import Batch
 from dist_dash.member.loss_scale import LossScaling
+from dist_dash.member.member import Member
 from dist_dash.methods import DASH, SAM, SGD, Method
+from dist_dash.methods.method import Measured
 from dist_dash.ranks.exchange import Exchange
 from dist_dash.ranks.layout import layout_from_environment
 from tests import oracle
@@ -32,7 +38,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "DASH": {"rho_loss": 0.1, "rho_div": 0.2},
     "DASH joint": {"rho_loss": 0.1, "ascent": "joint", "lam": 0.7},
 }
-SCALING = LossScaling(initial=2.0**18, interval=2, minimum=2.0**4)
+SCALING = LossScaling(initial=2.0**19, interval=2, minimum=2.0**4)
 OPTIMIZER = {"lr": 0.1, "momentum": 0.9, "weight_decay": 1e-3}
 STEPS, SUDDEN, CLIP = 6, 4, 0.5
 ENGINES = ("zero0", "zero1", "zero2", "offload1", "offload2")
@@ -48,7 +54,7 @@ def odd_count(member: int, dtype: torch.dtype) -> nn.Module:
 def data() -> Batches:
     """At one step the samples of one replica alone are so large that gradients overflow in fp16."""
     found = batches(STEPS, 2, 2, torch.float64)
-    found[SUDDEN][1] = [(2.0**14 * x, target) for x, target in found[SUDDEN][1]]
+    found[SUDDEN][1] = [(16 * x, target) for x, target in found[SUDDEN][1]]
     return found
 
 
@@ -119,6 +125,28 @@ def by_the_oracle(name: str, precision: str, kernels_round: bool = True) -> tupl
     return weights, measured, history
 
 
+class Watched(DASH):
+    """Measures which collectives an update starts: a number for their names, types and shapes, in order."""
+
+    def update(self, member: Member, batch: Batch, exchange: Exchange) -> Measured:
+        calls = []
+
+        def noted(name: str) -> Any:
+            function = getattr(dist, name)
+
+            def call(*given: Any, **options: Any) -> Any:
+                calls.append((name, [(t.dtype, t.shape) for t in given if isinstance(t, Tensor)]))
+                return function(*given, **options)
+
+            return call
+
+        names = [name for name in ("all_reduce", "all_gather_into_tensor", "all_gather_single") if hasattr(dist, name)]
+        with mock.patch.multiple(dist, **{name: noted(name) for name in names}):
+            measured = super().update(member, batch, exchange)
+        assert calls
+        return {**measured, "collectives": torch.tensor(zlib.crc32(repr(calls).encode()), dtype=torch.float64)}
+
+
 # -- real ranks --------------------------------------------------------------------------------------------------------
 
 
@@ -139,7 +167,7 @@ def found() -> dict[str, list[dict[str, Any]]]:
         for precision in TYPES:
             runs[f"{name} {precision}"] = {"method": method, "engine": f"torch-{precision}", **fp16}
     for engine in ("torch", *ENGINES):
-        runs[f"{engine} fp16"] = {"method": METHODS["DASH"], "engine": f"{engine}-fp16", **fp16}
+        runs[f"{engine} fp16"] = {"method": Watched(0.1, 0.2), "engine": f"{engine}-fp16", **fp16}
         compute = {"precision": {"reduce_in": "compute", "scaling": LossScaling(initial=2.0**6)}}
         for precision in TYPES:
             runs[f"{engine} {precision} reduced"] = {"method": SGD(), "engine": f"{engine}-{precision}", **compute}
@@ -172,8 +200,10 @@ def test_it_is_the_oracle_up_to_rounding(found: Any, name: str, precision: str) 
         i = rank["member"]
         if precision == "fp16":
             assert rank["scales"] == [step[i] for step in history]
-            assert [skipped for skipped, _ in rank["scales"]][SUDDEN]
-            assert not all(skipped for skipped, _ in rank["scales"])
+            skipped = [skipped for skipped, _ in rank["scales"]]
+            assert skipped[0]  # looking for the scale
+            assert skipped[SUDDEN]
+            assert skipped.count(False) >= 3
         moved = gap({k: v.numpy() for k, v in weights[i].items()}, start[i])
         gaps = [gap(rank["weights"], other[i]) / (unit * moved) for other in (weights, exact)]
         print(name, precision, gaps, rank["scales"])
@@ -199,10 +229,23 @@ def test_deepspeed_is_torch(found: Any, engine: str) -> None:
         assert gap(found[f"{engine} {precision} reduced"][0]["weights"], found[f"{engine} fp16"][0]["weights"]) > 1e-5
 
 
+@pytest.mark.parametrize("engine", ["torch", "zero0"])
+def test_a_skipped_update_starts_the_same_collectives(found: Any, engine: str) -> None:
+    """At ZeRO 1 and 2 a member's replicas, which skip together, leave out gathering their weights."""
+    for rank in found[f"{engine} fp16"]:
+        assert len({step["collectives"] for step in rank["measured"]}) == 1
+
+
+@pytest.mark.parametrize("engine", ["torch", *ENGINES])
+def test_an_overflow_on_one_replica_is_one_of_both_and_of_no_other_member(found: Any, engine: str) -> None:
+    ranks = found[f"{engine} fp16"]
+    for one, other in (ranks[:2], ranks[2:]):
+        assert one["scales"] == other["scales"]
+        assert gap(one["weights"], other["weights"]) == 0
+
+
 @pytest.mark.parametrize("engine", ["torch", *ENGINES])
 def test_a_resumed_run_has_the_same_bits_and_the_same_scale(found: Any, engine: str) -> None:
-    skipped = [[skipped for skipped, _ in rank["scales"]] for rank in found[f"{engine} fp16"]]
-    assert skipped[0] == skipped[1]
     for at in PARTS:
         for part, whole in zip(found[f"{engine} from {at}"], found[f"{engine} fp16"], strict=True):
             assert part["scales"] == whole["scales"][at:]
