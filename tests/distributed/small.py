@@ -77,12 +77,14 @@ def run_member(
     part: tuple[int, int] | None = None,
     states: list[bytes] | None = None,
     joined: Exchange | None = None,
+    kept_at: tuple[int, ...] = (),
 ) -> dict[str, Any]:
     """Train this rank's member on its replica's share; returns its weights, buffers and what was measured.
 
     `build` makes the network of a member in place of `network`; a `trajectory` scales the rate and says which weights
     are kept as `saves`. `part`: only the steps from one to before the other; `states`: what all ranks ended the steps
-    before it with. `joined`: an exchange that is open already.
+    before it with. `joined`: an exchange that is open already. `kept_at`: after how many steps
+    the state is kept, beside the one at the end.
     """
     layout = layout_from_environment(members)
     settings = optimizer or {"lr": 0.1, "momentum": 0.9, "weight_decay": 1e-3}
@@ -93,7 +95,7 @@ def run_member(
         owner.attach(net, lambda p: torch.optim.SGD(p, **settings), exchange)
         member = Member(owner, layout.member, len(all_batches[0][0]), seed)
         (sparsity or Dense()).start(member)
-        measured, saves, scales, total = [], [], list[tuple[bool, float]](), len(all_batches)
+        measured, saves, kept, scales, total = [], [], {}, list[tuple[bool, float]](), len(all_batches)
         trajectory, epoch = trajectory or Constant(), max(1, total // 2)
         first, last = part or (0, total)
         if states:
@@ -115,12 +117,20 @@ def run_member(
                 scales.append((owner.skipped, owner.loss_scale.value))
             if step + 1 in trajectory.members(epoch, total):
                 saves.append(state_of(owner.module))
+            if step + 1 in kept_at:
+                kept[step + 1] = dumped(owner, method, member)
         weights = state_of(owner.module)
-        kept = {"skipped": member.skipped_in_a_row, "masks": member.masks}
-        file = io.BytesIO()  # tensors themselves would be shared with a process that has ended
-        torch.save({"engine": owner.state(), "method": method.state_dict(), **kept}, file)
-    found = {"weights": weights, "measured": measured, "saves": saves, "scales": scales, "state": file.getvalue()}
+        state = dumped(owner, method, member)
+    found = {"weights": weights, "measured": measured, "saves": saves, "scales": scales, "state": state, "kept": kept}
     return {"member": layout.member, "replica": layout.replica, **found}
+
+
+def dumped(engine: Engine, method: Method, member: Member) -> bytes:
+    """What a rank keeps to go on, as bytes: tensors themselves would be shared with a process that has ended."""
+    own = {"skipped": member.skipped_in_a_row, "masks": member.masks}
+    file = io.BytesIO()
+    torch.save({"engine": engine.state(), "method": method.state_dict(), **own}, file)
+    return file.getvalue()
 
 
 def state_of(module: nn.Module) -> dict[str, Any]:

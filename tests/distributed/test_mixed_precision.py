@@ -40,20 +40,23 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 SCALING = LossScaling(initial=2.0**19, interval=2, minimum=2.0**4)
 OPTIMIZER = {"lr": 0.1, "momentum": 0.9, "weight_decay": 1e-3}
-STEPS, SUDDEN, CLIP = 6, 4, 0.5
+STEPS, SUDDEN, ACCUMULATION, CLIP = 6, 4, 2, 0.5
 ENGINES = ("zero0", "zero1", "zero2", "offload1", "offload2")
 PARTS = (1, 3, 5)  # resumed right after a skip, between two growths, and after the sudden overflow
 
 
 def odd_count(member: int, dtype: torch.dtype) -> nn.Module:
-    """103 parameters."""
+    """103 parameters; those of member 1 have larger gradients."""
     torch.manual_seed(member)
-    return nn.Sequential(nn.Linear(FEATURES, 9), nn.Tanh(), nn.Linear(9, CLASSES)).to(dtype)
+    net = nn.Sequential(nn.Linear(FEATURES, 9), nn.Tanh(), nn.Linear(9, CLASSES)).to(dtype)
+    with torch.no_grad():
+        net[2].weight.mul_(1 + 3 * member)
+    return net
 
 
 def data() -> Batches:
     """At one step the samples of one replica alone are so large that gradients overflow in fp16."""
-    found = batches(STEPS, 2, 2, torch.float64)
+    found = batches(STEPS, 2, ACCUMULATION, torch.float64)
     found[SUDDEN][1] = [(16 * x, target) for x, target in found[SUDDEN][1]]
     return found
 
@@ -70,7 +73,7 @@ class Rounded(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, dtype: torch.dtype, scale: list[float]) -> Tensor:
-        ctx.dtype, ctx.scale = dtype, scale[0]
+        ctx.dtype, ctx.scale = dtype, scale[0] / ACCUMULATION  # by which a micro-batch's loss is divided before
         return x.to(dtype).double()
 
     @staticmethod
@@ -95,13 +98,11 @@ class AsKernelsDo(nn.Module):
         return x
 
 
-def by_the_oracle(name: str, precision: str, kernels_round: bool = True) -> tuple[list[dict[str, Tensor]], Any, Any]:
+def by_the_oracle(name: str, precision: str) -> tuple[list[dict[str, Tensor]], Any, Any]:
     """Weights of each member, what was measured at each step, and after each step (skipped, scale) of each member."""
     scales = [[SCALING.initial if precision == "fp16" else 1.0] for _ in range(2)]
     quiet, velocity = [0, 0], [None, None]
-    nets = [odd_count(member, torch.float64) for member in range(2)]
-    if kernels_round:
-        nets = [AsKernelsDo(net, TYPES[precision], scale) for net, scale in zip(nets, scales, strict=True)]
+    nets = [AsKernelsDo(odd_count(member, torch.float64), TYPES[precision], scales[member]) for member in range(2)]
     options = oracle.Options(**{"ascent_sync": "local", **OPTIONS[name]}, **OPTIMIZER, clip=CLIP)
     measured, history = [], []
     for step, replicas in enumerate(data()):
@@ -167,19 +168,17 @@ def found() -> dict[str, list[dict[str, Any]]]:
         for precision in TYPES:
             runs[f"{name} {precision}"] = {"method": method, "engine": f"torch-{precision}", **fp16}
     for engine in ("torch", *ENGINES):
-        runs[f"{engine} fp16"] = {"method": Watched(0.1, 0.2), "engine": f"{engine}-fp16", **fp16}
+        runs[f"{engine} fp16"] = {"method": Watched(0.1, 0.2), "engine": f"{engine}-fp16", **fp16, "kept_at": PARTS}
         compute = {"precision": {"reduce_in": "compute", "scaling": LossScaling(initial=2.0**6)}}
         for precision in TYPES:
             runs[f"{engine} {precision} reduced"] = {"method": SGD(), "engine": f"{engine}-{precision}", **compute}
         runs[f"{engine} fp32"] = {"method": METHODS["DASH"], "engine": engine}  # after fp16 in the same process
-        for at in PARTS:
-            runs[f"{engine} until {at}"] = {**runs[f"{engine} fp16"], "part": (0, at)}
     runs = {name: {**common, **run} for name, run in runs.items()}
     first = on_ranks(4, all_runs, runs)
     resumed = {}
     for engine in ("torch", *ENGINES):
         for at in PARTS:
-            states = [rank[f"{engine} until {at}"]["state"] for rank in first]
+            states = [rank[f"{engine} fp16"]["kept"][at] for rank in first]
             resumed[f"{engine} from {at}"] = {**runs[f"{engine} fp16"], "part": (at, STEPS), "states": states}
     second = on_ranks(4, all_runs, resumed)
     return {name: [rank[name] for rank in ranks] for ranks in (first, second) for name in ranks[0]}
@@ -193,7 +192,6 @@ def gap(ours: dict[str, Any], theirs: dict[str, Any]) -> float:
 @pytest.mark.parametrize("name", METHODS)
 def test_it_is_the_oracle_up_to_rounding(found: Any, name: str, precision: str) -> None:
     weights, measured, history = by_the_oracle(name, precision)
-    exact, _, _ = by_the_oracle(name, precision, kernels_round=False)
     start = [odd_count(member, torch.float64).state_dict() for member in range(2)]
     unit = torch.finfo(TYPES[precision]).eps / 2
     for rank in found[f"{name} {precision}"]:
@@ -203,11 +201,10 @@ def test_it_is_the_oracle_up_to_rounding(found: Any, name: str, precision: str) 
             skipped = [skipped for skipped, _ in rank["scales"]]
             assert skipped[0]  # looking for the scale
             assert skipped[SUDDEN]
-            assert skipped.count(False) >= 3
+            assert skipped.count(False) >= 2
         moved = gap({k: v.numpy() for k, v in weights[i].items()}, start[i])
-        gaps = [gap(rank["weights"], other[i]) / (unit * moved) for other in (weights, exact)]
-        print(name, precision, gaps, rank["scales"])
-        assert gap(rank["weights"], weights[i]) <= 4 * unit * moved
+        print(name, precision, gap(rank["weights"], weights[i]) / (unit * moved), rank["scales"])
+        assert gap(rank["weights"], weights[i]) <= {"bf16": 8, "fp16": 2}[precision] * unit * moved
         for step in range(STEPS):
             theirs, ours = (
                 measured[step][i],
@@ -237,11 +234,13 @@ def test_a_skipped_update_starts_the_same_collectives(found: Any, engine: str) -
 
 
 @pytest.mark.parametrize("engine", ["torch", *ENGINES])
-def test_an_overflow_on_one_replica_is_one_of_both_and_of_no_other_member(found: Any, engine: str) -> None:
+def test_an_overflow_on_one_replica_is_one_of_both(found: Any, engine: str) -> None:
     ranks = found[f"{engine} fp16"]
     for one, other in (ranks[:2], ranks[2:]):
         assert one["scales"] == other["scales"]
+        assert one["scales"][SUDDEN][0]
         assert gap(one["weights"], other["weights"]) == 0
+    assert ranks[0]["scales"] != ranks[2]["scales"]  # members find their scales on their own
 
 
 @pytest.mark.parametrize("engine", ["torch", *ENGINES])
