@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from dist_dash.errors import BadInput
 from dist_dash.member.batch import Batch, Progress, micro_batch
 from dist_dash.member.engine import Torch
+from dist_dash.member.facts import RunFacts
 from dist_dash.member.loss_scale import LossScale, LossScaling
 from dist_dash.member.losses import cross_entropy
 from dist_dash.member.member import Member
@@ -218,3 +219,12 @@ def test_the_realised_perturbation_is_as_long_as_asked(lone_member: Any, precisi
     assert abs(float(moved.norm() / epsilon.norm()) - 1) < 1e-3
     assert kind == "separate" or abs(float(moved.norm()) / 0.05 - 1) < 1e-3
     assert all(torch.equal(p, b) for p, b in zip(member.parameters, before, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype"),
+    [("fp64", torch.float64), ("fp32", torch.float32), ("fp16", torch.float16), ("bf16", torch.bfloat16)],
+)
+def test_a_method_is_told_how_kernels_round(precision: str, dtype: torch.dtype) -> None:
+    facts = RunFacts(2, 1, 4, (4,), False, precision, 0, "shared", 10, 5)
+    assert facts.unit_roundoff == torch.finfo(dtype).eps / 2
