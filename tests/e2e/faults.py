@@ -21,7 +21,8 @@ from dist_dash.data import Digits
 from dist_dash.data.dataset import DataSet
 from dist_dash.data.source import ArraySplit, Splits
 from dist_dash.member.deepspeed_engine import DeepSpeed
-from dist_dash.member.engine import Torch
+from dist_dash.member.engine import Precision, Torch
+from dist_dash.member.loss_scale import LossScaling
 
 
 def rank() -> int:
@@ -74,10 +75,18 @@ class HeldDeepSpeed(DeepSpeed):
     Args:
         sign: see `Held`.
         zero: ZeRO stage.
+        precision: of the kernels.
+        scaling: how the loss scale of fp16 is found.
     """
 
-    def __init__(self, sign: str, zero: Literal[0, 1, 2] = 0) -> None:
-        super().__init__(zero=zero)
+    def __init__(
+        self,
+        sign: str,
+        zero: Literal[0, 1, 2] = 0,
+        precision: Precision = "fp32",
+        scaling: LossScaling = LossScaling(),  # noqa: B008  # it is frozen
+    ) -> None:
+        super().__init__(precision, zero=zero, scaling=scaling)
         self.sign = sign
 
     def step(self) -> None:
