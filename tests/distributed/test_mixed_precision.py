@@ -30,13 +30,13 @@ METHODS: dict[str, Method] = {
     "SAM": SAM(rho=0.1),
     "SAM p=3": SAM(rho=0.1, p=3.0),
     "DASH": DASH(rho_loss=0.1, rho_div=0.2),
-    "DASH joint": DASH(rho_loss=0.1, ascent="joint", weight=0.7),
+    "DASH joint": DASH(rho_loss=0.1, ascent="joint", weight=0.1),
 }
 OPTIONS: dict[str, dict[str, Any]] = {
     "SAM": {"method": "SAM", "rho": 0.1},
     "SAM p=3": {"method": "SAM", "rho": 0.1, "p": 3.0},
     "DASH": {"rho_loss": 0.1, "rho_div": 0.2},
-    "DASH joint": {"rho_loss": 0.1, "ascent": "joint", "lam": 0.7},
+    "DASH joint": {"rho_loss": 0.1, "ascent": "joint", "lam": 0.1},
 }
 SCALING = LossScaling(initial=2.0**19, interval=2, minimum=2.0**4)
 OPTIMIZER = {"lr": 0.1, "momentum": 0.9, "weight_decay": 1e-3}
