@@ -56,6 +56,21 @@ def test_hysteresis_and_minimum_are_those_of_deepspeed(overflows: list[bool], hy
             assert ours.value == theirs.cur_scale
 
 
+@given(st.lists(st.booleans(), min_size=1, max_size=30), st.integers(0, 30), st.integers(1, 4), st.integers(1, 3))
+@settings(deadline=None)
+def test_what_is_kept_is_all_that_the_rule_depends_on(
+    overflows: list[bool], at: int, interval: int, hysteresis: int
+) -> None:
+    whole, resumed = (LossScale(LossScaling(interval=interval, hysteresis=hysteresis), CPU) for _ in range(2))
+    for step, overflow in enumerate(overflows):
+        if step == at:
+            resumed.load_state(whole.state())
+        whole.update(overflow)
+        if step >= at:
+            resumed.update(overflow)
+            assert resumed.value == whole.value
+
+
 def test_growing_forgives_again_and_ends_somewhere() -> None:
     scale = LossScale(LossScaling(4.0, interval=1, hysteresis=2), CPU)
     values = []
