@@ -80,7 +80,7 @@ class Engine(ABC):
         low = LOW.get(self.precision)
         return torch.autocast(self.exchange.layout.device.type, low or torch.bfloat16, enabled=low is not None)
 
-    def ascent_gradient(self, loss: Tensor, of: Sequence[Tensor], retain_graph: bool = False) -> list[Tensor]:
+    def gradient(self, loss: Tensor, of: Sequence[Tensor], retain_graph: bool = False) -> list[Tensor]:
         """∇loss of this rank's samples, of some parameters, in the master type and in memory of its own.
 
         In fp16 it is taken under the loss scale. One that overflows is 0, and the update is going to be skipped.

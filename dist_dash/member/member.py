@@ -148,7 +148,7 @@ class Member:
         parameters = self.parameters
         with self._buffers.held():  # activation checkpointing runs forwards again
             of = [parameters[i] for i in positions]
-            tensors = self.engine.ascent_gradient(self._counted(loss, share), of, retain_graph)
+            tensors = self.engine.gradient(self._counted(loss, share), of, retain_graph)
         if len(positions) < len(parameters):
             part = dict(zip(positions, tensors, strict=True))
             tensors = [part[i] if i in part else torch.zeros_like(p) for i, p in enumerate(parameters)]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -151,8 +151,9 @@ def test_a_run_repeats_to_the_bit(engine: str, precision: str, tmp_path: Path) -
 # -- waits of the host for the device ----------------------------------------------------------------------------------
 
 
-def test_an_update_waits_once() -> None:
-    problem = Problem(ResNet(18), size=4, device="cuda", precision="bf16")
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_an_update_waits_once(precision: Literal["bf16", "fp16"]) -> None:
+    problem = Problem(ResNet(18), size=4, device="cuda", precision=precision)
     (found,) = on_ranks(1, of_updates, problem, 3, environment=ONE)
     assert {name: max(map(len, places)) for name, places in found.items()} == dict.fromkeys(found, 1), found
 
