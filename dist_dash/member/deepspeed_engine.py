@@ -36,6 +36,7 @@ class DeepSpeed(Engine):
         clip: largest global norm of the descent gradient; 0 does not clip.
         zero: ZeRO stage. 1 shards the optimizer state over a member's replicas, 2 the gradients too. 3 is refused: it
             shards the parameters that the ascent must move.
+        bucket_mb: megabytes of gradient that replicas average together; at ZeRO 0 while the backward computes the next.
         reduce_in: type in which the descent gradient is averaged over replicas: that of the `master` weights, or that
             in which kernels `compute`, for half the traffic.
         scaling: how the loss scale of fp16 is found; of no effect otherwise.
@@ -47,11 +48,12 @@ class DeepSpeed(Engine):
         precision: Precision = "fp32",
         clip: float = 0.0,
         zero: Literal[0, 1, 2, 3] = 0,
+        bucket_mb: float = 25.0,
         reduce_in: ReduceIn = "master",
         scaling: LossScaling = LossScaling(),  # noqa: B008  # it is frozen
         offload: Literal["none", "optimizer"] = "none",
     ) -> None:
-        super().__init__(precision, clip, reduce_in, scaling)
+        super().__init__(precision, clip, bucket_mb, reduce_in, scaling)
         if precision == "fp64":
             raise BadInput("engine.precision: fp64 is not supported by DeepSpeed; use engine Torch for it")
         if zero == 3:
@@ -100,7 +102,7 @@ class DeepSpeed(Engine):
                         **offload,
                         "overlap_comm": False,
                         # ZeRO allocates its bucket anew at every step: the default of 2 GB takes seconds on a CPU.
-                        "reduce_bucket_size": min(BUCKET, size),
+                        "reduce_bucket_size": min(int(250_000 * self.bucket_mb), size),
                         "allgather_bucket_size": min(BUCKET, size + size % 2),  # an odd one is refused
                     },
                 },
@@ -109,6 +111,7 @@ class DeepSpeed(Engine):
         if group != ranks:
             raise RunFailed(f"DeepSpeed averages over ranks {group}, not over this member's replicas {ranks}")
         self.module = self._engine.module
+        self._engine.enable_backward_allreduce = not self.averages
         if self.loss_scale is not None and self.zero:
             self._engine.optimizer.torch_autocast_gradscaler = None
             self._engine.optimizer.override_loss_scale(self.loss_scale.value)
@@ -123,21 +126,22 @@ class DeepSpeed(Engine):
         low = LOW.get(self.precision)
         if low is None:
             return {}
-        name = str(low).removeprefix("torch.")
-        reduced: dict[str, Any] = {}
         if self.reduce_in == "compute":
-            # ZeRO 0; divided first, as ZeRO 1 and 2 do: the sum might leave the range of fp16.
-            reduced = {"communication_data_type": self.precision, "prescale_gradients": not self.zero}
-            for parameter in self.parameters:  # ZeRO 1 and 2; the configuration can name classes of modules only
+            for parameter in self.parameters:  # the configuration can name classes of modules only
                 setattr(parameter, torch_autocast.PARAM_COMM_DTYPE_ATTR_NAME, low)
-        autocast = {"enabled": True, "dtype": name, "lower_precision_safe_modules": []}
-        return {"torch_autocast": autocast, **reduced}
+        name = str(low).removeprefix("torch.")
+        return {"torch_autocast": {"enabled": True, "dtype": name, "lower_precision_safe_modules": []}}
 
     def _autocast(self) -> AbstractContextManager[Any]:
         from deepspeed.runtime.torch_autocast import autocast_if_enabled
 
         context: AbstractContextManager[Any] = autocast_if_enabled(self._engine)
         return context
+
+    @property
+    def averages(self) -> bool:
+        # At ZeRO 0 DeepSpeed would do it in `step`, when nothing is left to hide it behind.
+        return self.zero == 0
 
     def backward(self, loss: Tensor) -> None:
         if self.zero and self.exchange.layout.replicas > 1:
@@ -159,6 +163,9 @@ class DeepSpeed(Engine):
             # On all replicas: ZeRO finds a gradient that is not finite, and skips.
             nothing = torch.stack([p.sum() for p in self.parameters]).sum()
             self._engine.backward(torch.nan * nothing, scale_wrt_gas=False)
+        if self.averages:
+            for p in self.parameters:  # one that no sample has used decays all the same
+                p.grad = torch.zeros_like(p) if p.grad is None else p.grad
         self._engine.step()
         # ZeRO checks the norm of the whole gradient before any shard's optimizer runs.
         self.skipped = self.skipped or bool(getattr(self._engine.optimizer, "overflow", False))

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from dist_dash.errors import BadInput, require, require_non_negative
+from dist_dash.errors import BadInput, require, require_non_negative, require_positive
+from dist_dash.member.averaging import DescentAverage
 from dist_dash.member.loss_scale import LossScale, LossScaling
 from dist_dash.member.optimizer import MakeOptimizer
 from dist_dash.member.vector import own_memory
@@ -31,6 +32,8 @@ class Engine(ABC):
         precision: fp32, fp64 (for checks), or bf16 or fp16 (autocast over fp32 masters). fp8 is refused: its scales
             live in the layers, where an ascent would change them.
         clip: largest global norm of the descent gradient; 0 does not clip.
+        bucket_mb: megabytes of gradient that replicas average together, while the backward computes the next; of a
+            small network less.
         reduce_in: type in which the descent gradient is averaged over replicas: that of the `master` weights, or that
             in which kernels `compute`, for half the traffic.
         scaling: how the loss scale of fp16 is found; of no effect otherwise.
@@ -40,6 +43,7 @@ class Engine(ABC):
         self,
         precision: Precision = "fp32",
         clip: float = 0.0,
+        bucket_mb: float = 25.0,
         reduce_in: ReduceIn = "master",
         scaling: LossScaling = LossScaling(),  # noqa: B008  # it is frozen
     ) -> None:
@@ -49,7 +53,9 @@ class Engine(ABC):
         require(precision in ("fp32", "fp64", *LOW), "engine.precision", precision, "fp32, fp64, bf16 or fp16")
         require(reduce_in in ("master", "compute"), "engine.reduce_in", reduce_in, "master or compute")
         require_non_negative("engine.clip", clip)
-        self.precision, self.clip, self.reduce_in, self.scaling = precision, clip, reduce_in, scaling
+        require_positive("engine.bucket_mb", bucket_mb)
+        self.precision, self.clip, self.bucket_mb = precision, clip, bucket_mb
+        self.reduce_in, self.scaling = reduce_in, scaling
         self.skipped = self.searching = False
         """Of the last update: whether it was skipped, and whether only because the loss scale has yet to fall."""
         self.loss_scale: LossScale | None = None
@@ -69,6 +75,10 @@ class Engine(ABC):
         self.optimizer.register_step_pre_hook(self._leave_out_non_finite)
         if self.precision == "fp16":
             self.loss_scale = LossScale(self.scaling, exchange.layout.device)
+        self._average: DescentAverage | None = None
+        if exchange.layout.replicas > 1 and self.averages:
+            travel = LOW.get(self.precision) if self.reduce_in == "compute" else None
+            self._average = DescentAverage(self.parameters, self.bucket_mb, exchange, travel)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits `[n, C]` in the master type; one autocast context each: a shared one's cache hides perturbations."""
@@ -94,12 +104,26 @@ class Engine(ABC):
             scale.unscale_ascent_(found)
         return found
 
+    @property
+    def averages(self) -> bool:
+        """Whether the descent gradient is averaged over the replicas here, and not by the step of a library."""
+        return True
+
+    def averaging(self, loss: Tensor, last: bool) -> AbstractContextManager[None]:
+        """The body is the backward of `loss`; if it is the `last` of the update, its gradient is averaged meanwhile."""
+        return nullcontext() if self._average is None else self._average.backward(loss, last)
+
+    def finish_average(self) -> None:
+        """Every `.grad` is the mean over the replicas afterwards, where it is averaged here; comes before `step`."""
+        if self._average is not None:
+            self._average.finish()
+
     @abstractmethod
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of `loss` to the descent gradient."""
 
     def step(self) -> None:
-        """Average the descent gradient over the replicas, clip, update, clear; `skipped`: it was not finite."""
+        """Clip, update, clear; `skipped`: the gradient was not finite."""
         scale = self.loss_scale
         if scale is not None:
             scale.agree(self.exchange)
@@ -167,14 +191,8 @@ class Torch(Engine):
         (loss if self.loss_scale is None else self.loss_scale.value * loss).backward()
 
     def _step(self) -> None:
-        if self.exchange.layout.replicas > 1:
-            for p in self.parameters:
-                # A parameter that only another replica's samples used: what is averaged must have one shape.
-                p.grad = torch.zeros_like(p) if p.grad is None else p.grad
-        gradients = [p.grad for p in self.parameters if p.grad is not None]
-        self.exchange.mean_over_replicas_(gradients, LOW.get(self.precision) if self.reduce_in == "compute" else None)
         if self.loss_scale is not None:
-            self.loss_scale.unscale_(gradients)
+            self.loss_scale.unscale_([p.grad for p in self.parameters if p.grad is not None])
         if self.clip:
             torch.nn.utils.clip_grad_norm_(self.parameters, self.clip, foreach=True)
         self.optimizer.step()

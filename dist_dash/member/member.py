@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from dist_dash.member.averaging import mean_gradient
 from dist_dash.member.buffers import Buffers
 from dist_dash.member.engine import Engine, linear_loss
 from dist_dash.member.parameters import Kind, kinds_of, names_of, parts_of
@@ -125,6 +126,8 @@ class Member:
         of: str | None = None,
         share: float | None = None,
         masked: bool = True,
+        onto: ParameterVector | None = None,
+        mean: bool = False,
     ) -> ParameterVector:
         """∇loss at the present weights, of this rank's samples alone; `.grad` is left untouched.
 
@@ -134,43 +137,74 @@ class Member:
             of: one of `parts`: the gradient with respect to these parameters, 0 for the others; None: all of them.
             share: what the loss counts; by default `1 / accumulation`. 1 for a loss over all micro-batches.
             masked: whether weights that do not exist (see `masks`) get the gradient 0.
+            onto: the gradient of the micro-batches before, which is used up: the sum is returned.
+            mean: average the sum over this member's replicas while it is computed; all replicas must ask alike. What is
+                returned waits for the rest of it when it is first read.
         """
         positions = range(len(self.parameters)) if of is None else self.parts[of]
-        return self._gradient(loss, positions, retain_graph, share, masked)
+        return self._gradient(loss, positions, retain_graph, share, masked, onto, mean)
 
-    def ascent_gradient(self, loss: Tensor, retain_graph: bool = False) -> ParameterVector:
+    def ascent_gradient(
+        self, loss: Tensor, retain_graph: bool = False, *, onto: ParameterVector | None = None, mean: bool = False
+    ) -> ParameterVector:
         """`gradient`, but 0 for parameters that no ascent moves: what a perturbation is made of."""
-        return self._gradient(loss, self.perturbable, retain_graph, None, True)
+        return self._gradient(loss, self.perturbable, retain_graph, None, True, onto, mean)
 
     def _gradient(
-        self, loss: Tensor, positions: Sequence[int], retain_graph: bool, share: float | None, masked: bool
+        self,
+        loss: Tensor,
+        positions: Sequence[int],
+        retain_graph: bool,
+        share: float | None,
+        masked: bool,
+        onto: ParameterVector | None,
+        mean: bool,
     ) -> ParameterVector:
-        parameters = self.parameters
+        onto = ParameterVector([]) if onto is None else onto
+        parameters, loss = [self.parameters[i] for i in positions], self._counted(loss, share)
         with self._buffers.held():  # activation checkpointing runs forwards again
-            of = [parameters[i] for i in positions]
-            tensors = self.engine.gradient(self._counted(loss, share), of, retain_graph)
-        if len(positions) < len(parameters):
-            part = dict(zip(positions, tensors, strict=True))
-            tensors = [part[i] if i in part else torch.zeros_like(p) for i, p in enumerate(parameters)]
-        vector = ParameterVector(tensors)
-        return vector.masked(self.masks) if masked and self.masks is not None else vector
+            # fp16's gradients are unscaled, and overflows noticed, before anything is averaged.
+            overlapped = mean and self.engine.loss_scale is None
+            if overlapped and self.engine.exchange.layout.replicas > 1:
+                before, owner = dict(enumerate(onto.give_up())), self.engine
+                own = {at: before.pop(i) for at, i in enumerate(positions) if i in before}
+                wait = mean_gradient(loss, parameters, retain_graph, own, owner.bucket_mb, owner.exchange)
+                vector = ParameterVector(lambda: self._whole(positions, wait()))
+            else:
+                vector = ParameterVector(self._whole(positions, self.engine.gradient(loss, parameters, retain_graph)))
+        if masked and self.masks is not None:
+            vector = vector.masked(self.masks)
+        onto += vector
+        return self.mean_over_replicas(onto) if mean and not overlapped else onto
 
-    def backward(self, loss: Tensor, share: float | None = None) -> None:
+    def _whole(self, positions: Sequence[int], tensors: list[Tensor]) -> list[Tensor]:
+        """One tensor per parameter, from those at some positions; 0 elsewhere."""
+        if len(positions) == len(self.parameters):
+            return tensors
+        part = dict(zip(positions, tensors, strict=True))
+        return [part[i] if i in part else torch.zeros_like(p) for i, p in enumerate(self.parameters)]
+
+    def backward(self, loss: Tensor, share: float | None = None, *, last: bool = False) -> None:
         """Add ∇loss at the present (perturbed) weights to the descent gradient.
 
         Args:
             loss: 0-dimensional.
             share: what the loss counts; by default `1 / accumulation`. 1 for a loss over all micro-batches.
+            last: nothing is added to the descent gradient after it: replicas average it while it is computed. All of
+                them must say so alike. Left out, `step` averages it, which is as right and takes longer.
         """
-        with self._buffers.held():
-            self.engine.backward(self._counted(loss, share))
+        loss = self._counted(loss, share)
+        with self._buffers.held(), self.engine.averaging(loss, last):
+            self.engine.backward(loss)
 
     def descend(self, vector: ParameterVector) -> None:
         """Add `vector` itself to the descent gradient: for rules that combine gradients before they descend.
 
         It is the gradient of the linear loss `⟨θ, vector⟩`, which every engine can take, sharded or not.
         """
-        self.engine.backward(linear_loss(self.parameters, vector.materialised()))
+        loss = linear_loss(self.parameters, vector.materialised())
+        with self.engine.averaging(loss, last=False):
+            self.engine.backward(loss)
 
     def _counted(self, loss: Tensor, share: float | None) -> Tensor:
         if share is None:
@@ -184,10 +218,10 @@ class Member:
 
     def mean_over_replicas(self, vector: ParameterVector) -> ParameterVector:
         """The vector averaged over this member's replicas: with it, r replicas ascend like one large batch."""
-        if not vector.tensors:
+        if not vector.tensors or self.engine.exchange.layout.replicas == 1:
             return vector
         mean = ParameterVector(vector.materialised())
-        self.engine.exchange.mean_over_replicas_(mean.tensors)
+        self.engine.exchange.mean_over_replicas_(mean.tensors, self.engine.bucket_mb)
         return mean
 
     def random_direction(self, step: int) -> ParameterVector:
@@ -214,8 +248,11 @@ class Member:
         outer, self._perturbed = self._perturbed, True
         try:
             if epsilon.tensors:
-                moved = [epsilon.tensors[i] for i in self.perturbable]
-                ParameterVector(moved, epsilon.scale).add_to([weights[i] for i in self.perturbable])
+                some = weights
+                if len(self.perturbable) < len(weights):
+                    epsilon = ParameterVector([epsilon.tensors[i] for i in self.perturbable], epsilon.scale)
+                    some = [weights[i] for i in self.perturbable]
+                epsilon.add_to(some)
                 self._mask(weights)
             del epsilon  # one copy of the weights and one gradient is all that SAM may cost
             yield
@@ -252,6 +289,7 @@ class Member:
             Whether the weights moved: a non-finite gradient moves nothing, and is counted unless it only lowers the
             loss scale of fp16. Whatever a method keeps from one update to the next changes only where they did.
         """
+        self.engine.finish_average()
         if self.masks is not None:
             self._mask([p.grad for p in self.parameters])
         # Replicas see different samples; averaged every step, their running statistics stay equal to the bit.

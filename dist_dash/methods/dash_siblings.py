@@ -64,19 +64,15 @@ class Sibling:
         totals = Totals(len(batch))
         g_loss, g_div, g_ens = ParameterVector([]), ParameterVector([]), ParameterVector([])
         for micro in batch:
-            of_loss, of_div, of_ens = self._ascend(member, micro, exchange, totals)
-            g_loss += of_loss
-            g_div += of_div
-            g_ens += of_ens
-        if ascent_sync == "mean":
-            g_loss, g_div, g_ens = (member.mean_over_replicas(g) for g in (g_loss, g_div, g_ens))
+            mean = ascent_sync == "mean" and micro is batch.last
+            g_loss, g_div, g_ens = self._ascend(member, micro, exchange, totals, (g_loss, g_div, g_ens), mean)
         if self.kind == "random":
             g_div = member.random_direction(batch.progress.step)
         lengths = self._lengths(g_loss, g_div)
         with member.perturbed(rho_loss * unit(g_loss) + rho_div * unit(g_div)):
             del g_loss, g_div
             for micro in batch:
-                self._descend(member, micro, exchange, totals)
+                self._descend(member, micro, exchange, totals, last=not self.gamma and micro is batch.last)
         if self.gamma:
             square = g_ens.norm().square().nan_to_num(posinf=0.0)  # a non-finite member leaves the others their ε_ens
             norm = exchange.sum_over_members(square).sqrt()  # over all members: θ_ens is one vector
@@ -85,32 +81,40 @@ class Sibling:
                 for micro in batch:
                     logits = member.forward(micro.x)
                     peers = exchange.gather(logits, ("probs",))
-                    member.backward(self.gamma * _ensemble_loss(logits, peers.wait(), micro))
+                    loss = self.gamma * _ensemble_loss(logits, peers.wait(), micro)
+                    member.backward(loss, last=micro is batch.last)
         member.step()
         return totals.measured(**lengths, loss_rise=totals["perturbed_loss"] - totals["loss"])
 
     def _ascend(
-        self, member: Member, micro: MicroBatch, exchange: Exchange, totals: Totals
+        self,
+        member: Member,
+        micro: MicroBatch,
+        exchange: Exchange,
+        totals: Totals,
+        before: tuple[ParameterVector, ParameterVector, ParameterVector],
+        mean: bool,
     ) -> tuple[ParameterVector, ParameterVector, ParameterVector]:
-        """∇L (joint: of L + λ L_div), ∇L_div and ∇L_ens at θ; empty where they are not needed."""
-        g_div, g_ens = ParameterVector([]), ParameterVector([])
+        """∇L (joint: of L + λ L_div), ∇L_div and ∇L_ens at θ, added to those before; empty where not needed."""
+        g_loss, g_div, g_ens = before
         logits = member.forward(micro.x)
         peers = exchange.gather(logits, self._views)
         loss, again = micro.loss(logits), self.gamma > 0
         if self.kind == "joint":
             l_div = self.diversity(logits, peers.wait(), micro)
-            g_loss = member.ascent_gradient(loss + self.weight * l_div, retain_graph=again)
+            g_loss = member.ascent_gradient(loss + self.weight * l_div, retain_graph=again, onto=g_loss, mean=mean)
         else:
-            g_loss = member.ascent_gradient(loss, retain_graph=again or self.kind == "diversity")
+            more = again or self.kind == "diversity"
+            g_loss = member.ascent_gradient(loss, retain_graph=more, onto=g_loss, mean=mean)
             l_div = self.diversity(logits, peers.wait(), micro)
             if self.kind == "diversity":
-                g_div = member.ascent_gradient(l_div, retain_graph=again)
+                g_div = member.ascent_gradient(l_div, retain_graph=again, onto=g_div, mean=mean)
         if self.gamma:
-            g_ens = member.ascent_gradient(_ensemble_loss(logits, peers.wait(), micro))
+            g_ens = member.ascent_gradient(_ensemble_loss(logits, peers.wait(), micro), onto=g_ens, mean=mean)
         totals.add(loss=loss, accuracy=micro.correct(logits), diversity=l_div, finite_peers=peers.wait().count)
         return g_loss, g_div, g_ens
 
-    def _descend(self, member: Member, micro: MicroBatch, exchange: Exchange, totals: Totals) -> None:
+    def _descend(self, member: Member, micro: MicroBatch, exchange: Exchange, totals: Totals, last: bool) -> None:
         """Add (1 − γ) ∇L, or (1 − γ) ∇(L − λ L_div), at θ + ε."""
         logits = member.forward(micro.x)
         loss = micro.loss(logits)
@@ -118,7 +122,7 @@ class Sibling:
         if self.kind == "descent":
             peers = exchange.gather(logits, self.diversity.views)  # at their own SAM points
             loss = loss - self.weight * self.diversity(logits, peers.wait(), micro)
-        member.backward((1 - self.gamma) * loss)
+        member.backward((1 - self.gamma) * loss, last=last)
 
     def _lengths(self, g_loss: ParameterVector, g_div: ParameterVector) -> Measured:
         if self.kind == "joint":

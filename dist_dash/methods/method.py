@@ -29,6 +29,9 @@ class Method(ABC):
     - `Member`: forward, gradient, perturbed, backward, descend, step; names, kinds and parts of its parameters;
     - `Exchange`: gather and stack (started early, awaited late), sum_over_members, mean_over_replicas.
 
+    Where it says which gradient completes a sum (`last` of `backward`, `mean` of `gradient`), replicas average that sum
+    while it is computed.
+
     Three rules keep it correct on many ranks. The collectives that `update` starts depend on the step index alone,
     never on data; a branch that holds one is decided by a mean over replicas. Everything that lives longer than an
     update is in `state_dict`, so that a resumed run equals the uninterrupted one. And it changes only where

@@ -44,10 +44,9 @@ class SAM(Method):
         for micro in batch:
             logits = member.forward(micro.x)
             loss = micro.loss(logits)
-            g += member.ascent_gradient(loss)
+            mean = self.ascent_sync == "mean" and micro is batch.last
+            g = member.ascent_gradient(loss, onto=g, mean=mean)
             totals.add(loss=loss, accuracy=micro.correct(logits))
-        if self.ascent_sync == "mean":
-            g = member.mean_over_replicas(g)
         g_norm = g.norm()
         epsilon = sam_perturbation(g, warmed_up(self.rho, batch.progress, self.rho_warmup), self.p)
         del g
@@ -55,7 +54,7 @@ class SAM(Method):
             del epsilon
             for micro in batch:
                 loss = micro.loss(member.forward(micro.x))
-                member.backward(loss)
+                member.backward(loss, last=micro is batch.last)
                 totals.add(perturbed_loss=loss)
         member.step()
         return totals.measured(g_loss_norm=g_norm, loss_rise=totals["perturbed_loss"] - totals["loss"])

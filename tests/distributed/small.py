@@ -46,9 +46,14 @@ def batches(steps: int, replicas: int, accumulation: int, dtype: torch.dtype, mi
     return [[[one() for _ in range(accumulation)] for _ in range(replicas)] for _ in range(steps)]
 
 
-def engine_named(name: str, clip: float, dtype: torch.dtype, **settings: Any) -> Engine:
+BUCKET_MB = 4e-4
+"""So small that the networks here need several buckets, some of them with several parameters."""
+
+
+def engine_named(name: str, clip: float, dtype: torch.dtype, bucket_mb: float = BUCKET_MB, **settings: Any) -> Engine:
     """`torch`, `zero0`, `zero1`, `zero2`, each also with `-bf16` or `-fp16`; `offload1` and `offload2`, too."""
     name, _, low = name.partition("-")
+    settings["bucket_mb"] = bucket_mb
     if name.startswith("offload"):
         settings, name = {**settings, "offload": "optimizer"}, name.replace("offload", "zero")
     if name == "torch":
@@ -78,6 +83,7 @@ def run_member(
     states: list[bytes] | None = None,
     joined: Exchange | None = None,
     kept_at: tuple[int, ...] = (),
+    bucket_mb: float = BUCKET_MB,
 ) -> dict[str, Any]:
     """Train this rank's member on its replica's share; returns its weights, buffers and what was measured.
 
@@ -90,7 +96,7 @@ def run_member(
     settings = optimizer or {"lr": 0.1, "momentum": 0.9, "weight_decay": 1e-3}
     opened = Exchange(layout, mode, deadline=300)  # type: ignore[arg-type]
     with opened if joined is None else contextlib.nullcontext(joined) as exchange:
-        owner = engine_named(engine, clip, dtype, **(precision or {}))
+        owner = engine_named(engine, clip, dtype, bucket_mb, **(precision or {}))
         net = build(layout.member, dtype) if build else network(layout.member, batch_norm, dtype)
         owner.attach(net, lambda p: torch.optim.SGD(p, **settings), exchange)
         member = Member(owner, layout.member, len(all_batches[0][0]), seed)
