@@ -40,7 +40,8 @@ class DeepSpeed(Engine):
         reduce_in: type in which the descent gradient is averaged over replicas: that of the `master` weights, or that
             in which kernels `compute`, for half the traffic.
         scaling: how the loss scale of fp16 is found; of no effect otherwise.
-        offload: `optimizer` keeps its state, and updates, in host memory; with ZeRO 1 or 2.
+        offload: `optimizer` keeps its state, and updates, in host memory; with ZeRO 1 alone, because with ZeRO 2
+            DeepSpeed 0.19.8 gives wrong gradients as soon as there are several buckets.
     """
 
     def __init__(
@@ -60,7 +61,8 @@ class DeepSpeed(Engine):
             raise BadInput("engine.zero: 3 shards the parameters that the ascent must move; it must be 0, 1 or 2")
         require(zero in (0, 1, 2), "engine.zero", zero, "0, 1 or 2")
         require(offload in ("none", "optimizer"), "engine.offload", offload, "none or optimizer")
-        require(offload == "none" or zero > 0, "engine.offload", offload, "none with engine.zero 0")
+        allowed = "none unless engine.zero is 1 (0 shards no optimizer; with 2, DeepSpeed 0.19.8 mixes up its buckets)"
+        require(offload == "none" or zero == 1, "engine.offload", offload, allowed)
         self.zero, self.offload = zero, offload
 
     def attach(self, module: nn.Module, make_optimizer: MakeOptimizer, exchange: Exchange) -> None:

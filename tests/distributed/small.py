@@ -51,7 +51,7 @@ BUCKET_MB = 4e-4
 
 
 def engine_named(name: str, clip: float, dtype: torch.dtype, bucket_mb: float = BUCKET_MB, **settings: Any) -> Engine:
-    """`torch`, `zero0`, `zero1`, `zero2`, each also with `-bf16` or `-fp16`; `offload1` and `offload2`, too."""
+    """`torch`, `zero0`, `zero1`, `zero2`, each also with `-bf16` or `-fp16`; `offload1`, too."""
     name, _, low = name.partition("-")
     settings["bucket_mb"] = bucket_mb
     if name.startswith("offload"):

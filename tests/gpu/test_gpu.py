@@ -109,7 +109,6 @@ def test_an_exchange_does_not_wait_for_the_backward_that_hides_it(mode: str) -> 
         ("zero0-fp16", 2),
         ("zero1-fp16", 2),
         ("offload1-fp16", 2),
-        ("offload2", 2),
     ],
 )
 def test_deepspeed_is_torch(engine: str, replicas: int) -> None:

@@ -86,7 +86,7 @@ WRONG = [
     ("engine.scaling.initial", "1000", "a power of two"),
     ("engine.scaling.interval", "0", "≥ 1"),
     ("engine.offload", "everything", "none, optimizer"),
-    ("engine.offload", "optimizer", "none with engine.zero 0"),
+    ("engine.offload", "optimizer", "none unless engine.zero is 1"),
     ("engine.zero", "7", "0, 1, 2"),
     ("init", "random", "own, shared, a .safetensors file or a list of one per member"),
     # what is there, and refused with its reason
