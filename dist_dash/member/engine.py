@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from dist_dash.errors import BadInput, require, require_non_negative, require_positive
 from dist_dash.member.averaging import DescentAverage
+from dist_dash.member.late import Late
 from dist_dash.member.loss_scale import LossScale, LossScaling
 from dist_dash.member.optimizer import MakeOptimizer
 from dist_dash.member.vector import own_memory
@@ -56,8 +57,9 @@ class Engine(ABC):
         require_positive("engine.bucket_mb", bucket_mb)
         self.precision, self.clip, self.bucket_mb = precision, clip, bucket_mb
         self.reduce_in, self.scaling = reduce_in, scaling
-        self.skipped = self.searching = False
-        """Of the last update: whether it was skipped, and whether only because the loss scale has yet to fall."""
+        self.skipped: bool | Late = False
+        self.searching = False
+        """Whether the last update was skipped only because the loss scale has yet to fall."""
         self.loss_scale: LossScale | None = None
 
     @property
@@ -75,6 +77,10 @@ class Engine(ABC):
         self.optimizer.register_step_pre_hook(self._leave_out_non_finite)
         if self.precision == "fp16":
             self.loss_scale = LossScale(self.scaling, exchange.layout.device)
+        # Not in fp16: the scale of the next update rests on it.
+        self.decides_on_device = exchange.layout.device.type == "cuda" and self.loss_scale is None
+        """Whether the device decides, where the optimizer can, if an update is skipped: the host then does not wait."""
+        self._channels_last = in_channels_last(module)
         self._average: DescentAverage | None = None
         if exchange.layout.replicas > 1 and self.averages:
             travel = LOW.get(self.precision) if self.reduce_in == "compute" else None
@@ -82,6 +88,8 @@ class Engine(ABC):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits `[n, C]` in the master type; one autocast context each: a shared one's cache hides perturbations."""
+        if self._channels_last and x.dim() == 4:
+            x = x.contiguous(memory_format=torch.channels_last)
         with self._autocast():
             logits: Tensor = self.module(x)
         return logits.to(self.dtype)
@@ -129,8 +137,9 @@ class Engine(ABC):
             scale.agree(self.exchange)
         self._step()
         if scale is not None:
-            self.searching = self.skipped and scale.can_fall
-            scale.update(self.skipped)
+            skipped = bool(self.skipped)
+            self.searching = skipped and scale.can_fall
+            scale.update(skipped)
 
     @abstractmethod
     def _step(self) -> None:
@@ -168,15 +177,42 @@ class Engine(ABC):
     def _leave_out_non_finite(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
         """Hide a non-finite gradient from the optimizer, which then moves nothing, not even its momentum.
 
-        The one place of a step where the host waits for the device: whether to update is a decision of the host.
+        Where the device does not decide, the host waits for it here: the one place of an update where it does.
         """
-        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        # Queued behind the backward before the wait: what the host does after it, it does while the device idles.
-        finite = torch.stack(torch._foreach_norm(gradients)).isfinite().all() if gradients else None
+        used = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        # Queued behind the backward before any wait: what the host does after it, it does while the device idles.
+        finite = torch.stack(torch._foreach_norm([p.grad for p in used])).isfinite().all() if used else None
+        late = finite is not None and self.device_decides(optimizer)
+        if hasattr(optimizer, "_step_supports_amp_scaling"):
+            # Where it is 1, fused kernels leave everything as it is: torch's GradScaler rests on the same.
+            optimizer.found_inf = (~finite).float() if late else None  # type: ignore[attr-defined, operator]
+        if late:
+            begin_momentum(optimizer, used)
+            self.skipped = Late(~finite, self.exchange.await_device)  # type: ignore[operator]
+            return
         self.exchange.await_device()
         self.skipped = finite is not None and not finite.item()
         if self.skipped:
             optimizer.zero_grad(set_to_none=True)
+
+    def device_decides(self, optimizer: torch.optim.Optimizer) -> bool:
+        """Whether it is the device's word that skips an update of this optimizer."""
+        groups = optimizer.param_groups
+        fused = getattr(optimizer, "_step_supports_amp_scaling", False) and all(group.get("fused") for group in groups)
+        return self.decides_on_device and fused and not any(group.get("dampening") for group in groups)
+
+
+def begin_momentum(optimizer: torch.optim.Optimizer, used: list[nn.Parameter]) -> None:
+    """Fused SGD leaves undefined what it makes in a first update that is skipped; from 0 on, it does the same."""
+    for p in used if any(group.get("momentum") for group in optimizer.param_groups) else []:
+        if optimizer.state[p].get("momentum_buffer") is None:
+            optimizer.state[p]["momentum_buffer"] = torch.zeros_like(p)
+
+
+def in_channels_last(module: nn.Module) -> bool:
+    """Whether a network keeps the weights of its convolutions with the channels innermost."""
+    kernels = [p for p in module.parameters() if p.dim() == 4 and not p.is_contiguous()]
+    return any(p.is_contiguous(memory_format=torch.channels_last) for p in kernels)
 
 
 def linear_loss(parameters: Sequence[Tensor], gradients: Sequence[Tensor]) -> Tensor:

@@ -12,7 +12,7 @@ import resource
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, SupportsFloat
 
 import torch
 from rich.console import Console
@@ -41,15 +41,15 @@ class Window:
         self._pending: list[list[Tensor]] = []  # not yet in the sums
         self._sums: Tensor | None = None
         self._host_names, self._host_sums = list[str](), list[float]()
+        self._host_pending: list[list[SupportsFloat]] = []
 
-    def add(self, measured: Mapping[str, Tensor], **on_host: float) -> None:
-        """Add one update's values: 0-dimensional tensors, and numbers that the host knows already."""
+    def add(self, measured: Mapping[str, Tensor], **on_host: SupportsFloat) -> None:
+        """Add one update's values: 0-dimensional tensors, and what the host knows, or will by the time they are due."""
         if self._names and set(self._names) != set(measured):
             raise RunFailed(f"method: an update has measured {[*measured]}, those before it {self._names}")
         self._names, self._host_names = self._names or list(measured), list(on_host)
         self._pending.append([measured[name].detach() for name in self._names])
-        before = self._host_sums or [0.0] * len(on_host)
-        self._host_sums = [total + value for total, value in zip(before, on_host.values(), strict=True)]
+        self._host_pending.append([*on_host.values()])
         self._steps += 1
         self._timed += 1
         if len(self._pending) == PENDING:
@@ -90,7 +90,10 @@ class Window:
         for values in self._pending:
             row = torch.stack([value.double() for value in values])
             self._sums = row if self._sums is None else self._sums + row
-        self._pending = []
+        for known in self._host_pending:
+            before = self._host_sums or [0.0] * len(known)
+            self._host_sums = [total + float(value) for total, value in zip(before, known, strict=True)]
+        self._pending, self._host_pending = [], []
 
 
 class Recorder:
