@@ -74,10 +74,10 @@ class Exchange:
     def _join(self, store: dist.Store, timeout: timedelta) -> None:
         layout = self.layout
         store.set_timeout(timeout)
-        backend = "cpu:gloo,cuda:nccl" if layout.backend == "nccl" else "gloo"
+        backend, control = self._backends()
         dist.init_process_group(backend, store=store, rank=layout.rank, world_size=layout.world, timeout=timeout)
         # Flags and checks have a gloo group of their own: control never waits behind the accelerator's stream.
-        self._control = dist.new_group(backend="gloo", timeout=timeout)
+        self._control = dist.new_group(backend=control, timeout=timeout)
         # NCCL's own watchdog ends the process without a word that names anybody: `await_device` comes before it.
         later = timeout + timedelta(seconds=60) if layout.backend == "nccl" else timeout
         members = [dist.new_group(layout.exchange_ranks(r), timeout=later) for r in range(layout.replicas)]
@@ -85,6 +85,10 @@ class Exchange:
         self.replica_group = replicas[layout.member]
         self._members = Transport(members[layout.replica], layout.members, layout.backend, self._guarded)
         self._replicas = Transport(self.replica_group, layout.replicas, layout.backend, self._guarded)
+
+    def _backends(self) -> tuple[str, str]:
+        """Of all groups, and of the one for flags and checks."""
+        return "cpu:gloo,cuda:nccl" if self.layout.backend == "nccl" else "gloo", "gloo"
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
         # After a failure the peers may be gone, and leaving the groups in order would wait for them.

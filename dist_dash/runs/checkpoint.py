@@ -94,7 +94,7 @@ class CheckpointSets:
                 self._begin(partial)
         try:
             with exchange.together(f"checkpoint of step {step}"):
-                name = self._part(self._layout.member, self._layout.replica)
+                name = self.part(self._layout.member, self._layout.replica)
                 digest, size = _write(partial / name, {**state, "rng": _rng_state()})
             written = exchange.collect((name, {"blake2b": digest, "bytes": size}))
             with exchange.together(f"checkpoint of step {step}"):
@@ -180,7 +180,8 @@ class CheckpointSets:
         return self._folder.checkpoints / f"step_{step:08d}"
 
     @staticmethod
-    def _part(member: int, replica: int) -> str:
+    def part(member: int, replica: int) -> str:
+        """Name of what one rank writes, inside a set."""
         return f"member_{member:02d}/replica_{replica:02d}.pt"
 
     def _manifest(self, step: int) -> dict[str, Any]:
@@ -209,7 +210,7 @@ class CheckpointSets:
         return [self._read(step, manifest, replica) for replica in range(self._layout.replicas)]
 
     def _read(self, step: int, manifest: dict[str, Any], replica: int) -> dict[str, Any]:
-        name = self._part(self._layout.member, replica)
+        name = self.part(self._layout.member, replica)
         path = self._path(step) / name
         if digest_of(path) != manifest["parts"][name]["blake2b"]:
             raise ValueError(f"{name} has changed since it was written")

@@ -128,6 +128,7 @@ BASE = {  # arguments with which each command would do something
     "submit": ("--config={recipe}", "--run=new", "--dry-run"),
     "array": ("--config={recipe}", "--sweep=seed=0,1", "--folder=sweep", "--dry-run"),
     "runs": ("{run}",),
+    "plan": ("--config={recipe}", "--nodes=1", "--gpus-per-node=1", "--dry-run"),
     "scaling": ("--config={recipe}", "--members=1", "--folder=scaling", "--dry-run"),
     "compare": ("{run}",),
     "report": ("{run}",),
@@ -262,9 +263,9 @@ def of_options() -> Iterator[Case]:
             takes = action.nargs != 0
             if not takes:
                 yield Case("a flag with a value", (*base, f"{option}=3"), (leaf,))
-            elif command not in ("submit", "array", "scaling") or action.type in (int, float) or action.choices:
+            elif command not in ("submit", "array", "plan", "scaling") or action.type in (int, float) or action.choices:
                 yield Case("an option without its value", (*base, option), (leaf,))
-            if command not in ("submit", "array", "scaling", "train"):
+            if command not in ("submit", "array", "plan", "scaling", "train"):
                 yield Case("a misspelt option", (*base, f"{option}x=1"), (leaf,))
             if action.choices:
                 for value in ("nope", "", str(next(iter(action.choices))) + "x"):
