@@ -35,3 +35,8 @@ class RunFacts:
     total_steps: int
     steps_per_epoch: int
     compiled: bool = False
+
+    @property
+    def unit_roundoff(self) -> float:
+        """Relative error of one rounding in the kernels: differences of gradients that are smaller are noise."""
+        return {"fp64": 2.0**-53, "fp32": 2.0**-24, "fp16": 2.0**-11, "bf16": 2.0**-8}[self.precision]

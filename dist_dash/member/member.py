@@ -17,7 +17,7 @@ from dist_dash.member.engine import Engine, linear_loss
 from dist_dash.member.late import Late, Not, Truth
 from dist_dash.member.parameters import Kind, kinds_of, names_of, parts_of
 from dist_dash.member.sketch import Sketch
-from dist_dash.member.vector import ParameterVector, own_memory
+from dist_dash.member.vector import ParameterVector
 from dist_dash.seeds import derived_seed
 
 
@@ -181,20 +181,19 @@ class Member:
         onto = ParameterVector([]) if onto is None else onto
         parameters, loss = [self.parameters[i] for i in positions], self._counted(loss, share)
         with self._buffers.held():  # activation checkpointing runs forwards again
-            if mean and self.engine.exchange.layout.replicas > 1:
+            # fp16's gradients are unscaled, and overflows noticed, before anything is averaged.
+            overlapped = mean and self.engine.loss_scale is None
+            if overlapped and self.engine.exchange.layout.replicas > 1:
                 before, owner = dict(enumerate(onto.give_up())), self.engine
                 own = {at: before.pop(i) for at, i in enumerate(positions) if i in before}
                 wait = mean_gradient(loss, parameters, retain_graph, own, owner.bucket_mb, owner.exchange)
                 vector = self.vector(lambda: self._whole(positions, wait()))
             else:
-                found = torch.autograd.grad(
-                    loss, parameters, retain_graph=retain_graph, allow_unused=True, materialize_grads=True
-                )
-                vector = self.vector(self._whole(positions, own_memory(found)))
+                vector = self.vector(self._whole(positions, self.engine.gradient(loss, parameters, retain_graph)))
         if masked and self.masks is not None:
             vector = vector.masked(self.masks)
         onto += vector
-        return onto
+        return self.mean_over_replicas(onto) if mean and not overlapped else onto
 
     def _whole(self, positions: Sequence[int], tensors: list[Tensor]) -> list[Tensor]:
         """One tensor per parameter, from those at some positions; 0 elsewhere."""
@@ -306,9 +305,10 @@ class Member:
         """Update the weights by the descent gradient, and clear it.
 
         Returns:
-            Whether the weights moved: a non-finite gradient moves nothing, and is counted. Whatever a method keeps
-            from one update to the next changes only where they did. Where the device decides, to ask for the truth of
-            it (`if member.step():`) is to wait for the device: only methods that keep something do.
+            Whether the weights moved: a non-finite gradient moves nothing, and is counted unless it only lowers the
+            loss scale of fp16. Whatever a method keeps from one update to the next changes only where they did. Where
+            the device decides, to ask for the truth of it (`if member.step():`) is to wait for the device: only methods
+            that keep something do.
         """
         self.engine.finish_average()
         if self.masks is not None:
@@ -328,7 +328,8 @@ class Member:
             self._buffers.keep()
         if late or not skipped:
             self._mask([p.data for p in self.parameters])
-        self._unknown.append(skipped)
+        if not self.engine.searching:  # for the loss scale, which says nothing of the member
+            self._unknown.append(skipped)
         self._count_skipped(but=int(late))  # the host is one update ahead of the device, and never more
         self.moved = Not(skipped) if isinstance(skipped, Late) else not skipped
         self._end_update()

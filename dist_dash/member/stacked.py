@@ -81,7 +81,7 @@ class _Passes(Torch):
 
     def __init__(self, engine: Torch, module: StackedNetwork) -> None:
         super().__init__(engine.precision, engine.clip)
-        self.module, self.exchange, self._autocast_device = module, engine.exchange, engine.exchange.layout.device.type
+        self.module, self.exchange = module, engine.exchange
         self.parameters = [p for p in module.parameters() if p.requires_grad]
         self._average = None  # without replicas there is nothing to average
         self._channels_last = engine._channels_last

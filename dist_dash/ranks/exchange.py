@@ -160,8 +160,14 @@ class Exchange:
 
     # -- gradients and statistics, between the replicas of a member ------------------------------------------------
 
-    def start_mean_over_replicas_(self, values: Tensor) -> Transfer:
-        """Start averaging `values` (contiguous) in place; nothing may touch them before `wait()`."""
+    def start_mean_over_replicas_(self, values: Tensor, travel: torch.dtype | None = None) -> Transfer:
+        """Start averaging `values` (contiguous) in place; nothing may touch them before `wait()`.
+
+        `travel`: a smaller type in which they are sent and added.
+        """
+        if travel is not None:
+            small = self._replicas.sum_(values.div_(self.layout.replicas).to(travel))  # fp16 may not hold the sum
+            return Transfer(lambda: values.copy_(small.wait()), small.landed)
         summed = self._replicas.sum_(values)
         return Transfer(lambda: summed.wait().div_(self.layout.replicas), summed.landed)
 

@@ -135,7 +135,8 @@ class Checks:
     Args:
         samples_every: updates between comparisons of the sample ids among members.
         deadline: seconds until an exchange gives up and names who is missing; so long a rank waits for its data, too.
-        max_skipped: updates in a row that a member may skip for a non-finite gradient before the run ends.
+        max_skipped: updates in a row that a member may skip for a non-finite gradient before the run ends; those that
+            only lower the loss scale of fp16 do not count.
     """
 
     samples_every: int = 1
@@ -257,5 +258,7 @@ class Recipe:
         for field_name, (part, works, allowed) in parts.items():
             require(works, field_name, type(part).__name__, f"{allowed} {here}")
         require(not self.compile, "compile", self.compile, f"false {here}")
+        precision = self.engine.precision
+        require(precision != "fp16", "engine.precision", precision, f"fp32, fp64 or bf16 {here}")
         require(self.models is None, "models", len(self.models or []), f"null {here}: one architecture for all")
         require(self.loader.order == "shared", "loader.order", self.loader.order, f"shared {here}")

@@ -103,9 +103,11 @@ def update(run: Run, host: HostBatch) -> None:
     recipe.sparsity.before_update(run.member, batch, exchange)
     run.member.sketch = sketch = Sketch() if directions_due(run) else None
     measured = recipe.method.update(run.member, batch, exchange)
-    moved = run.member.moved
-    recipe.sparsity.after_update(run.member, batch, moved)
-    run.window.add(measured, [member.engine.skipped for member in run.member.each], **run.member.passes._asdict())
+    recipe.sparsity.after_update(run.member, batch, run.member.moved)
+    scale = run.member.engine.loss_scale
+    scales = {} if scale is None else {"loss_scale": scale.value}  # of the next update
+    skipped = [member.engine.skipped for member in run.member.each]
+    run.window.add(measured, skipped, **scales, **run.member.passes._asdict())
     run.step += 1
     if sketch is not None:
         with exchange.clock.excluded():

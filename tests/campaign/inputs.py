@@ -456,7 +456,7 @@ def of_pairs() -> Iterator[Case]:
         ("model", "width"): (*train, "--model=SmallCNN", "--model.width=100000000"),
         ("WideResNet", "width"): (*train, "--model=WideResNet", "--model.width=1000000"),
         ("batch_size", "batch"): (*train, "--model.norm=batch", "--loader.batch_size=1"),
-        ("engine.precision",): (*train, "--engine.precision=fp16"),
+        ("engine.precision",): (*train, "--engine.precision=fp8"),
         ("model.target",): (*train, "--model=Custom", "--model.target=nope:nope"),
         ("target",): (*train, "--model=Custom", "--model.target=nope"),
         ("os", "target"): (*train, "--model=Custom", "--model.target=os:getcwd"),

@@ -22,7 +22,8 @@ from dist_dash.data.dataset import DataSet
 from dist_dash.data.source import ArraySplit, Splits
 from dist_dash.member.batch import Batch
 from dist_dash.member.deepspeed_engine import DeepSpeed
-from dist_dash.member.engine import Torch
+from dist_dash.member.engine import Precision, Torch
+from dist_dash.member.loss_scale import LossScaling
 from dist_dash.member.member import Member
 from dist_dash.methods import DASH, Measured
 from dist_dash.ranks.exchange import Exchange
@@ -98,10 +99,18 @@ class HeldDeepSpeed(DeepSpeed):
     Args:
         sign: see `Held`.
         zero: ZeRO stage.
+        precision: of the kernels.
+        scaling: how the loss scale of fp16 is found.
     """
 
-    def __init__(self, sign: str, zero: Literal[0, 1, 2] = 0) -> None:
-        super().__init__(zero=zero)
+    def __init__(
+        self,
+        sign: str,
+        zero: Literal[0, 1, 2] = 0,
+        precision: Precision = "fp32",
+        scaling: LossScaling = LossScaling(),  # noqa: B008  # it is frozen
+    ) -> None:
+        super().__init__(precision, zero=zero, scaling=scaling)
         self.sign = sign
 
     def step(self) -> None:
