@@ -48,7 +48,7 @@ def train(method: Method, optimizer: str, engine: str, late: bool, exchange: Exc
         target = torch.eye(CLASSES)[torch.arange(MICRO) % CLASSES]
         micro = micro_batch(x, target, torch.arange(MICRO), None, 0.0, layout.device, torch.float32)
         measured = method.update(member, Batch([micro], Progress(step, STEPS, STEPS)), exchange)
-        window.add({"loss": measured["loss"].nan_to_num()}, skipped=owner.skipped)
+        window.add({"loss": measured["loss"].nan_to_num()}, [owner.skipped])
         known.append(member.known_skipped_in_a_row)
         lates.append(isinstance(owner.skipped, Late))
     found = {"counted": member.skipped_in_a_row, "known": known, "late": lates, "row": window.close()["skipped"]}
