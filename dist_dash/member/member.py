@@ -11,9 +11,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from dist_dash.errors import require
 from dist_dash.member.buffers import Buffers
 from dist_dash.member.engine import Engine, linear_loss
-from dist_dash.member.parameters import Kind, kinds_of, names_of, parts_of
+from dist_dash.member.parameters import Kind, kinds_of, moved_by_ascent, names_of, parts_of
 from dist_dash.member.sketch import Sketch
 from dist_dash.member.vector import ParameterVector, own_memory
 from dist_dash.seeds import derived_seed
@@ -60,6 +61,7 @@ class Member:
         """Positions in `parameters` of each named part: `trunk`, `head_0`, `head_1`, …"""
         self.perturbable = [i for i in range(len(engine.parameters)) if perturbed is None or perturbed[i]]
         """Positions in `parameters` of those that a perturbation moves."""
+        self._moved_by = {"all": self.perturbable}
         self.masks: list[Tensor | None] | None = None
         """Which weights exist: one tensor of 0 and 1 per parameter, None for a dense one; None: all weights do."""
         self.skipped_in_a_row = 0
@@ -70,6 +72,7 @@ class Member:
         self._buffers = Buffers(engine.module)
         self._spare: list[Tensor] | None = None
         self._perturbed, self._in_update = False, True
+        """Whether a forward counts as one at moved weights, and as one of an update."""
         self._start_update()
 
     def _start_update(self) -> None:
@@ -125,6 +128,7 @@ class Member:
         of: str | None = None,
         share: float | None = None,
         masked: bool = True,
+        create_graph: bool = False,
     ) -> ParameterVector:
         """∇loss at the present weights, of this rank's samples alone; `.grad` is left untouched.
 
@@ -134,23 +138,61 @@ class Member:
             of: one of `parts`: the gradient with respect to these parameters, 0 for the others; None: all of them.
             share: what the loss counts; by default `1 / accumulation`. 1 for a loss over all micro-batches.
             masked: whether weights that do not exist (see `masks`) get the gradient 0.
+            create_graph: whether the gradient itself will be differentiated.
         """
         positions = range(len(self.parameters)) if of is None else self.parts[of]
-        return self._gradient(loss, positions, retain_graph, share, masked)
+        return self._gradient(loss, positions, retain_graph, share, masked, create_graph)
 
-    def ascent_gradient(self, loss: Tensor, retain_graph: bool = False) -> ParameterVector:
-        """`gradient`, but 0 for parameters that no ascent moves: what a perturbation is made of."""
-        return self._gradient(loss, self.perturbable, retain_graph, None, True)
+    def ascent_gradient(self, loss: Tensor, retain_graph: bool = False, perturb: str = "all") -> ParameterVector:
+        """`gradient`, but 0 for parameters that the ascent does not move: what a perturbation is made of.
+
+        Args:
+            loss: 0-dimensional.
+            retain_graph: whether the graph is needed again.
+            perturb: which parameters the method's ascent moves, see `moved`.
+        """
+        return self._gradient(loss, self.moved(perturb), retain_graph, None, True)
+
+    def moved(self, perturb: str) -> list[int]:
+        """Positions of the parameters that an ascent moves: those of `perturb` that no parameter group leaves out.
+
+        Args:
+            perturb: `all`, `norms`, `no_norms` or a pattern of names: `parameters.moved_by_ascent`.
+
+        Raises:
+            BadInput: there is none.
+        """
+        if perturb not in self._moved_by:
+            asked = moved_by_ascent(perturb, self.names, self.kinds)
+            allowed = "a choice of which parameter_groups leave one"
+            require(bool({*asked} & {*self.perturbable}), "method.perturb", perturb, allowed)
+            self._moved_by[perturb] = sorted({*asked} & {*self.perturbable})
+        return self._moved_by[perturb]
+
+    def restricted(self, vector: ParameterVector, perturb: str = "all") -> ParameterVector:
+        """The vector, but 0 for parameters that the ascent does not move; itself where it moves all."""
+        moved = {*self.moved(perturb)}
+        if len(moved) == len(vector.tensors):
+            return vector
+        tensors = [t if i in moved else torch.zeros_like(t) for i, t in enumerate(vector.tensors)]
+        return ParameterVector(tensors, vector.scale)
 
     def _gradient(
-        self, loss: Tensor, positions: Sequence[int], retain_graph: bool, share: float | None, masked: bool
+        self,
+        loss: Tensor,
+        positions: Sequence[int],
+        retain_graph: bool,
+        share: float | None,
+        masked: bool,
+        create_graph: bool = False,
     ) -> ParameterVector:
         parameters = self.parameters
         with self._buffers.held():  # activation checkpointing runs forwards again
             found = torch.autograd.grad(
                 self._counted(loss, share),
                 [parameters[i] for i in positions],
-                retain_graph=retain_graph,
+                retain_graph=retain_graph or create_graph,
+                create_graph=create_graph,
                 allow_unused=True,
                 materialize_grads=True,
             )
@@ -196,28 +238,44 @@ class Member:
         self.engine.exchange.mean_over_replicas_(mean.tensors)
         return mean
 
-    def random_direction(self, step: int) -> ParameterVector:
-        """A fresh standard normal vector, a function of (seed, member, step): equal on the member's replicas.
+    def generator(self, purpose: str, step: int) -> torch.Generator:
+        """Random numbers for one purpose, a function of (seed, member, step): equal on the member's replicas."""
+        seed = derived_seed(purpose, self.seed, self.index, step)
+        return torch.Generator(self.parameters[0].device).manual_seed(seed)
 
-        0 where no ascent moves a parameter.
-        """
-        device = self.parameters[0].device
-        generator = torch.Generator(device).manual_seed(derived_seed("direction", self.seed, self.index, step))
+    def random_direction(self, step: int, perturb: str = "all") -> ParameterVector:
+        """A fresh standard normal vector, see `generator`; 0 where the ascent moves no parameter."""
+        generator = self.generator("direction", step)
         drawn = ParameterVector([torch.empty_like(p).normal_(generator=generator) for p in self.parameters])
-        for i in {*range(len(drawn.tensors))}.difference(self.perturbable):
-            drawn.tensors[i].zero_()
+        drawn = self.restricted(drawn, perturb)
         return drawn if self.masks is None else drawn.masked(self.masks)
 
+    def momentum(self) -> ParameterVector:
+        """The optimizer's momentum, to which its next update adds the gradient; 0 before the first one.
+
+        `momentum_buffer` of SGD, `exp_avg` of Adam and its kin; as the optimizer has it, with weight decay in it where
+        the optimizer puts it there. Not for sharded optimizers (ZeRO 1 and 2).
+        """
+        states = [self.engine.optimizer.state.get(p, {}) for p in self.parameters]
+        kept = [state.get("momentum_buffer", state.get("exp_avg")) for state in states]
+        pairs = zip(kept, self.parameters, strict=True)
+        return ParameterVector([torch.zeros_like(p) if v is None else v for v, p in pairs])
+
     @contextmanager
-    def perturbed(self, epsilon: ParameterVector) -> Iterator[None]:
-        """Weights at θ + ε inside; afterwards, also after an exception, θ to the bit."""
+    def perturbed(self, epsilon: ParameterVector, only_forward: bool = False) -> Iterator[None]:
+        """Weights at θ + ε inside; afterwards, also after an exception, θ to the bit.
+
+        Args:
+            epsilon: ε.
+            only_forward: whether the update has no other forward: its batch-norm statistics then move here.
+        """
         if self.sketch is not None:
             self.sketch.see(epsilon)
         weights = [p.data for p in self.parameters]
         # Kept for the next step: on a CPU fresh memory costs five times the copy itself.
         saved, self._spare = self._spare or [torch.empty_like(w) for w in weights], None
         torch._foreach_copy_(saved, weights)
-        outer, self._perturbed = self._perturbed, True
+        outer, self._perturbed = self._perturbed, not only_forward
         try:
             if epsilon.tensors:
                 moved = [epsilon.tensors[i] for i in self.perturbable]

@@ -25,15 +25,31 @@ class SAM(Method):
         ascent_sync: `local`: each replica ascends on its own samples (m-sharpness, the usual choice); `mean`: on the
             gradient of all replicas, like one large batch.
         rho_warmup: steps over which the radius grows from 0.
+        perturb: which parameters the ascent moves: `all`, `norms` (SAM-ON), `no_norms`, or a pattern of names.
     """
 
+    needs_gradient = True
+    """Whether `direction` looks at the gradient."""
+
     def __init__(
-        self, rho: float = 0.05, p: float = 2.0, ascent_sync: Literal["local", "mean"] = "local", rho_warmup: int = 0
+        self,
+        rho: float = 0.05,
+        p: float = 2.0,
+        ascent_sync: Literal["local", "mean"] = "local",
+        rho_warmup: int = 0,
+        perturb: str = "all",
     ) -> None:
         require_non_negative("method.rho", rho)
         require(p > 1, "method.p", p, "above 1 (.inf is allowed)")
         check_warmup(rho_warmup)
-        self.rho, self.p, self.ascent_sync, self.rho_warmup = rho, p, ascent_sync, rho_warmup
+        self.rho, self.p, self.ascent_sync, self.rho_warmup, self.perturb = rho, p, ascent_sync, rho_warmup, perturb
+
+    def direction(self, member: Member, gradient: ParameterVector) -> ParameterVector:
+        """The perturbation of radius 1 that the ascent gradient `g` gives; what kin of SAM do in another way."""
+        return sam_perturbation(gradient, 1.0, self.p)
+
+    def moved(self) -> None:
+        """The weights have moved: commit what `direction` has computed for the next update; SAM keeps nothing."""
 
     def copies(self, members: int) -> int:
         return 2  # the gradient, and the weights as they were
@@ -44,12 +60,12 @@ class SAM(Method):
         for micro in batch:
             logits = member.forward(micro.x)
             loss = micro.loss(logits)
-            g += member.ascent_gradient(loss)
+            g += member.ascent_gradient(loss, perturb=self.perturb)
             totals.add(loss=loss, accuracy=micro.correct(logits))
         if self.ascent_sync == "mean":
             g = member.mean_over_replicas(g)
         g_norm = g.norm()
-        epsilon = sam_perturbation(g, warmed_up(self.rho, batch.progress, self.rho_warmup), self.p)
+        epsilon = warmed_up(self.rho, batch.progress, self.rho_warmup) * self.direction(member, g)
         del g
         with member.perturbed(epsilon):
             del epsilon
@@ -57,5 +73,6 @@ class SAM(Method):
                 loss = micro.loss(member.forward(micro.x))
                 member.backward(loss)
                 totals.add(perturbed_loss=loss)
-        member.step()
+        if member.step():
+            self.moved()
         return totals.measured(g_loss_norm=g_norm, loss_rise=totals["perturbed_loss"] - totals["loss"])

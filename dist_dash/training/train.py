@@ -164,6 +164,7 @@ class Run:
             perturbed = [group is None or group.perturbed for group in groups]
             identity, accumulation = self.layout.identity, recipe.loader.accumulation
             self.member = Member(recipe.engine, identity, accumulation, recipe.seed, heads, perturbed)
+            recipe.method.check_network(self.member)
         self.window = Window(exchange)
         with exchange.together("record"):
             self.recorder = self._open_record()
