@@ -159,6 +159,8 @@ class Sibling:
     def _lengths(self, g_loss: ParameterVector, g_div: ParameterVector) -> Measured:
         if self.kind == "joint":
             return {"g_joint_norm": g_loss.norm()}  # of ∇(L + λ L_div)
+        if not g_loss.tensors:
+            return {"g_div_norm": g_div.norm()}
         if self.kind != "diversity":
             return {"g_loss_norm": g_loss.norm()}
         return {"g_loss_norm": g_loss.norm(), "g_div_norm": g_div.norm(), "ascent_cosine": cosine(g_loss, g_div)}
