@@ -26,6 +26,7 @@ from dist_dash.runs.folder import record_line
 from dist_dash.runs.progress import TrainingLine
 
 PENDING = 100  # updates whose values are kept before they are summed
+Names = tuple[str, ...]
 TIMING = ("seconds", "wait", "transfer", "data", "peak_memory_mib")
 
 
@@ -36,18 +37,20 @@ class Window:
     """
 
     def __init__(self, exchange: Exchange) -> None:
-        self._exchange, self._names, self._steps = exchange, list[str](), 0
+        self._exchange, self._steps = exchange, 0
         self._timed = 0  # updates of this process; a window that began before a resume has more of them
-        self._pending: list[list[Tensor]] = []  # not yet in the sums
-        self._sums: Tensor | None = None
+        self._pending: list[tuple[Names, list[Tensor]]] = []  # not yet in the sums
+        self._sums: dict[Names, tuple[int, Tensor]] = {}  # of updates that measured the same: how many, and the sums
         self._host_names, self._host_sums = list[str](), list[float]()
 
     def add(self, measured: Mapping[str, Tensor], **on_host: float) -> None:
-        """Add one update's values: 0-dimensional tensors, and numbers that the host knows already."""
-        if self._names and set(self._names) != set(measured):
-            raise RunFailed(f"method: an update has measured {[*measured]}, those before it {self._names}")
-        self._names, self._host_names = self._names or list(measured), list(on_host)
-        self._pending.append([measured[name].detach() for name in self._names])
+        """Add one update's values: 0-dimensional tensors, and numbers that the host knows already.
+
+        What an update measures may depend on its number, and on nothing else. A mean is that of the updates that have
+        measured the value.
+        """
+        names, self._host_names = tuple(measured), list(on_host)
+        self._pending.append((names, [value.detach() for value in measured.values()]))
         before = self._host_sums or [0.0] * len(on_host)
         self._host_sums = [total + value for total, value in zip(before, on_host.values(), strict=True)]
         self._steps += 1
@@ -63,34 +66,48 @@ class Window:
     def close(self) -> dict[str, list[float]]:
         """One value per member (mean over its replicas) for each measured name and timing; starts a new window."""
         self._sum_up()
-        assert self._sums is not None
         clock, layout = self._exchange.clock.read(), self._exchange.layout
         seconds = [clock.get(name, 0.0) / max(1, self._timed) for name in ("total", *TIMING[1:4])]
-        sums = torch.cat([self._sums.cpu(), torch.tensor(self._host_sums, dtype=torch.float64)])
-        row = torch.cat([sums / self._steps, torch.tensor([*seconds, _peak_memory_mib()], dtype=torch.float64)])
+        means = self._means()
+        host = torch.tensor(self._host_sums, dtype=torch.float64) / self._steps
+        times = torch.tensor([*seconds, _peak_memory_mib()], dtype=torch.float64)
+        row = torch.cat([torch.tensor([*means.values()], dtype=torch.float64), host, times])
         rows = torch.stack(self._exchange.collect(row)).reshape(layout.members, layout.replicas, -1).mean(1)
-        names = [*self._names, *self._host_names, *TIMING]
-        self._sums, self._host_sums, self._steps, self._timed = None, [], 0, 0
+        names = [*means, *self._host_names, *TIMING]
+        self._sums, self._host_sums, self._steps, self._timed = {}, [], 0, 0
         return {name: rows[:, i].tolist() for i, name in enumerate(names)}
 
     def state(self) -> dict[str, Any]:
         """The state with which a resumed run writes the same next line."""
         self._sum_up()
-        host = {"host_names": self._host_names, "host_sums": self._host_sums}
-        return {"names": self._names, "steps": self._steps, "sums": self._sums, **host}
+        sums = [[list(names), number, total] for names, (number, total) in self._sums.items()]
+        return {"steps": self._steps, "sums": sums, "host_names": self._host_names, "host_sums": self._host_sums}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Restore what `state` returned."""
-        self._names, self._steps = state["names"], state["steps"]
-        self._sums = None if state["sums"] is None else state["sums"].to(self._exchange.layout.device)
+        self._steps, sums = state["steps"], state["sums"]
+        if "names" in state:  # a set of an earlier version, where every update measured the same
+            sums = [] if sums is None else [[state["names"], self._steps, sums]]
+        device = self._exchange.layout.device
+        self._sums = {tuple(names): (number, total.to(device)) for names, number, total in sums}
         self._host_names, self._host_sums = state["host_names"], state["host_sums"]
 
     def _sum_up(self) -> None:
         """Add the pending values, one update after the other: the sum does not depend on when it is made."""
-        for values in self._pending:
+        for names, values in self._pending:
             row = torch.stack([value.double() for value in values])
-            self._sums = row if self._sums is None else self._sums + row
+            number, total = self._sums.get(names, (0, None))
+            self._sums[names] = (number + 1, row if total is None else total + row)
         self._pending = []
+
+    def _means(self) -> dict[str, float]:
+        """Of each value, over the updates that measured it."""
+        found: dict[str, tuple[int, float]] = {}
+        for names, (number, total) in self._sums.items():
+            for name, value in zip(names, total.tolist(), strict=True):
+                updates, before = found.get(name, (0, 0.0))
+                found[name] = (updates + number, before + value)
+        return {name: total / updates for name, (updates, total) in found.items()}
 
 
 class Recorder:
