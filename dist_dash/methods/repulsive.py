@@ -115,7 +115,7 @@ class Repulsive(Method):
         scale, rank = self.weight / (samples * batch.progress.steps_per_epoch), exchange.layout.member
         own = torch.cat([p.detach().flatten() for p in member.parameters])
         waiting = exchange.stack(own) if self.kernel == "kde" else None  # hidden behind all passes
-        g = member.mean_over_replicas(ascent(member, batch, totals, "local"))
+        g = ascent(member, batch, totals, "local")
         flat = torch.cat([t.flatten() for t in g.materialised()])
         if waiting is not None:
             everyone, live = waiting.wait(), own.requires_grad_()
