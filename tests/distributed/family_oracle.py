@@ -125,9 +125,9 @@ def hessian_product(member: OneMember, replicas: Replicas, shifts: list[Vector],
             logits = oracle.forward(member.module, at, oracle.copies(member.on_replicas[r]), x)
             loss = member.settings.losses(logits, target).mean()
             first = torch.autograd.grad(loss, at, create_graph=True, allow_unused=True)
-            inner = sum((a * v).sum() for a, v in zip(first, vectors[r], strict=True) if a is not None)
-            linear = not isinstance(inner, Tensor) or not inner.requires_grad
-            products.append(zeros(at) if linear else oracle.gradient(inner, at))
+            parts = [(a * v).sum() for a, v in zip(first, vectors[r], strict=True) if a is not None]
+            inner = torch.stack(parts).sum()
+            products.append(oracle.gradient(inner, at) if inner.requires_grad else zeros(at))
         result.append(mean(products))
     return result
 
@@ -145,10 +145,10 @@ def gam(
 ) -> Outcome:
     """GAM (Zhang et al. 2023, arXiv 2303.03108; § 3): first-order flatness ρ‖∇L‖ at its own worst point.
 
-    ``exact``, the paper's rule: f = ∇²L(θ) unit(∇L(θ)), θ_a = θ + ρ unit(f), descend ∇L(θ) + αρ ∇²L(θ_a) unit(∇L(θ_a)).
-    The other two use g₀ = ∇L(θ), g₁ = ∇L(θ + r unit(g₀)), θ₂ = θ + ρ unit(g₁ − g₀), g₂ = ∇L(θ₂) and
-    g₃ = ∇L(θ₂ + r unit(g₂)). ``difference``: descend g₀ + αρ(g₃ − g₂)/r. ``authors``, with β = (1, 1, −1, 1): d = g₁ + g₃,
-    m = g₀ + g₂, descend d − γ(m − ⟨m, unit(d)⟩ unit(d)), which is 0 where d = 0; α is not read.
+    ``exact``, the paper's rule: f = ∇²L(θ) unit(∇L(θ)), θ_a = θ + ρ unit(f), descend
+    ∇L(θ) + αρ ∇²L(θ_a) unit(∇L(θ_a)). The other two use g₀ = ∇L(θ), g₁ = ∇L(θ + r unit(g₀)), θ₂ = θ + ρ unit(g₁ − g₀),
+    g₂ = ∇L(θ₂) and g₃ = ∇L(θ₂ + r unit(g₂)). ``difference``: descend g₀ + αρ(g₃ − g₂)/r. ``authors``, with
+    β = (1, 1, −1, 1): d = g₁ + g₃, m = g₀ + g₂, descend d − γ(m − ⟨m, unit(d)⟩ unit(d)), 0 where d = 0; α is not read.
 
     ``local``: every gradient and product is the replica's own, the final direction is averaged. ``mean``: each of them
     is averaged over replicas before it is used. Records add ``direction``, the final direction of every replica.
@@ -225,7 +225,7 @@ def of_chosen(
 
 
 def risen(rise: Tensor, gamma: float) -> list[int]:
-    """Ascending positions of the ⌈γn⌉ largest finite rises of ``rise`` [n], at least 1 if any is finite; ties: lower."""
+    """Ascending positions of the ⌈γn⌉ largest finite rises of ``rise`` [n], at least 1 if there is any; ties: lower."""
     finite = [s for s in range(len(rise)) if bool(torch.isfinite(rise[s]))]
     order = sorted(finite, key=lambda s: (-float(rise[s]), s))
     return sorted(order[: len(proof_oracle.selected(rise, gamma))])

@@ -124,9 +124,7 @@ def sharpbalance(
             if step < from_step:
                 descent, _ = member.differentiate(replicas, [scale(rho, unit(one)) for one in g])
             else:
-                plain = [
-                    [s for s in range(len(some)) if s not in mine] for some, mine in zip(here, picked, strict=True)
-                ]
+                plain = [[s for s in range(len(a)) if s not in b] for a, b in zip(here, picked, strict=True)]
                 nowhere, per_sample = [zeros(one) for one in g], [1 / len(some) for some in here]
                 ascent = of_chosen(member, replicas, nowhere, picked, per_sample, alone=False)
                 shifts = [scale(rho, unit(one)) for one in ascent]

@@ -22,12 +22,12 @@ Kernel = Literal["kde", "svgd"]
 Bandwidth = Literal["pairs", "authors"]
 
 
-def kernel(points: list[Tensor], bandwidth: Bandwidth, counted: int) -> tuple[list[list[float]], float]:
+def kernels(points: list[Tensor], bandwidth: Bandwidth, counted: int) -> tuple[list[list[float]], float]:
     """k(f_i, f_j) = exp(−‖f_i − f_j‖²/(2h)) as ``[i][j]``, and h = median / (2 ln(counted + 1)).
 
     The median is the true one (the mean of the middle two) of the squared distances of all pairs of two members
-    (``pairs``), or of all m² entries with the zeros of the diagonal (``authors``). Where it is 0, k is 1 for equal points
-    and 0 for others, the limit of h → 0.
+    (``pairs``), or of all m² entries with the zeros of the diagonal (``authors``). Where it is 0, k is 1 for equal
+    points and 0 for others, the limit of h → 0.
     """
     squared = [[float(((a - b) ** 2).sum()) for b in points] for a in points]
     m = range(len(points))
@@ -50,7 +50,7 @@ def directions(
         slopes: s = ∇_f L ``[member]``, of the same shape.
         strength: w = λ/N.
         kind: The rule.
-        bandwidth: See ``kernel``.
+        bandwidth: See ``kernels``.
         count: m of h and of 1/m: ``finite`` members or ``all``.
     """
     sound = [
@@ -59,7 +59,7 @@ def directions(
         if bool(torch.isfinite(points[i]).all()) and (kind == "kde" or bool(torch.isfinite(slopes[i]).all()))
     ]
     m = len(sound) if count == "finite" else len(points)
-    k, h = kernel([points[i] for i in sound], bandwidth, m)
+    k, h = kernels([points[i] for i in sound], bandwidth, m)
     result = list(slopes)
     for a, i in enumerate(sound):
         push = torch.zeros_like(points[i])  # −Σ_j ∇_{f_j} k(f_j, f_i) = Σ_j ∇_{f_i} k(f_i, f_j)
@@ -134,12 +134,14 @@ def repulsive(
     ``directions`` with w = λ/n, taken back to the weights by Jᵀ, then the mean over micro-batches and replicas.
     ``weights``: f_i = all trainable parameters, the slope is the replica's ∇L_i (mean over its micro-batches), w = λ/N
     with N = (samples of the update over all replicas) · ``updates_per_epoch``; then the mean over replicas.
-    λ = ``weight``. ``base="SAM"``: points, slopes and Jᵀ are those at θ_i + ε_i, ε_i = ρ unit(∇L_i(θ_i)) of the replica's
-    own gradient. Statistics move in the forward at θ. Records add ``direction`` per replica.
+    λ = ``weight``. ``base="SAM"``: points, slopes and Jᵀ are those at θ_i + ε_i, ε_i = ρ unit(∇L_i(θ_i)) of the
+    replica's own gradient. Statistics move in the forward at θ. Records add ``direction`` per replica.
     """
     settings = replace(settings, ascent_sync="local")
 
-    def on_replica(own: list[OneMember], replicas: Replicas, r: int, shifts: list[Vector], g: list[Vector]):
+    def on_replica(
+        own: list[OneMember], replicas: Replicas, r: int, shifts: list[Vector], g: list[Vector]
+    ) -> list[Vector]:
         if space != "weights":
             each = [
                 in_outputs(own, batch, r, shifts, weight, space == "probs", kernel, bandwidth, count)
