@@ -16,6 +16,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
+
 from dist_dash.errors import BadInput, require, require_non_negative, require_positive
 from dist_dash.member.batch import Batch
 from dist_dash.member.facts import RunFacts
@@ -87,7 +89,7 @@ class GAM(Method):
         if self.form == "difference":
             return g0 + (self.alpha * self.rho / self.r) * (g3 - g2)
         d, m = g1 + g3, g0 + g2
-        return d - 0.03 * orthogonal_part(m, d)
+        return d - (0.03 * torch.sign(d.norm())) * orthogonal_part(m, d)  # d = 0: there is nothing to descend
 
     def _exact(self, member: Member, batch: Batch, totals: Totals) -> ParameterVector:
         g0, f = self._gradient_and_curvature(member, batch, totals)
