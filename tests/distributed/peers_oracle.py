@@ -188,7 +188,8 @@ def dash(
     optimizer's momentum v, 0 at first. Unlike MSAM alone it moves the statistics at θ.
 
     ``moved`` are the positions of the parameters that are perturbed: g, g − σm, v and ∇L_div are 0 elsewhere before
-    their norms are taken. Without peers the second term is 0. Records add ``eps`` per replica, of full updates.
+    their norms are taken. Without peers the second term is 0. Records add ``kept``, g_v after
+    the step, ``along``, g, and in full updates ``eps`` per replica.
     """
     options = oracle.Options(peers=peers, classes=classes, temperature=temperature)
     kept: list[Vector | None] = [None for _ in members]
@@ -212,6 +213,7 @@ def dash(
                 whole, old = mean(g[i]), kept[i]
                 descent = whole if old is None else add(whole, scale(alpha * norm(whole), unit(old)))
                 member.step(descent, settings.factor(step))
+                member.record |= {"kept": old, "along": whole}
             return
         apart = [
             diversity_gradients(own, replicas, i, options) if len(own) > 1 else [zeros(one) for one in g[i]]
@@ -225,6 +227,6 @@ def dash(
             if member.step(descent, settings.factor(step)):
                 kept[i] = orthogonal(descent, mean(g[i]))
                 friendly[i] = blended(friendly[i], g[i], decay)
-            member.record["eps"] = shifts
+            member.record |= {"kept": kept[i], "along": mean(g[i]), "eps": shifts}
 
     return together(members, batches, settings, update)
