@@ -14,15 +14,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dist_dash.methods import AESAM, ASAM, DASH, ESAM, FSAM, GAM, GSAM, MSAM, LookSAM, Method, Repulsive
+from dist_dash.methods import AESAM, ASAM, DASH, ESAM, FSAM, GAM, GSAM, MSAM, LookSAM, Method, Repulsive, SharpBalance
 from dist_dash.seeds import derived_seed
 from tests.distributed import family_oracle as family
 from tests.distributed import peers_oracle as peers
 from tests.distributed import repulsion_oracle as repulsion
 from tests.distributed.proof_oracle import Outcome, Settings
 from tests.distributed.proofs import TwoSnapshots
-from tests.distributed.small import batches, network
-from tests.distributed.test_family import ACCUMULATION, MEMBERS, REPLICAS, STEPS, data, ranks
+from tests.distributed.small import CLASSES, FEATURES, MICRO, network
+from tests.distributed.test_family import ACCUMULATION, MEMBERS, REPLICAS, STEPS, data, furthest, ranks
 
 EPOCH = max(1, STEPS // 2)  # updates, as `run_member` has it
 BETA = 0.6
@@ -175,10 +175,43 @@ def test_gsam_s_radius_follows_the_rate() -> None:
     assert len({round(measured["radius"], 9) for measured in found[0]["measured"]}) > 2
 
 
+def of_a_split(seed: int = 3) -> tuple[Any, Any, Any]:
+    """A training split whose ids have gaps, batches that are drawn from it, and which samples those hold."""
+    draw = torch.Generator().manual_seed(seed)
+    numbers = torch.randperm(60, generator=draw)[:40]
+    x = torch.randn(40, FEATURES, generator=draw, dtype=torch.float64)
+    target = nn.functional.one_hot(torch.randint(CLASSES, (40,), generator=draw), CLASSES).double()
+    places = torch.stack([torch.randperm(40, generator=draw)[: 4 * MICRO] for _ in range(STEPS)])
+    places = places.reshape(STEPS, REPLICAS, ACCUMULATION, MICRO)
+    samples = [[[(x[p], target[p]) for p in micros] for micros in replicas] for replicas in places]
+    return (x, target, numbers), samples, [[[numbers[p] for p in micros] for micros in each] for each in places]
+
+
+@pytest.mark.parametrize("batch_norm", [False, True])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"rho": 0.1, "share": 0.3},
+        {"rho": 0.2, "share": 0.5, "sharpest": "low", "rest": "all_but_split", "part": 2},
+        {"rho": 0.1, "share": 0.05, "part": 20},  # some parts of micro-batches hold one sample, or none
+    ],
+)
+def test_sharpbalance_equals_a_loop(options: dict[str, Any], batch_norm: bool) -> None:
+    train, samples, ids = of_a_split()
+    modules: list[nn.Module] = [network(member, batch_norm, torch.float64) for member in range(MEMBERS)]
+    settings = Settings(weight_decay=5e-4, clip=0.4, ascent_sync="local")
+    outcome = peers.sharpbalance(modules, samples, settings, from_step=EPOCH, train=train, ids=ids, **options)
+    method = SharpBalance(from_epoch=1, **options)
+    whole = ranks(method, samples, batch_norm=batch_norm, train=train, ids=ids)
+    assert_weights(whole, outcome)
+    begun = ranks(method, samples, batch_norm=batch_norm, train=train, ids=ids, part=(0, 5))
+    states = [rank["state"] for rank in begun]
+    rest = ranks(method, samples, batch_norm=batch_norm, train=train, ids=ids, part=(5, STEPS), states=states)
+    assert furthest(rest, whole) == 0
+
+
 def test_the_loops_see_what_is_planted() -> None:
     """A method with another parameter, or the other way to average, is no longer equal."""
-    assert ACCUMULATION == REPLICAS == 2
-    assert batches(1, 1, 1, torch.float64)
     for case, other in {"LookSAM": LookSAM(0.1, 3, 0.4), "FSAM": FSAM(0.1, 0.9, 0.7, "mean")}.items():
         _, loop, options = CASES[case]
         with pytest.raises(AssertionError):
