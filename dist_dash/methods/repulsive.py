@@ -140,7 +140,7 @@ class Repulsive(Method):
         present = everyone[finite]
         width = self._width(present)
         if not finite[rank] or width == 0:
-            return own.new_zeros(())
+            return own[:0].sum()  # 0, with a graph
         return torch.logsumexp(-(present - own).square().sum(1) / (2 * width), 0)
 
     def _stein(self, everyone: Tensor, finite: Tensor, rank: int, scale: float) -> Tensor:
