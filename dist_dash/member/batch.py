@@ -95,6 +95,11 @@ class Batch:
     micro_batches: list[MicroBatch]
     progress: Progress
 
+    @property
+    def last(self) -> MicroBatch:
+        """The micro-batch with which a pass over the update's samples ends."""
+        return self.micro_batches[-1]
+
     def __iter__(self) -> Iterator[MicroBatch]:
         return iter(self.micro_batches)
 

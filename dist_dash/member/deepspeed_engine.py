@@ -31,10 +31,17 @@ class DeepSpeed(Engine):
         clip: largest global norm of the descent gradient; 0 does not clip.
         zero: ZeRO stage. 1 shards the optimizer state over a member's replicas, 2 the gradients too. 3 is refused: it
             shards the parameters that the ascent must move.
+        bucket_mb: megabytes of gradient that replicas average together; at ZeRO 0 while the backward computes the next.
     """
 
-    def __init__(self, precision: Precision = "fp32", clip: float = 0.0, zero: Literal[0, 1, 2, 3] = 0) -> None:
-        super().__init__(precision, clip)
+    def __init__(
+        self,
+        precision: Precision = "fp32",
+        clip: float = 0.0,
+        zero: Literal[0, 1, 2, 3] = 0,
+        bucket_mb: float = 25.0,
+    ) -> None:
+        super().__init__(precision, clip, bucket_mb)
         if precision == "fp64":
             raise BadInput("engine.precision: fp64 is not supported by DeepSpeed; use engine Torch for it")
         if zero == 3:
@@ -75,7 +82,7 @@ class DeepSpeed(Engine):
                         "stage": self.zero,
                         "overlap_comm": False,
                         # ZeRO allocates its bucket anew at every step: the default of 2 GB takes seconds on a CPU.
-                        "reduce_bucket_size": min(BUCKET, size),
+                        "reduce_bucket_size": min(int(250_000 * self.bucket_mb), size),
                         "allgather_bucket_size": min(BUCKET, size + size % 2),  # an odd one is refused
                     },
                 },
@@ -84,6 +91,12 @@ class DeepSpeed(Engine):
         if group != ranks:
             raise RunFailed(f"DeepSpeed averages over ranks {group}, not over this member's replicas {ranks}")
         self.module = self._engine.module
+        self._engine.enable_backward_allreduce = not self.averages
+
+    @property
+    def averages(self) -> bool:
+        # At ZeRO 0 DeepSpeed would do it in `step`, when nothing is left to hide it behind.
+        return self.zero == 0
 
     def backward(self, loss: Tensor) -> None:
         if self.zero and self.exchange.layout.replicas > 1:
@@ -95,6 +108,9 @@ class DeepSpeed(Engine):
 
     def step(self) -> None:
         self.skipped = False
+        if self.averages:
+            for p in self.parameters:  # one that no sample has used decays all the same
+                p.grad = torch.zeros_like(p) if p.grad is None else p.grad
         self._engine.step()
         # ZeRO checks the norm of the whole gradient before any shard's optimizer runs.
         self.skipped = self.skipped or bool(getattr(self._engine.optimizer, "overflow", False))

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from dist_dash.errors import BadInput, require, require_non_negative
+from dist_dash.errors import BadInput, require, require_non_negative, require_positive
+from dist_dash.member.averaging import DescentAverage
 from dist_dash.member.optimizer import MakeOptimizer
 from dist_dash.ranks.exchange import Exchange
 
@@ -26,14 +28,17 @@ class Engine(ABC):
         precision: fp32, fp64 (for checks) or bf16 (autocast over fp32 masters). fp16 is refused: its loss scaling has
             not been shown right here.
         clip: largest global norm of the descent gradient; 0 does not clip.
+        bucket_mb: megabytes of gradient that replicas average together, while the backward computes the next; of a
+            small network less.
     """
 
-    def __init__(self, precision: Precision = "fp32", clip: float = 0.0) -> None:
+    def __init__(self, precision: Precision = "fp32", clip: float = 0.0, bucket_mb: float = 25.0) -> None:
         if precision == "fp16":
             raise BadInput("engine.precision: fp16 is not supported, its loss scaling is unproven; use bf16 or fp32")
         require(precision in ("fp32", "fp64", "bf16"), "engine.precision", precision, "fp32, fp64 or bf16")
         require_non_negative("engine.clip", clip)
-        self.precision, self.clip = precision, clip
+        require_positive("engine.bucket_mb", bucket_mb)
+        self.precision, self.clip, self.bucket_mb = precision, clip, bucket_mb
         self.skipped = False
 
     @property
@@ -50,6 +55,9 @@ class Engine(ABC):
         self.learning_rates = [group["lr"] for group in self.optimizer.param_groups]
         self.optimizer.register_step_pre_hook(self._leave_out_non_finite)
         self._autocast_device = exchange.layout.device.type
+        self._average: DescentAverage | None = None
+        if exchange.layout.replicas > 1 and self.averages:
+            self._average = DescentAverage(self.parameters, self.bucket_mb, exchange)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits `[n, C]` in the master type; one autocast context each: a shared one's cache hides perturbations."""
@@ -57,13 +65,27 @@ class Engine(ABC):
             logits: Tensor = self.module(x)
         return logits.to(self.dtype)
 
+    @property
+    def averages(self) -> bool:
+        """Whether the descent gradient is averaged over the replicas here, and not by the step of a library."""
+        return True
+
+    def averaging(self, loss: Tensor, last: bool) -> AbstractContextManager[None]:
+        """The body is the backward of `loss`; if it is the `last` of the update, its gradient is averaged meanwhile."""
+        return nullcontext() if self._average is None else self._average.backward(loss, last)
+
+    def finish_average(self) -> None:
+        """Every `.grad` is the mean over the replicas afterwards, where it is averaged here; comes before `step`."""
+        if self._average is not None:
+            self._average.finish()
+
     @abstractmethod
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of `loss` to the descent gradient."""
 
     @abstractmethod
     def step(self) -> None:
-        """Average the descent gradient over the replicas, clip, update, clear; `skipped`: it was not finite."""
+        """Clip, update, clear; `skipped`: the gradient was not finite."""
 
     def scale_learning_rate(self, factor: float) -> None:
         """Set every group's learning rate to `factor` times its configured value."""
@@ -113,11 +135,6 @@ class Torch(Engine):
         loss.backward()
 
     def step(self) -> None:
-        if self.exchange.layout.replicas > 1:
-            for p in self.parameters:
-                # A parameter that only another replica's samples used: what is averaged must have one shape.
-                p.grad = torch.zeros_like(p) if p.grad is None else p.grad
-        self.exchange.mean_over_replicas_([p.grad for p in self.parameters if p.grad is not None])
         if self.clip:
             torch.nn.utils.clip_grad_norm_(self.parameters, self.clip, foreach=True)
         self.optimizer.step()

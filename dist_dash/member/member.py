@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dist_dash.errors import require
+from dist_dash.member.averaging import mean_gradient
 from dist_dash.member.buffers import Buffers
 from dist_dash.member.engine import Engine, linear_loss
 from dist_dash.member.parameters import Kind, kinds_of, moved_by_ascent, names_of, parts_of
@@ -128,6 +129,8 @@ class Member:
         of: str | None = None,
         share: float | None = None,
         masked: bool = True,
+        onto: ParameterVector | None = None,
+        mean: bool = False,
         create_graph: bool = False,
     ) -> ParameterVector:
         """∇loss at the present weights, of this rank's samples alone; `.grad` is left untouched.
@@ -138,20 +141,33 @@ class Member:
             of: one of `parts`: the gradient with respect to these parameters, 0 for the others; None: all of them.
             share: what the loss counts; by default `1 / accumulation`. 1 for a loss over all micro-batches.
             masked: whether weights that do not exist (see `masks`) get the gradient 0.
-            create_graph: whether the gradient itself will be differentiated.
+            onto: the gradient of the micro-batches before, which is used up: the sum is returned.
+            mean: average the sum over this member's replicas while it is computed; all replicas must ask alike. What is
+                returned waits for the rest of it when it is first read.
+            create_graph: whether the gradient itself will be differentiated; not with `mean`.
         """
         positions = range(len(self.parameters)) if of is None else self.parts[of]
-        return self._gradient(loss, positions, retain_graph, share, masked, create_graph)
+        return self._gradient(loss, positions, retain_graph, share, masked, onto, mean, create_graph)
 
-    def ascent_gradient(self, loss: Tensor, retain_graph: bool = False, perturb: str = "all") -> ParameterVector:
+    def ascent_gradient(
+        self,
+        loss: Tensor,
+        retain_graph: bool = False,
+        perturb: str = "all",
+        *,
+        onto: ParameterVector | None = None,
+        mean: bool = False,
+    ) -> ParameterVector:
         """`gradient`, but 0 for parameters that the ascent does not move: what a perturbation is made of.
 
         Args:
             loss: 0-dimensional.
             retain_graph: whether the graph is needed again.
             perturb: which parameters the method's ascent moves, see `moved`.
+            onto: as in `gradient`.
+            mean: as in `gradient`.
         """
-        return self._gradient(loss, self.moved(perturb), retain_graph, None, True)
+        return self._gradient(loss, self.moved(perturb), retain_graph, None, True, onto, mean)
 
     def moved(self, perturb: str) -> list[int]:
         """Positions of the parameters that an ascent moves: those of `perturb` that no parameter group leaves out.
@@ -172,7 +188,7 @@ class Member:
     def restricted(self, vector: ParameterVector, perturb: str = "all") -> ParameterVector:
         """The vector, but 0 for parameters that the ascent does not move; itself where it moves all."""
         moved = {*self.moved(perturb)}
-        if len(moved) == len(vector.tensors):
+        if not vector.tensors or len(moved) == len(vector.tensors):
             return vector
         tensors = [t if i in moved else torch.zeros_like(t) for i, t in enumerate(vector.tensors)]
         return ParameterVector(tensors, vector.scale)
@@ -184,41 +200,61 @@ class Member:
         retain_graph: bool,
         share: float | None,
         masked: bool,
+        onto: ParameterVector | None,
+        mean: bool,
         create_graph: bool = False,
     ) -> ParameterVector:
-        parameters = self.parameters
+        onto = ParameterVector([]) if onto is None else onto
+        parameters, loss = [self.parameters[i] for i in positions], self._counted(loss, share)
         with self._buffers.held():  # activation checkpointing runs forwards again
-            found = torch.autograd.grad(
-                self._counted(loss, share),
-                [parameters[i] for i in positions],
-                retain_graph=retain_graph or create_graph,
-                create_graph=create_graph,
-                allow_unused=True,
-                materialize_grads=True,
-            )
-        tensors = own_memory(found)
-        if len(positions) < len(parameters):
-            part = dict(zip(positions, tensors, strict=True))
-            tensors = [part[i] if i in part else torch.zeros_like(p) for i, p in enumerate(parameters)]
-        vector = ParameterVector(tensors)
-        return vector.masked(self.masks) if masked and self.masks is not None else vector
+            if mean and self.engine.exchange.layout.replicas > 1:
+                before, owner = dict(enumerate(onto.give_up())), self.engine
+                own = {at: before.pop(i) for at, i in enumerate(positions) if i in before}
+                wait = mean_gradient(loss, parameters, retain_graph, own, owner.bucket_mb, owner.exchange)
+                vector = ParameterVector(lambda: self._whole(positions, wait()))
+            else:
+                found = torch.autograd.grad(
+                    loss,
+                    parameters,
+                    retain_graph=retain_graph or create_graph,
+                    create_graph=create_graph,
+                    allow_unused=True,
+                    materialize_grads=True,
+                )
+                vector = ParameterVector(self._whole(positions, own_memory(found)))
+        if masked and self.masks is not None:
+            vector = vector.masked(self.masks)
+        onto += vector
+        return onto
 
-    def backward(self, loss: Tensor, share: float | None = None) -> None:
+    def _whole(self, positions: Sequence[int], tensors: list[Tensor]) -> list[Tensor]:
+        """One tensor per parameter, from those at some positions; 0 elsewhere."""
+        if len(positions) == len(self.parameters):
+            return tensors
+        part = dict(zip(positions, tensors, strict=True))
+        return [part[i] if i in part else torch.zeros_like(p) for i, p in enumerate(self.parameters)]
+
+    def backward(self, loss: Tensor, share: float | None = None, *, last: bool = False) -> None:
         """Add ∇loss at the present (perturbed) weights to the descent gradient.
 
         Args:
             loss: 0-dimensional.
             share: what the loss counts; by default `1 / accumulation`. 1 for a loss over all micro-batches.
+            last: nothing is added to the descent gradient after it: replicas average it while it is computed. All of
+                them must say so alike. Left out, `step` averages it, which is as right and takes longer.
         """
-        with self._buffers.held():
-            self.engine.backward(self._counted(loss, share))
+        loss = self._counted(loss, share)
+        with self._buffers.held(), self.engine.averaging(loss, last):
+            self.engine.backward(loss)
 
     def descend(self, vector: ParameterVector) -> None:
         """Add `vector` itself to the descent gradient: for rules that combine gradients before they descend.
 
         It is the gradient of the linear loss `⟨θ, vector⟩`, which every engine can take, sharded or not.
         """
-        self.engine.backward(linear_loss(self.parameters, vector.materialised()))
+        loss = linear_loss(self.parameters, vector.materialised())
+        with self.engine.averaging(loss, last=False):
+            self.engine.backward(loss)
 
     def _counted(self, loss: Tensor, share: float | None) -> Tensor:
         if share is None:
@@ -232,10 +268,10 @@ class Member:
 
     def mean_over_replicas(self, vector: ParameterVector) -> ParameterVector:
         """The vector averaged over this member's replicas: with it, r replicas ascend like one large batch."""
-        if not vector.tensors:
+        if not vector.tensors or self.engine.exchange.layout.replicas == 1:
             return vector
         mean = ParameterVector(vector.materialised())
-        self.engine.exchange.mean_over_replicas_(mean.tensors)
+        self.engine.exchange.mean_over_replicas_(mean.tensors, self.engine.bucket_mb)
         return mean
 
     def generator(self, purpose: str, step: int) -> torch.Generator:
@@ -278,8 +314,11 @@ class Member:
         outer, self._perturbed = self._perturbed, not only_forward
         try:
             if epsilon.tensors:
-                moved = [epsilon.tensors[i] for i in self.perturbable]
-                ParameterVector(moved, epsilon.scale).add_to([weights[i] for i in self.perturbable])
+                some = weights
+                if len(self.perturbable) < len(weights):
+                    epsilon = ParameterVector([epsilon.tensors[i] for i in self.perturbable], epsilon.scale)
+                    some = [weights[i] for i in self.perturbable]
+                epsilon.add_to(some)
                 self._mask(weights)
             del epsilon  # one copy of the weights and one gradient is all that SAM may cost
             yield
@@ -316,6 +355,7 @@ class Member:
             Whether the weights moved: a non-finite gradient moves nothing, and is counted. Whatever a method keeps
             from one update to the next changes only where they did.
         """
+        self.engine.finish_average()
         if self.masks is not None:
             self._mask([p.grad for p in self.parameters])
         # Replicas see different samples; averaged every step, their running statistics stay equal to the bit.

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-PART = 2**16  # elements whose squares fp32 adds up without losing digits that matter
+ROW = 2**9  # elements whose squares fp32 adds up without losing digits that matter
+SHORT = 2**12  # elements that take as long in fp64
 SMALLEST, LARGEST = 1e-12, 1e12  # norms between which no square that matters leaves the range of fp32
 
 
@@ -19,20 +20,34 @@ class ParameterVector:
     `ParameterVector([])` is the zero of a sum: added to, it yields the other summand.
 
     Args:
-        tensors: one tensor per parameter, in the order of the member's parameters.
+        tensors: one tensor per parameter, in the order of the member's parameters; or what waits for them, called when
+            they are first read.
         scale: a number or a 0-dimensional tensor on the same device.
     """
 
-    def __init__(self, tensors: Sequence[Tensor], scale: float | Tensor = 1.0) -> None:
-        self.tensors = list(tensors)
+    def __init__(self, tensors: Sequence[Tensor] | Callable[[], list[Tensor]], scale: float | Tensor = 1.0) -> None:
+        self._tensors = tensors if callable(tensors) else list(tensors)
         self.scale = scale
         self._norms: dict[float, Tensor] = {}
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """One per parameter, to be multiplied by `scale`."""
+        if callable(self._tensors):
+            self._tensors = self._tensors()
+        return self._tensors
 
     def materialised(self) -> list[Tensor]:
         """`scale · tensors`; the tensors themselves, not a copy, where the scale is the number 1."""
         if isinstance(self.scale, float) and self.scale == 1.0:
             return self.tensors
         return list(torch._foreach_mul(self.tensors, self._scale_as(self.tensors[0])))
+
+    def give_up(self) -> list[Tensor]:
+        """`materialised()`; this vector is the zero of a sum afterwards, so that memory can be freed piece by piece."""
+        tensors, self._tensors, self.scale = self.materialised(), [], 1.0
+        self._norms.clear()
+        return tensors
 
     def add_to(self, tensors: list[Tensor]) -> None:
         """`tensors += self` in place."""
@@ -88,10 +103,18 @@ class ParameterVector:
     def _norms_of_parts(self, p: float) -> Tensor:
         """Norms of parts of the vector, float64, right for tiny and for huge elements too."""
         if self.tensors[0].device.type == "cpu" and p == 2:
-            # In the type of the elements it takes a tenth of the time; but a long sum loses digits, and the squares of
+            # In the type of the elements it takes a fifth of the time; but a long sum loses digits, and the squares of
             # tiny or huge elements leave its range.
-            parts = [part for t in self.tensors for part in ([t] if t.numel() <= PART else t.reshape(-1).split(PART))]
-            norms = torch.stack(torch._foreach_norm(parts)).double()
+            short, rows = [], []
+            for tensor in self.tensors:
+                if tensor.numel() <= SHORT:
+                    short.append(tensor)
+                else:
+                    flat, whole = tensor.reshape(-1), tensor.numel() // ROW * ROW
+                    rows.append(torch.linalg.vector_norm(flat[:whole].view(-1, ROW), dim=1).double())
+                    short.append(flat[whole:])
+            norms = torch.stack(torch._foreach_norm(short, dtype=torch.float64))
+            norms = torch.cat([norms, *rows]) if rows else norms
             if SMALLEST < float(norms.max()) < LARGEST:
                 return norms
         return torch.stack(torch._foreach_norm(self.tensors, p, dtype=torch.float64))

@@ -67,7 +67,7 @@ class AESAM(Method):
         if sam:
             with member.perturbed(self.rho * unit(member.restricted(g, self.perturb))):
                 for micro in batch:
-                    member.backward(micro.loss(member.forward(micro.x)))
+                    member.backward(micro.loss(member.forward(micro.x)), last=micro is batch.last)
         else:
             member.descend(g)
         if member.step():

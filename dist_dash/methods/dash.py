@@ -114,19 +114,17 @@ class DASH(Method):
         for micro in batch:
             logits = member.forward(micro.x)  # at θ
             peers = exchange.gather(logits, self.diversity.views)  # starts; hidden behind the next backward
-            loss = micro.loss(logits)
-            g_loss += member.ascent_gradient(loss, retain_graph=True, perturb=self.perturb)
+            loss, mean = micro.loss(logits), self.ascent_sync == "mean" and micro is batch.last
+            g_loss = member.ascent_gradient(loss, True, self.perturb, onto=g_loss, mean=mean)
             l_div = self.diversity(logits, peers.wait(), micro)
-            g_div += member.ascent_gradient(l_div, perturb=self.perturb)
+            g_div = member.ascent_gradient(l_div, perturb=self.perturb, onto=g_div, mean=mean)
             totals.add(loss=loss, accuracy=micro.correct(logits), diversity=l_div, finite_peers=peers.wait().count)
-        if self.ascent_sync == "mean":
-            g_loss, g_div = member.mean_over_replicas(g_loss), member.mean_over_replicas(g_div)
         lengths = {"g_loss_norm": g_loss.norm(), "g_div_norm": g_div.norm(), "ascent_cosine": cosine(g_loss, g_div)}
         with member.perturbed(rho_loss * unit(g_loss) + rho_div * unit(g_div)):
             del g_loss, g_div
             for micro in batch:
                 loss = micro.loss(member.forward(micro.x))  # at θ + ε
-                member.backward(loss)
+                member.backward(loss, last=micro is batch.last)
                 totals.add(perturbed_loss=loss)
         member.step()  # at θ again, then the optimizer
         return totals.measured(**lengths, loss_rise=totals["perturbed_loss"] - totals["loss"])

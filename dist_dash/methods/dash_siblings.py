@@ -86,12 +86,8 @@ class Sibling:
         totals = Totals(len(batch))
         g_loss, g_div, g_ens = ParameterVector([]), ParameterVector([]), ParameterVector([])
         for micro in batch:
-            of_loss, of_div, of_ens = self._ascend(member, micro, exchange, totals)
-            g_loss += of_loss
-            g_div += of_div
-            g_ens += of_ens
-        if ascent_sync == "mean":
-            g_loss, g_div, g_ens = (member.mean_over_replicas(g) for g in (g_loss, g_div, g_ens))
+            mean = ascent_sync == "mean" and micro is batch.last
+            g_loss, g_div, g_ens = self._ascend(member, micro, exchange, totals, (g_loss, g_div, g_ens), mean)
         if self.kind == "random":
             g_div = member.random_direction(batch.progress.step, self.along.perturb)
         lengths = self._lengths(g_loss, g_div)
@@ -105,7 +101,7 @@ class Sibling:
         with member.perturbed(epsilon):
             del epsilon
             for micro in batch:
-                self._descend(member, micro, exchange, totals)
+                self._descend(member, micro, exchange, totals, last=not self.gamma and micro is batch.last)
         if self.gamma:
             square = g_ens.norm().square().nan_to_num(posinf=0.0)  # a non-finite member leaves the others their ε_ens
             norm = exchange.sum_over_members(square).sqrt()  # over all members: θ_ens is one vector
@@ -114,7 +110,8 @@ class Sibling:
                 for micro in batch:
                     logits = member.forward(micro.x)
                     peers = exchange.gather(logits, ("probs",))
-                    member.backward(self.gamma * _ensemble_loss(logits, peers.wait(), micro))
+                    loss = self.gamma * _ensemble_loss(logits, peers.wait(), micro)
+                    member.backward(loss, last=micro is batch.last)
         return self._finished(member.step(), totals, lengths)
 
     def _finished(self, moved: bool, totals: Totals, lengths: Measured) -> Measured:
@@ -123,30 +120,38 @@ class Sibling:
         return totals.measured(**lengths, loss_rise=totals["perturbed_loss"] - totals["loss"])
 
     def _ascend(
-        self, member: Member, micro: MicroBatch, exchange: Exchange, totals: Totals
+        self,
+        member: Member,
+        micro: MicroBatch,
+        exchange: Exchange,
+        totals: Totals,
+        before: tuple[ParameterVector, ParameterVector, ParameterVector],
+        mean: bool,
     ) -> tuple[ParameterVector, ParameterVector, ParameterVector]:
-        """∇L (joint: of L + λ L_div), ∇L_div and ∇L_ens at θ; empty where they are not needed."""
-        g_loss, g_div, g_ens = (ParameterVector([]) for _ in range(3))
+        """∇L (joint: of L + λ L_div), ∇L_div and ∇L_ens at θ, added to those before; empty where not needed."""
+        g_loss, g_div, g_ens = before
         logits = member.forward(micro.x)
         peers = exchange.gather(logits, self._views)
         loss, again, perturb = micro.loss(logits), self.gamma > 0, self.along.perturb
         if self.kind == "joint":
             l_div = self.diversity(logits, peers.wait(), micro)
-            g_loss = member.ascent_gradient(loss + self.weight * l_div, again, perturb)
+            g_loss = member.ascent_gradient(loss + self.weight * l_div, again, perturb, onto=g_loss, mean=mean)
         else:
-            if self.reuse is not None:
-                g_loss = member.gradient(loss, retain_graph=self.kind == "diversity")  # all of it is descended later
+            more = again or self.kind == "diversity"
+            if self.reuse is not None:  # all of it is descended later
+                g_loss = member.gradient(loss, more, onto=g_loss, mean=mean)
             elif self.along.needs_gradient:
-                g_loss = member.ascent_gradient(loss, again or self.kind == "diversity", perturb)
+                g_loss = member.ascent_gradient(loss, more, perturb, onto=g_loss, mean=mean)
             l_div = self.diversity(logits, peers.wait(), micro)
             if self.kind == "diversity":
-                g_div = member.ascent_gradient(l_div, again, perturb)
+                g_div = member.ascent_gradient(l_div, again, perturb, onto=g_div, mean=mean)
         if self.gamma:
-            g_ens = member.ascent_gradient(_ensemble_loss(logits, peers.wait(), micro), perturb=perturb)
+            l_ens = _ensemble_loss(logits, peers.wait(), micro)
+            g_ens = member.ascent_gradient(l_ens, perturb=perturb, onto=g_ens, mean=mean)
         totals.add(loss=loss, accuracy=micro.correct(logits), diversity=l_div, finite_peers=peers.wait().count)
         return g_loss, g_div, g_ens
 
-    def _descend(self, member: Member, micro: MicroBatch, exchange: Exchange, totals: Totals) -> None:
+    def _descend(self, member: Member, micro: MicroBatch, exchange: Exchange, totals: Totals, last: bool) -> None:
         """Add (1 − γ) ∇L, or (1 − γ) ∇(L − λ L_div), at θ + ε."""
         logits = member.forward(micro.x)
         loss = micro.loss(logits)
@@ -154,7 +159,7 @@ class Sibling:
         if self.kind == "descent":
             peers = exchange.gather(logits, self.diversity.views)  # at their own SAM points
             loss = loss - self.weight * self.diversity(logits, peers.wait(), micro)
-        member.backward((1 - self.gamma) * loss)
+        member.backward((1 - self.gamma) * loss, last=last)
 
     def _lengths(self, g_loss: ParameterVector, g_div: ParameterVector) -> Measured:
         if self.kind == "joint":

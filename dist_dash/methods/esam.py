@@ -73,7 +73,7 @@ class ESAM(Method):
             if self.gamma == 1:
                 for micro in batch:
                     loss = micro.loss(member.forward(micro.x))
-                    member.backward(loss)
+                    member.backward(loss, last=micro is batch.last)
                     totals.add(perturbed_loss=loss)
             elif self.form == "two_forwards":
                 parts = [micro.loss(member.forward(micro.x), "none") for micro in batch]

@@ -30,6 +30,9 @@ class Method(ABC):
     - `Member`: forward, gradient, perturbed, backward, descend, step; names, kinds and parts of its parameters;
     - `Exchange`: gather and stack (started early, awaited late), sum_over_members, mean_over_replicas.
 
+    Where it says which gradient completes a sum (`last` of `backward`, `mean` of `gradient`), replicas average that sum
+    while it is computed.
+
     Three rules keep it correct on many ranks. The collectives that `update` starts depend on the step index alone,
     never on data; a branch that holds one is decided by a mean over replicas. Everything that lives longer than an
     update is in `state_dict`, so that a resumed run equals the uninterrupted one. And it changes only where
@@ -124,9 +127,13 @@ def ascent(
     for micro in batch:
         logits = member.forward(micro.x)
         loss = micro.loss(logits)
-        g += member.gradient(loss) if perturb == "all" else member.ascent_gradient(loss, perturb=perturb)
+        mean = ascent_sync == "mean" and micro is batch.last
+        if perturb == "all":
+            g = member.gradient(loss, onto=g, mean=mean)
+        else:
+            g = member.ascent_gradient(loss, perturb=perturb, onto=g, mean=mean)
         totals.add(loss=loss, accuracy=micro.correct(logits))
-    return member.mean_over_replicas(g) if ascent_sync == "mean" else g
+    return g
 
 
 def gradient_at(
@@ -145,9 +152,9 @@ def gradient_at(
     with member.perturbed(epsilon):
         for micro in batch:
             loss = micro.loss(member.forward(micro.x))
-            g += member.gradient(loss)
+            g = member.gradient(loss, onto=g, mean=ascent_sync == "mean" and micro is batch.last)
             totals.add(perturbed_loss=loss)
-    return member.mean_over_replicas(g) if ascent_sync == "mean" else g
+    return g
 
 
 def backward_of_part(member: Member, micro: MicroBatch, weights: Tensor) -> Tensor | None:

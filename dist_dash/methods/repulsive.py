@@ -101,13 +101,13 @@ class Repulsive(Method):
             if self.kernel == "kde":
                 everyone = exchange.stack(own).wait()
                 repulsion = scale * self._log_density(own, everyone.values, everyone.finite, exchange.layout.member)
-                member.backward(loss + repulsion)
+                member.backward(loss + repulsion, last=micro is batch.last)
             else:
                 score = self._gradient_in_outputs(micro, logits.detach())
                 everyone = exchange.stack(torch.stack([own, score.flatten()])).wait()
                 force = self._stein(everyone.values, everyone.finite, exchange.layout.member, scale)
                 repulsion = (own * force).sum()
-                member.backward(repulsion)
+                member.backward(repulsion, last=micro is batch.last)
             totals.add(loss=loss, accuracy=micro.correct(logits), repulsion=repulsion)
 
     def _between_weights(self, member: Member, batch: Batch, exchange: Exchange, totals: Totals) -> None:

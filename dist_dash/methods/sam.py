@@ -60,10 +60,9 @@ class SAM(Method):
         for micro in batch:
             logits = member.forward(micro.x)
             loss = micro.loss(logits)
-            g += member.ascent_gradient(loss, perturb=self.perturb)
+            mean = self.ascent_sync == "mean" and micro is batch.last
+            g = member.ascent_gradient(loss, perturb=self.perturb, onto=g, mean=mean)
             totals.add(loss=loss, accuracy=micro.correct(logits))
-        if self.ascent_sync == "mean":
-            g = member.mean_over_replicas(g)
         g_norm = g.norm()
         epsilon = warmed_up(self.rho, batch.progress, self.rho_warmup) * self.direction(member, g)
         del g
@@ -71,7 +70,7 @@ class SAM(Method):
             del epsilon
             for micro in batch:
                 loss = micro.loss(member.forward(micro.x))
-                member.backward(loss)
+                member.backward(loss, last=micro is batch.last)
                 totals.add(perturbed_loss=loss)
         if member.step():
             self.moved()

@@ -22,7 +22,7 @@ class SGD(Method):
         for micro in batch:
             logits = member.forward(micro.x)
             loss = micro.loss(logits)
-            member.backward(loss)
+            member.backward(loss, last=micro is batch.last)
             totals.add(loss=loss, accuracy=micro.correct(logits))
         member.step()
         return totals.measured()

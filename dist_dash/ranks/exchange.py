@@ -7,6 +7,7 @@ The number, order and shape of the collectives depend on the step index alone, n
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -17,15 +18,34 @@ import torch.distributed as dist
 from torch import Tensor
 
 from dist_dash.errors import BadInput, RunFailed, everywhere, first_line, own_code, require_positive, said
+from dist_dash.ranks.buckets import Mean, buckets_of
 from dist_dash.ranks.clock import Clock
 from dist_dash.ranks.diagnosis import Diagnosis
 from dist_dash.ranks.host import problem_of_host
 from dist_dash.ranks.layout import Layout
 from dist_dash.ranks.meeting import meet
 from dist_dash.ranks.peers import PendingPeers, PendingStack, View
-from dist_dash.ranks.transport import Transport
+from dist_dash.ranks.transport import Transfer, Transport
 
 T = TypeVar("T")
+
+
+class PendingMaximum:
+    """Whole numbers of all ranks on their way.
+
+    Args:
+        values: this rank's; the maximum once they have arrived.
+        arrive: waits for that.
+    """
+
+    def __init__(self, values: Tensor, arrive: Callable[[], object]) -> None:
+        self._values, self._arrive = values, arrive
+
+    def wait(self) -> list[int]:
+        """The element-wise maximum over all ranks."""
+        self._arrive()
+        found: list[int] = self._values.tolist()
+        return found
 
 
 class Exchange:
@@ -117,17 +137,26 @@ class Exchange:
 
     # -- gradients and statistics, between the replicas of a member ------------------------------------------------
 
-    def mean_over_replicas_(self, tensors: Sequence[Tensor]) -> None:
-        """Average `tensors` in place over the replicas of this member, in one flat collective per dtype."""
+    def start_mean_over_replicas_(self, values: Tensor) -> Transfer:
+        """Start averaging `values` (contiguous) in place; nothing may touch them before `wait()`."""
+        summed = self._replicas.sum_(values)
+        return Transfer(lambda: summed.wait().div_(self.layout.replicas), summed.landed)
+
+    def mean_over_replicas_(self, tensors: Sequence[Tensor], megabytes: float = 25.0) -> None:
+        """Average `tensors` in place over the replicas of this member, in buckets: two of them are copied at a time."""
         if self.layout.replicas == 1:
             return
-        for dtype in sorted({t.dtype for t in tensors}, key=str):
-            group = [t for t in tensors if t.dtype == dtype]
-            transfer = self._replicas.all_reduce(torch.cat([t.reshape(-1) for t in group]))
-            transfer.landed()
-            mean = transfer.wait().div_(self.layout.replicas)
-            parts = mean.split([t.numel() for t in group])
-            torch._foreach_copy_(group, [part.view_as(t) for part, t in zip(parts, group, strict=True)])
+        waiting: deque[tuple[list[Tensor], Mean]] = deque()
+        ordered = sorted(tensors, key=lambda t: str(t.dtype))
+        for positions in buckets_of(ordered, megabytes):
+            group = [ordered[i] for i in positions]
+            mean = Mean([range(len(group))], group, group.__getitem__, self.start_mean_over_replicas_)
+            mean.send_rest()
+            waiting.append((group, mean))
+            if len(waiting) > 1:
+                _land(*waiting.popleft())
+        for group, mean in waiting:
+            _land(group, mean)
 
     def mean_over_replicas(self, value: Tensor) -> Tensor:
         """The mean of a small tensor (a gate, a matrix of distances) over the replicas of this member, in float64.
@@ -158,13 +187,22 @@ class Exchange:
 
     # -- flags and checks, between all ranks -----------------------------------------------------------------------
 
+    def start_maximum(self, flags: Sequence[int]) -> PendingMaximum:
+        """Start finding the element-wise maximum of whole numbers over all ranks; `wait()` for it after other work.
+
+        The calls of this section pair up among ranks in the order in which each rank starts them. This one may be under
+        way while others come and go, or never be awaited; but where it starts must depend on the step index alone.
+        """
+        values = torch.tensor(flags, dtype=torch.int64)
+        if self.layout.world == 1:
+            return PendingMaximum(values, lambda: None)
+        maximum, group = dist.ReduceOp.MAX, self._control
+        work = self._guarded(lambda: dist.all_reduce(values, maximum, group=group, async_op=True))
+        return PendingMaximum(values, lambda: self._guarded(work.wait))
+
     def maximum(self, flags: Sequence[int]) -> list[int]:
         """The element-wise maximum of whole numbers over all ranks."""
-        if self.layout.world == 1:
-            return list(flags)
-        values = torch.tensor(flags, dtype=torch.int64)
-        self._guarded(lambda: dist.all_reduce(values, dist.ReduceOp.MAX, group=self._control))
-        return values.tolist()
+        return self.start_maximum(flags).wait()
 
     def collect(self, value: T) -> list[T]:
         """Every rank's `value` (any small picklable object), in rank order, on every rank."""
@@ -217,3 +255,7 @@ class Exchange:
                 return call()
             except RuntimeError as error:
                 raise self._diagnosis.reason(error) from error
+
+
+def _land(tensors: list[Tensor], mean: Mean) -> None:
+    torch._foreach_copy_(tensors, list(mean.wait().values()))

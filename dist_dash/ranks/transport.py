@@ -61,6 +61,17 @@ class Transport:
 
         return self._start(values, collective)
 
+    def sum_(self, values: Tensor) -> Transfer:
+        """Start summing `values` (contiguous) over the ranks in place: nothing may touch them until they have come."""
+        if self.size == 1:
+            return Transfer(lambda: values)
+
+        def collective(source: Tensor, asynchronous: bool) -> tuple[Tensor, Any]:
+            return source, dist.all_reduce(source, group=self.group, async_op=asynchronous)
+
+        summed = self._start(values, collective)
+        return Transfer(lambda: values if (out := summed.wait()) is values else values.copy_(out), summed.landed)
+
     def _start(self, values: Tensor, collective: Callable[[Tensor, bool], tuple[Tensor, Any]]) -> Transfer:
         if values.device.type == "cuda" and self._backend == "gloo":
             return self._start_staged(values, collective)

@@ -54,7 +54,7 @@ class StopRequest:
             name = signal.Signals(number).name
             if self.level <= self._ascending.index(name):
                 if self.signal is None:
-                    say(f"{name}: stopping after this step")
+                    say(f"{name}: stopping after the next step")
                 self.signal = name
 
         before = {number: signal.signal(number, note) for number in stop_signals()}

@@ -1,18 +1,45 @@
 """What all ranks settle before every update with one small collective: stop, skipped updates, same samples.
 
 Before it, because a rank whose samples do not come can take no part in the update: all stop at the same step with it.
+It costs no wait: the samples of the next update are fetched, and the collective about it is started, before the present
+update; it is awaited after that. What all learn is therefore one update old: a stop that was asked for during an update
+takes effect after the next one.
+
+Evaluations, checkpoints and the record use the same group in between. All ranks start the collective at the same place
+of the loop, directly before the update, so that the order is one everywhere. Where the loop ends after that update (a
+stop during an evaluation, no progress for long), the collective has been started by all and is awaited by none.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from dist_dash.data.host_batch import HostBatch, sample_hash
 from dist_dash.data.time_limit import Interrupted
 from dist_dash.errors import RunFailed, everywhere
-from dist_dash.ranks.exchange import Exchange
+from dist_dash.ranks.exchange import Exchange, PendingMaximum
 from dist_dash.runs.preemption import Stopped, StopRequest
+
+NONE = -(2**63)  # where no hash is compared: below every hash and its negative
+
+
+@dataclass
+class _Asked:
+    """An update that the ranks agree on.
+
+    Args:
+        step: its number.
+        host: this rank's samples of it; None where they did not come before a stop was asked for.
+        samples: hash of their ids (63 bits); 0 where members are not compared.
+        flags: of all ranks, on their way.
+    """
+
+    step: int
+    host: HostBatch | None
+    samples: int
+    flags: PendingMaximum
 
 
 class Agreement:
@@ -27,60 +54,50 @@ class Agreement:
 
     def __init__(self, exchange: Exchange, stop: StopRequest, max_skipped: int, same_samples: bool) -> None:
         self._exchange, self._stop, self._max_skipped, self._same_samples = exchange, stop, max_skipped, same_samples
+        self._asked: _Asked | None = None
 
-    def next_batch(self, batches: Iterator[HostBatch], step: int, skipped_in_a_row: int, compared: bool) -> HostBatch:
-        """This rank's samples of an update, once all ranks have theirs and go on.
+    def ask(self, batches: Iterator[HostBatch], step: int, skipped_in_a_row: int, compared: bool) -> None:
+        """Fetch this rank's samples of an update, and start to agree on it.
 
         Args:
             batches: where they come from.
             step: number of the update.
-            skipped_in_a_row: updates that this rank's member skipped for a non-finite gradient.
+            skipped_in_a_row: updates that this rank's member has skipped for a non-finite gradient.
             compared: whether members' samples are compared at this step.
+        """
+        layout, host, samples = self._exchange.layout, None, 0
+        with self._exchange.clock.waiting("data", on_host=True), contextlib.suppress(Interrupted):
+            host = next(batches)
+        stuck = layout.identity + 1 if skipped_in_a_row >= self._max_skipped else 0
+        highest_of, minus_lowest_of = [NONE] * layout.replicas, [NONE] * layout.replicas
+        if host is not None and compared and self._same_samples:
+            samples = sample_hash(host.ids)
+            highest_of[layout.replica], minus_lowest_of[layout.replica] = samples, -samples
+        flags = self._exchange.start_maximum([self._stop.level, stuck, *highest_of, *minus_lowest_of])
+        self._asked = _Asked(step, host, samples, flags)
+
+    def next_batch(self) -> HostBatch:
+        """This rank's samples of the update that was asked for, once all ranks have theirs and go on.
 
         Raises:
             RunFailed: a member has skipped too many updates in a row, or members saw different samples.
             Stopped: all ranks agreed to stop; nothing has changed.
         """
-        clock, host = self._exchange.clock, None
-        with clock.waiting("data", on_host=True), contextlib.suppress(Interrupted):
-            host = next(batches)
-        samples = sample_hash(host.ids) if host is not None and compared else None
-        alone = self._exchange.layout.world == 1
-        with contextlib.nullcontext() if alone else clock.waiting("wait", on_host=True):
-            stop = self.settle(step, skipped_in_a_row, samples)
-        if stop or host is None:
-            raise Stopped
-        return host
-
-    def settle(self, step: int, skipped_in_a_row: int, samples: int | None) -> bool:
-        """Whether all ranks stop now; before the update for which they have their samples.
-
-        Args:
-            step: number of that update.
-            skipped_in_a_row: updates that this rank's member skipped for a non-finite gradient.
-            samples: hash of this step's sample ids (63 bits); None where this step is not compared.
-
-        Raises:
-            RunFailed: a member has skipped too many steps in a row, or members saw different samples.
-        """
-        layout = self._exchange.layout
-        stuck = layout.identity + 1 if skipped_in_a_row >= self._max_skipped else 0
-        lowest = -(2**63)
-        highest_of, minus_lowest_of = [lowest] * layout.replicas, [lowest] * layout.replicas
-        if samples is not None and self._same_samples:
-            highest_of[layout.replica], minus_lowest_of[layout.replica] = samples, -samples
-        stop, stuck, *hashes = self._exchange.maximum([self._stop.level, stuck, *highest_of, *minus_lowest_of])
+        asked, layout = self._asked, self._exchange.layout
+        assert asked is not None
+        with contextlib.nullcontext() if layout.world == 1 else self._exchange.clock.waiting("wait", on_host=True):
+            stop, stuck, *hashes = asked.flags.wait()
         if stuck:
             times = f"{self._max_skipped} updates in a row"
             text = f"member {stuck - 1}: no finite gradient for {times}; lower its learning rate"
             raise everywhere(RunFailed(text))
-        if stop:
-            return True  # a rank without samples has compared none
+        if stop or asked.host is None:
+            raise Stopped  # a rank without samples has compared none
         # The maximum of h and of −h are each other's negative exactly where all members of a replica index agree.
         for high, low in zip(hashes[: layout.replicas], hashes[layout.replicas :], strict=True):
-            if high != lowest and high != -low:
-                self._name_the_odd_one(step, samples or 0)
-        return False
+            if high != NONE and high != -low:
+                self._name_the_odd_one(asked.step, asked.samples)
+        return asked.host
 
     def stop_now(self) -> bool:
         """Whether any rank was asked to stop; for loops outside the training step."""

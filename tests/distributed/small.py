@@ -45,12 +45,17 @@ def batches(steps: int, replicas: int, accumulation: int, dtype: torch.dtype, mi
     return [[[one() for _ in range(accumulation)] for _ in range(replicas)] for _ in range(steps)]
 
 
-def engine_named(name: str, clip: float, dtype: torch.dtype) -> Engine:
+BUCKET_MB = 4e-4
+"""So small that the networks here need several buckets, some of them with several parameters."""
+
+
+def engine_named(name: str, clip: float, dtype: torch.dtype, bucket_mb: float = BUCKET_MB) -> Engine:
     """`torch`, `zero0`, `zero1`, `zero2`, each also with `-bf16`."""
     name, _, bf16 = name.partition("-")
     if name == "torch":
-        return Torch("bf16" if bf16 else "fp64" if dtype == torch.float64 else "fp32", clip)
-    return DeepSpeed("bf16" if bf16 else "fp32", clip, zero=int(name.removeprefix("zero")))  # type: ignore[arg-type]
+        return Torch("bf16" if bf16 else "fp64" if dtype == torch.float64 else "fp32", clip, bucket_mb)
+    zero: Any = int(name.removeprefix("zero"))
+    return DeepSpeed("bf16" if bf16 else "fp32", clip, zero, bucket_mb)
 
 
 def run_member(
@@ -74,6 +79,7 @@ def run_member(
     states: list[bytes] | None = None,
     train: tuple[Tensor, Tensor, Tensor] | None = None,
     ids: list[list[list[Tensor]]] | None = None,
+    bucket_mb: float = BUCKET_MB,
 ) -> dict[str, Any]:
     """Train this rank's member on its replica's share; returns its weights, buffers and what was measured.
 
@@ -85,7 +91,7 @@ def run_member(
     layout = layout_from_environment(members)
     settings = optimizer or {"lr": 0.1, "momentum": 0.9, "weight_decay": 1e-3}
     with Exchange(layout, mode, deadline=300) as exchange:  # type: ignore[arg-type]
-        owner = engine_named(engine, clip, dtype)
+        owner = engine_named(engine, clip, dtype, bucket_mb)
         net = build(layout.member, dtype) if build else network(layout.member, batch_norm, dtype)
         owner.attach(net, lambda p: torch.optim.SGD(p, **settings), exchange)
         member = Member(owner, layout.member, len(all_batches[0][0]), seed)

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from dist_dash.data.host_batch import sample_hash
+from dist_dash.data.host_batch import HostBatch
+from dist_dash.data.loader import TrainLoader
 from dist_dash.errors import RunFailed
+from dist_dash.member.engine import Torch
 from dist_dash.ranks.exchange import Exchange
 from dist_dash.ranks.layout import layout_from_environment
-from dist_dash.runs.preemption import StopRequest
+from dist_dash.recipe.parsing import parse_command
+from dist_dash.runs.folder import RunFolder
+from dist_dash.runs.preemption import Stopped, StopRequest
 from dist_dash.training.agreement import Agreement
-from tests.e2e.runs import finish, lines_of, start
+from dist_dash.training.train import train
+from tests.e2e.runs import SMALL, assert_same_run, finish, lines_of, start
 from tests.support.ranks import on_ranks
 
 STEPS = 8
@@ -35,10 +42,13 @@ def settle_all(members: int, odd_rank: int, at: int, kind: str, same_samples: bo
             if odd and kind == "stop":
                 stop.signal = "SIGTERM"
             sick = 3 if odd and kind == "sick" else 2
+            host = HostBatch(0, step, ids, *[torch.zeros(0)] * 3)
             try:
-                if agreement.settle(step, sick, None if kind == "unchecked" else sample_hash(ids)):
-                    found.append((step, "stop"))
-                    break
+                agreement.ask(iter([host]), step, sick, compared=kind != "unchecked")
+                assert agreement.next_batch() is host
+            except Stopped:
+                found.append((step, "stop"))
+                break
             except RunFailed as error:
                 found.append((step, str(error) if error.everywhere else "said by every rank"))
                 break
@@ -95,9 +105,85 @@ def test_a_run_that_is_asked_to_stop_on_one_rank_stops_on_all(tmp_path: Path) ->
     struck = ["--engine=tests.e2e.faults.Struck", f"--engine.orders={tmp_path / 'orders'}"]
     ranks = start(tmp_path / "run", 3, 3, *struck)
     assert ranks.results() == [("value", 75)] * 3
-    assert "stopped at step 12; " in ranks.output(0)
-    assert [path.name for path in (tmp_path / "run/checkpoints").glob("step_00000012/member_*/*.pt")]
+    assert "stopped at step 13; " in ranks.output(0)  # the agreement on update 12 was under way
+    assert [path.name for path in (tmp_path / "run/checkpoints").glob("step_00000013/member_*/*.pt")]
     assert (tmp_path / "run/CONTINUE").exists()
+
+
+# A moment, the update in which it comes, and the step at which all stop: epochs of 8 updates, checkpoints every 4.
+MOMENTS = {
+    "the samples of the next update are fetched": (5, 6),
+    "an update begins": (5, 7),
+    "a forward": (5, 7),
+    "an update ends": (5, 7),
+    "an update of which an evaluation follows": (7, 8),
+    "an evaluation": (7, 8),
+    "a checkpoint": (7, 9),
+    "the last update ends": (19, 20),
+}
+
+
+class AskedToStop(Torch):
+    """An engine whose rank is asked to stop at a moment of an update."""
+
+    moment, update, stop = "", 0, StopRequest()
+
+    def now(self, *moments: str) -> None:
+        if self.moment in moments and self.exchange.step == self.update and self.exchange.layout.rank == 1:
+            AskedToStop.stop.signal = "SIGTERM"
+
+    def scale_learning_rate(self, factor: float) -> None:
+        self.now("an update begins")
+        super().scale_learning_rate(factor)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.now("a forward" if torch.is_grad_enabled() else "an evaluation")
+        return super().forward(x)
+
+    def step(self) -> None:
+        super().step()
+        self.now("an update ends", "an update of which an evaluation follows", "the last update ends")
+
+    def state(self) -> dict[str, Any]:
+        self.now("a checkpoint")
+        return super().state()
+
+
+def stop_at_every_moment(folder: Path) -> dict[str, list[int]]:
+    """For each moment the statuses of a run that is stopped then, and of its continuation."""
+    assemble = TrainLoader.assemble
+
+    def assembled(loader: TrainLoader, update: tuple[int, int]) -> HostBatch:
+        fetched = AskedToStop.moment == "the samples of the next update are fetched"
+        if fetched and layout.rank == 1 and update == (0, AskedToStop.update + 1):
+            AskedToStop.stop.signal = "SIGTERM"
+        return assemble(loader, update)
+
+    TrainLoader.assemble = assembled  # type: ignore[method-assign]
+    layout, found = layout_from_environment(2), dict[str, list[int]]()
+    for number, (moment, (update, _)) in enumerate({**MOMENTS, "": (0, 0)}.items()):
+        statuses, run = [], RunFolder(folder / (moment or "undisturbed"))
+        for AskedToStop.moment in [moment, ""][: 2 if moment else 1]:
+            os.environ["DIST_DASH_RENDEZVOUS"] = f"file://{folder}/store_{number}_{len(statuses)}"
+            AskedToStop.update, AskedToStop.stop = update, StopRequest()
+            command = parse_command([*SMALL, *SHORT, f"--run={run.path}", "--members=2"])
+            statuses.append(train(command, layout, AskedToStop.stop))
+        found[moment] = statuses
+    return found
+
+
+SHORT = ["--data=Synthetic", "--data.train=64", "--data.test=16", "--loader.batch_size=8", "--max_steps=20"]
+SHORT += ["--augment.pad_crop=0", "--engine=tests.distributed.test_agreement.AskedToStop"]
+SHORT += ["--record.evaluate_every=1", "--checkpoints.every_steps=4"]
+
+
+def test_whenever_one_rank_is_asked_to_stop_all_stop_at_the_same_step_and_lose_nothing(tmp_path: Path) -> None:
+    first, other = on_ranks(2, stop_at_every_moment, tmp_path)
+    assert first == other == {**{moment: [75, 0] for moment in MOMENTS}, "": [0]}
+    for moment, (_, step) in MOMENTS.items():
+        said = [line["text"] for line in lines_of(tmp_path / moment) if line["kind"] == "event"]
+        assert f"continuing {tmp_path / moment} at step {step} of 20" in said, moment
+        assert_same_run(tmp_path / moment, tmp_path / "undisturbed")
 
 
 def test_members_that_start_equal_part_by_their_own_orders(tmp_path: Path) -> None:

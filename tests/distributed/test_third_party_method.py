@@ -35,7 +35,7 @@ def test_looksam_goes_on_to_the_same_bits(tmp_path: Path) -> None:
     assert ranks.results() == [("value", 75)] * 2, ranks.output(0)
     ranks = start(run, 2, 2, *LOOK, *struck(run, f"1 12 {signal.SIGKILL}"))
     assert ("killed", 9) in ranks.results()
-    assert sorted(path.name for path in (run / "checkpoints").glob("step_*")) == ["step_00000007", "step_00000010"]
+    assert sorted(path.name for path in (run / "checkpoints").glob("step_*")) == ["step_00000008", "step_00000010"]
     finish(run, 2, 2, *LOOK, *struck(run, "9 0 0"))
     assert_same_run(run, undisturbed)
 

@@ -211,7 +211,7 @@ def test_harmless_differences_are_allowed(stopped: Path, tmp_path: Path) -> None
     changed = ["--record.every=3", "--checkpoints.keep=1", "--loader.workers=1", "--checks.deadline=500"]
     ranks = start(run, 2, 2, *QUICK, *struck(stopped), *changed)
     assert ranks.results() == [("value", 0)] * 2
-    assert f"continuing {run} at step 2 of 6" in said(ranks)
+    assert f"continuing {run} at step 3 of 6" in said(ranks)
     assert [line["step"] for line in lines_of(run) if line["kind"] == "train"] == [1, 2, 3, 6]
     assert len(list((run / "checkpoints").glob("step_*"))) == 1
 

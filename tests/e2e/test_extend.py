@@ -40,7 +40,7 @@ def test_an_extended_run_is_the_longer_run(stopped: bool, long: Path, tmp_path: 
     assert ranks.results() == [("value", 75 if stopped else 0)] * 2
     (run / "flatness.json").write_text("{}")
     said = extended(run, *CONSTANT, *engine, "--epochs=4")
-    step = 7 if stopped else 10
+    step = 8 if stopped else 10
     assert "extended from 10 to 20 updates: Constant over 4 epochs instead of 2; the learning" in said
     assert f"the learning rate at step {step} stays at 0.05" in said
     assert_same_run(run, long)

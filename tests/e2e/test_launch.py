@@ -177,7 +177,7 @@ def test_a_look_at_the_stacks_and_a_stop_by_another_signal(number: signal.Signal
         launched.until_step(run, step + 1)
         launched.signal(number)
         assert launched.wait() == 75, launched.output
-        assert f"{number.name}: stopping after this step" in launched.output
+        assert f"{number.name}: stopping after the next step" in launched.output
         assert "Traceback" not in launched.output
     assert (run / "CONTINUE").read_text() == f"{number.name}\n"
 
@@ -188,7 +188,7 @@ def test_the_command_that_starts_its_own_ranks(run: Path) -> None:
         launched.until_step(run, 3)
         launched.signal(signal.SIGINT)
         assert launched.wait() == 75, launched.output
-        assert "SIGINT: stopping after this step" in launched.output
+        assert "SIGINT: stopping after the next step" in launched.output
         assert "; run the same command to continue\n" in launched.output
         assert "Traceback" not in launched.output
     assert (run / "CONTINUE").exists()

@@ -41,19 +41,20 @@ def assert_same_weights(ranks: list[dict[str, Any]], others: list[dict[str, Any]
 # -- what crosses between ranks ----------------------------------------------------------------------------------------
 
 
-def test_two_ranks_on_one_gpu_equal_two_ranks_on_the_cpu() -> None:
-    data = batches(4, 1, 2, torch.float64)
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_two_ranks_on_one_gpu_equal_two_ranks_on_the_cpu(replicas: int) -> None:
+    data, method = batches(4, replicas, 2, torch.float64), DASH(gamma=0.3, ascent_sync="mean")
     run = partial(run_member, batch_norm=True)
-    shared, reference = (on_ranks(2, run, DASH(gamma=0.3), 2, data, environment=where) for where in (ONE, NONE))
+    shared, reference = (on_ranks(2, run, method, 2 // replicas, data, environment=where) for where in (ONE, NONE))
     assert_same_weights(shared, reference, 1e-9)
 
 
 @pytest.mark.skipif(GPUS < 2, reason="NCCL needs a GPU per rank")
-@pytest.mark.parametrize("mode", ["gather", "reduce"])
-def test_nccl_equals_gloo(mode: str) -> None:
-    data = batches(4, 1, 2, torch.float64)
+@pytest.mark.parametrize(("mode", "replicas"), [("gather", 1), ("reduce", 1), ("gather", 2)])
+def test_nccl_equals_gloo(mode: str, replicas: int) -> None:
+    data, method = batches(4, replicas, 2, torch.float64), DASH(ascent_sync="mean")
     run = partial(run_member, batch_norm=True, mode=mode)
-    nccl, gloo = (on_ranks(2, run, DASH(), 2, data, environment=where) for where in ({}, NONE))
+    nccl, gloo = (on_ranks(2, run, method, 2 // replicas, data, environment=where) for where in ({}, NONE))
     assert_same_weights(nccl, gloo, 1e-8)
 
 

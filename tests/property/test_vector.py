@@ -61,6 +61,19 @@ def test_a_norm_is_that_of_the_scaled_elements(vector, p, scale):
     assert abs(found - expected) <= 1e-6 * expected
 
 
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 5e-7), (torch.float64, 1e-13)])
+@pytest.mark.parametrize("kind", ["equal", "normal", "of many sizes"])
+def test_a_long_vector_loses_no_digits(kind, dtype, tolerance):
+    """Two million elements: squares added up one after the other in fp32 are wrong in the fourth digit."""
+    drawn = torch.randn(2, 1_000_003, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    values = {"equal": torch.full_like(drawn, 1 / 3), "normal": drawn, "of many sizes": (5 * drawn).exp()}[kind].to(
+        dtype
+    )
+    expected = math.sqrt(math.fsum((values.double() ** 2).flatten().tolist()))
+    found = ParameterVector([values[0], values[1].reshape(1, -1)]).norm()
+    assert float(found) == pytest.approx(expected, rel=tolerance)
+
+
 @given(vectors(), NORMS, st.floats(1e-3, 10.0))
 def test_a_perturbation_has_length_rho_and_maximises_the_linearised_loss(vector, p, rho):
     epsilon, g, tolerance = flat(sam_perturbation(vector, rho, p)), flat(vector), TOLERANCE[vector.tensors[0].dtype]

@@ -67,6 +67,7 @@ WRONG = [
     ("record.every", "0", "≥ 1"),
     ("checks.deadline", "0", "> 0"),
     ("engine.clip", "-1", "≥ 0"),
+    ("engine.bucket_mb", "0", "> 0"),
     ("epochs", "1" + "0" * 22, "of at most 64 bits"),
     ("epochs", "5000000000", "≤ 1000000000"),
     ("seed", "9" * 30, "of at most 64 bits"),

@@ -24,7 +24,7 @@ def stopped_by(number: int) -> str | None:
     said: list[str] = []
     with StopRequest().listening(said.append) as stop:
         os.kill(os.getpid(), number)
-    assert said == ([f"{stop.signal}: stopping after this step"] if stop.made else [])
+    assert said == ([f"{stop.signal}: stopping after the next step"] if stop.made else [])
     return stop.signal
 
 
