@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 import torch
@@ -121,9 +122,28 @@ def micro_batch(
 
     `mix` `[n]` is each sample's own share; its partner is the neighbour `2k ↔ 2k+1` (the order is random already).
     """
-    x, target = x.to(device, non_blocking=True), target.to(device, dtype, non_blocking=True)
+    x, target, *mixes = on_device([x, target] if mix is None else [x, target, mix], device)
+    target = target.to(dtype)
     if mix is not None:
-        share = mix.to(device, dtype, non_blocking=True).reshape(-1, *[1] * (x.dim() - 1))
+        share = mixes[0].to(dtype).reshape(-1, *[1] * (x.dim() - 1))
         partner = torch.arange(len(x), device=device) ^ 1
         x = share * x.to(dtype) + (1 - share) * x[partner].to(dtype)
     return MicroBatch(x, smoothed(target, smoothing, heads), target > 0, ids, heads)
+
+
+def on_device(tensors: Sequence[Tensor], device: torch.device) -> list[Tensor]:
+    """Tensors of the host on the device; page-locked ones are copied beside what it computes, by another stream."""
+    if device.type != "cuda":
+        return [tensor.to(device) for tensor in tensors]
+    copies, computing = _copies(device), torch.cuda.current_stream(device)
+    with torch.cuda.stream(copies):
+        moved = [tensor.to(device, non_blocking=True) for tensor in tensors]
+    computing.wait_stream(copies)
+    for tensor in moved:
+        tensor.record_stream(computing)  # its memory is not free before that stream has used it
+    return moved
+
+
+@cache
+def _copies(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)

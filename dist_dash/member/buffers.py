@@ -32,7 +32,7 @@ class Buffers:
         self._all = [b for b in module.buffers() if id(b) not in constants]
         of_norms = {id(b) for m in norms for b in m.buffers(recurse=False)}
         self._others = [b for b in self._all if id(b) not in of_norms]
-        self._remembered, self._latest = ([b.clone() for b in self._all] for _ in range(2))
+        self._remembered, self._latest = _Copy(self._all), _Copy(self._all)
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -52,7 +52,7 @@ class Buffers:
 
     def note(self) -> None:
         """Copy all buffers; `keep` makes the copy the one that `restore` brings back."""
-        _copy(self._all, self._latest)
+        _copy(self._all, self._latest.tensors)
 
     def keep(self) -> None:
         """Take the buffers as they were at `note` as those of the last update that moved the weights."""
@@ -65,7 +65,26 @@ class Buffers:
 
     def restore(self) -> None:
         """Make all buffers what they were at the last `note` that was kept."""
-        _copy(self._remembered, self._all)
+        _copy(self._remembered.tensors, self._all)
+
+    def settle(self, skipped: Tensor) -> None:
+        """`restore` where the 0-dimensional bool `skipped` is true, else `keep`: the device decides."""
+        for remembered, latest in zip(self._remembered.flat, self._latest.flat, strict=True):
+            remembered.copy_(torch.where(skipped, remembered, latest))
+        self.restore()
+
+
+class _Copy:
+    """A copy of tensors; those of a type lie in one flat tensor, so that one call can choose between two copies."""
+
+    def __init__(self, originals: list[Tensor]) -> None:
+        self.flat, found = list[Tensor](), dict[int, Tensor]()
+        for dtype in dict.fromkeys(tensor.dtype for tensor in originals):
+            places = [i for i, tensor in enumerate(originals) if tensor.dtype is dtype]
+            self.flat.append(torch.cat([originals[i].reshape(-1) for i in places]))
+            parts = self.flat[-1].split([originals[i].numel() for i in places])
+            found |= {i: part.view(originals[i].shape) for i, part in zip(places, parts, strict=True)}
+        self.tensors = [found[i] for i in range(len(originals))]
 
 
 def _copy(sources: list[Tensor], targets: list[Tensor]) -> None:

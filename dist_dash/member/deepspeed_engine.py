@@ -56,6 +56,7 @@ class DeepSpeed(Engine):
             RunFailed: DeepSpeed would average over another group than this member's replicas.
         """
         super().attach(module, make_optimizer, exchange)
+        self.decides_on_device = self.decides_on_device and not self.zero  # ZeRO decides itself, on the host
         deepspeed = _import_deepspeed(exchange.layout.device)
         layout = exchange.layout
         os.environ.setdefault("LOCAL_RANK", str(layout.local_rank))  # DeepSpeed insists on it
@@ -112,8 +113,8 @@ class DeepSpeed(Engine):
             for p in self.parameters:  # one that no sample has used decays all the same
                 p.grad = torch.zeros_like(p) if p.grad is None else p.grad
         self._engine.step()
-        # ZeRO checks the norm of the whole gradient before any shard's optimizer runs.
-        self.skipped = self.skipped or bool(getattr(self._engine.optimizer, "overflow", False))
+        if self.zero:  # it checks the norm of the whole gradient before any shard's optimizer runs
+            self.skipped = self.skipped or bool(self._engine.optimizer.overflow)
 
     def state(self) -> dict[str, Any]:
         """Weights of the first replica; the optimizer's state of each replica where ZeRO shards it."""

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from dist_dash.errors import BadInput, require, require_non_negative, require_positive
 from dist_dash.member.averaging import DescentAverage
+from dist_dash.member.late import Late
 from dist_dash.member.optimizer import MakeOptimizer
 from dist_dash.ranks.exchange import Exchange
 
@@ -39,7 +40,7 @@ class Engine(ABC):
         require_non_negative("engine.clip", clip)
         require_positive("engine.bucket_mb", bucket_mb)
         self.precision, self.clip, self.bucket_mb = precision, clip, bucket_mb
-        self.skipped = False
+        self.skipped: bool | Late = False
 
     @property
     def dtype(self) -> torch.dtype:
@@ -55,12 +56,17 @@ class Engine(ABC):
         self.learning_rates = [group["lr"] for group in self.optimizer.param_groups]
         self.optimizer.register_step_pre_hook(self._leave_out_non_finite)
         self._autocast_device = exchange.layout.device.type
+        self.decides_on_device = self._autocast_device == "cuda"
+        """Whether the device decides, where the optimizer can, if an update is skipped: the host then does not wait."""
+        self._channels_last = in_channels_last(module)
         self._average: DescentAverage | None = None
         if exchange.layout.replicas > 1 and self.averages:
             self._average = DescentAverage(self.parameters, self.bucket_mb, exchange)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits `[n, C]` in the master type; one autocast context each: a shared one's cache hides perturbations."""
+        if self._channels_last and x.dim() == 4:
+            x = x.contiguous(memory_format=torch.channels_last)
         with torch.autocast(self._autocast_device, torch.bfloat16, enabled=self.precision == "bf16"):
             logits: Tensor = self.module(x)
         return logits.to(self.dtype)
@@ -112,15 +118,42 @@ class Engine(ABC):
     def _leave_out_non_finite(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
         """Hide a non-finite gradient from the optimizer, which then moves nothing, not even its momentum.
 
-        The one place of a step where the host waits for the device: whether to update is a decision of the host.
+        Where the device does not decide, the host waits for it here: the one place of an update where it does.
         """
-        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        # Queued behind the backward before the wait: what the host does after it, it does while the device idles.
-        finite = torch.stack(torch._foreach_norm(gradients)).isfinite().all() if gradients else None
+        used = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        # Queued behind the backward before any wait: what the host does after it, it does while the device idles.
+        finite = torch.stack(torch._foreach_norm([p.grad for p in used])).isfinite().all() if used else None
+        late = finite is not None and self.device_decides(optimizer)
+        if hasattr(optimizer, "_step_supports_amp_scaling"):
+            # Where it is 1, fused kernels leave everything as it is: torch's GradScaler rests on the same.
+            optimizer.found_inf = (~finite).float() if late else None  # type: ignore[attr-defined, operator]
+        if late:
+            begin_momentum(optimizer, used)
+            self.skipped = Late(~finite, self.exchange.await_device)  # type: ignore[operator]
+            return
         self.exchange.await_device()
         self.skipped = finite is not None and not finite.item()
         if self.skipped:
             optimizer.zero_grad(set_to_none=True)
+
+    def device_decides(self, optimizer: torch.optim.Optimizer) -> bool:
+        """Whether it is the device's word that skips an update of this optimizer."""
+        groups = optimizer.param_groups
+        fused = getattr(optimizer, "_step_supports_amp_scaling", False) and all(group.get("fused") for group in groups)
+        return self.decides_on_device and fused and not any(group.get("dampening") for group in groups)
+
+
+def begin_momentum(optimizer: torch.optim.Optimizer, used: list[nn.Parameter]) -> None:
+    """Fused SGD leaves undefined what it makes in a first update that is skipped; from 0 on, it does the same."""
+    for p in used if any(group.get("momentum") for group in optimizer.param_groups) else []:
+        if optimizer.state[p].get("momentum_buffer") is None:
+            optimizer.state[p]["momentum_buffer"] = torch.zeros_like(p)
+
+
+def in_channels_last(module: nn.Module) -> bool:
+    """Whether a network keeps the weights of its convolutions with the channels innermost."""
+    kernels = [p for p in module.parameters() if p.dim() == 4 and not p.is_contiguous()]
+    return any(p.is_contiguous(memory_format=torch.channels_last) for p in kernels)
 
 
 def linear_loss(parameters: Sequence[Tensor], gradients: Sequence[Tensor]) -> Tensor:

@@ -22,6 +22,7 @@ class RunFacts:
         total_steps: updates of the run.
         steps_per_epoch: updates per pass over the training split.
         alike: whether all members have one architecture.
+        compiled: whether networks are compiled: a gradient of a gradient cannot be had of them.
     """
 
     members: int
@@ -35,3 +36,4 @@ class RunFacts:
     total_steps: int
     steps_per_epoch: int
     alike: bool = True
+    compiled: bool = False

@@ -15,6 +15,7 @@ from dist_dash.errors import require
 from dist_dash.member.averaging import mean_gradient
 from dist_dash.member.buffers import Buffers
 from dist_dash.member.engine import Engine, linear_loss
+from dist_dash.member.late import Late, Not, Truth
 from dist_dash.member.parameters import Kind, kinds_of, moved_by_ascent, names_of, parts_of
 from dist_dash.member.sketch import Sketch
 from dist_dash.member.vector import ParameterVector, own_memory
@@ -62,10 +63,12 @@ class Member:
         """Positions in `parameters` of each named part: `trunk`, `head_0`, `head_1`, …"""
         self.perturbable = [i for i in range(len(engine.parameters)) if perturbed is None or perturbed[i]]
         """Positions in `parameters` of those that a perturbation moves."""
-        self._moved_by = {"all": self.perturbable}
+        self._ascending = {"all": self.perturbable}
         self.masks: list[Tensor | None] | None = None
         """Which weights exist: one tensor of 0 and 1 per parameter, None for a dense one; None: all weights do."""
-        self.skipped_in_a_row = 0
+        self._skipped_in_a_row, self._unknown = 0, list[bool | Late]()  # `skipped` of updates that are not yet counted
+        self.moved: Truth = True
+        """What `step` last returned."""
         self.passes = Passes(0.0, 0.0)
         """Of the last update."""
         self.sketch: Sketch | None = None
@@ -163,13 +166,13 @@ class Member:
         Args:
             loss: 0-dimensional.
             retain_graph: whether the graph is needed again.
-            perturb: which parameters the method's ascent moves, see `moved`.
+            perturb: which parameters the method's ascent moves, see `ascending`.
             onto: as in `gradient`.
             mean: as in `gradient`.
         """
-        return self._gradient(loss, self.moved(perturb), retain_graph, None, True, onto, mean)
+        return self._gradient(loss, self.ascending(perturb), retain_graph, None, True, onto, mean)
 
-    def moved(self, perturb: str) -> list[int]:
+    def ascending(self, perturb: str) -> list[int]:
         """Positions of the parameters that an ascent moves: those of `perturb` that no parameter group leaves out.
 
         Args:
@@ -178,16 +181,16 @@ class Member:
         Raises:
             BadInput: there is none.
         """
-        if perturb not in self._moved_by:
+        if perturb not in self._ascending:
             asked = moved_by_ascent(perturb, self.names, self.kinds)
             allowed = "a choice of which parameter_groups leave one"
             require(bool({*asked} & {*self.perturbable}), "method.perturb", perturb, allowed)
-            self._moved_by[perturb] = sorted({*asked} & {*self.perturbable})
-        return self._moved_by[perturb]
+            self._ascending[perturb] = sorted({*asked} & {*self.perturbable})
+        return self._ascending[perturb]
 
     def restricted(self, vector: ParameterVector, perturb: str = "all") -> ParameterVector:
         """The vector, but 0 for parameters that the ascent does not move; itself where it moves all."""
-        moved = {*self.moved(perturb)}
+        moved = {*self.ascending(perturb)}
         if not vector.tensors or len(moved) == len(vector.tensors):
             return vector
         tensors = [t if i in moved else torch.zeros_like(t) for i, t in enumerate(vector.tensors)]
@@ -282,7 +285,8 @@ class Member:
     def random_direction(self, step: int, perturb: str = "all") -> ParameterVector:
         """A fresh standard normal vector, see `generator`; 0 where the ascent moves no parameter."""
         generator = self.generator("direction", step)
-        drawn = ParameterVector([torch.empty_like(p).normal_(generator=generator) for p in self.parameters])
+        fresh = [torch.empty_like(p, memory_format=torch.contiguous_format) for p in self.parameters]
+        drawn = ParameterVector([tensor.normal_(generator=generator) for tensor in fresh])
         drawn = self.restricted(drawn, perturb)
         return drawn if self.masks is None else drawn.masked(self.masks)
 
@@ -348,12 +352,13 @@ class Member:
 
     # -- the update ------------------------------------------------------------------------------------------------
 
-    def step(self) -> bool:
+    def step(self) -> Truth:
         """Update the weights by the descent gradient, and clear it.
 
         Returns:
             Whether the weights moved: a non-finite gradient moves nothing, and is counted. Whatever a method keeps
-            from one update to the next changes only where they did.
+            from one update to the next changes only where they did. Where the device decides, to ask for the truth of
+            it (`if member.step():`) is to wait for the device: only methods that keep something do.
         """
         self.engine.finish_average()
         if self.masks is not None:
@@ -363,17 +368,41 @@ class Member:
         self.engine.exchange.mean_over_replicas_(self._buffers.statistics)
         self._buffers.note()  # before the engine's look at the gradient, for which the host waits
         self.engine.step()
-        if self.engine.skipped:
-            self.skipped_in_a_row += 1
+        skipped = self.engine.skipped
+        late = isinstance(skipped, Late)
+        if isinstance(skipped, Late):
+            self._buffers.settle(skipped.on_device)
+        elif skipped:
             self._buffers.restore()
         else:
-            self.skipped_in_a_row = 0
-            self._mask([p.data for p in self.parameters])
             self._buffers.keep()
+        if late or not skipped:
+            self._mask([p.data for p in self.parameters])
+        self._unknown.append(skipped)
+        self._count_skipped(but=int(late))  # the host is one update ahead of the device, and never more
+        self.moved = Not(skipped) if isinstance(skipped, Late) else not skipped
         samples = sum(map(len, self._met)) or 1
         self.passes = Passes(self._forwarded / samples, self._backwarded / samples)
         self._start_update()
-        return not self.engine.skipped
+        return self.moved
+
+    @property
+    def skipped_in_a_row(self) -> int:
+        """Updates in a row that were skipped, the last one among them; waits for it where the device decides."""
+        self._count_skipped(but=0)
+        return self._skipped_in_a_row
+
+    @property
+    def known_skipped_in_a_row(self) -> int:
+        """The same without a wait: where the device decides, without the last update."""
+        return self._skipped_in_a_row
+
+    def _count_skipped(self, but: int) -> None:
+        while len(self._unknown) > but:
+            self._skipped_in_a_row = self._skipped_in_a_row + 1 if self._unknown.pop(0) else 0
+
+    def _restart_count(self, skipped_in_a_row: int) -> None:
+        self._skipped_in_a_row, self._unknown = skipped_in_a_row, []
 
     def set_masks(self, masks: Sequence[Tensor | None] | None) -> None:
         """Say which weights exist; those that do not become 0.
@@ -387,12 +416,12 @@ class Member:
     def restart(self, network: nn.Module) -> None:
         """Start anew from the weights of a network of the same architecture; the optimizer forgets all."""
         self.engine.restart(network)
-        self.skipped_in_a_row = 0
+        self._restart_count(0)
         self._buffers.remember()
 
     def after_resume(self, skipped_in_a_row: int, masks: Sequence[Tensor | None] | None) -> None:
         """Go on from the state that the engine has just loaded."""
-        self.skipped_in_a_row = skipped_in_a_row
+        self._restart_count(skipped_in_a_row)
         if masks is not None:
             pairs = zip(masks, self.parameters, strict=True)
             self.masks = [mask if mask is None else mask.to(p.device) for mask, p in pairs]

@@ -50,3 +50,24 @@ def try_optimizer(
     if not all(isinstance(group.get("lr"), float | int | torch.Tensor) for group in optimizer.param_groups):
         raise BadInput(f"optimizer: {type(optimizer).__name__} has no learning rate lr; it must have one")
     return optimizer
+
+
+def fused_by_default(make: MakeOptimizer, device: torch.device) -> MakeOptimizer:
+    """On CUDA, torch's fused kernels where an optimizer has them and its settings leave that open; else `make`.
+
+    They are faster, and take the device's word that an update is to be skipped. Fused SGD with dampening is left out:
+    it cannot begin the momentum of one parameter after that of another.
+    """
+    if device.type != "cuda":
+        return make
+
+    def made(parameters: Iterable[Any]) -> torch.optim.Optimizer:
+        parameters = list(parameters)
+        optimizer = make(parameters)
+        settings = optimizer.defaults
+        chosen = settings.get("fused", False) is not None or settings.get("foreach") is not None
+        if chosen or settings.get("differentiable") or settings.get("dampening"):
+            return optimizer
+        return make(parameters, fused=True)  # type: ignore[call-arg]
+
+    return made

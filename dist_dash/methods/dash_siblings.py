@@ -19,6 +19,7 @@ from torch import Tensor
 
 from dist_dash.errors import BadInput, require
 from dist_dash.member.batch import Batch, MicroBatch
+from dist_dash.member.late import Truth
 from dist_dash.member.losses import ensemble_loss
 from dist_dash.member.member import Member
 from dist_dash.member.vector import ParameterVector, cosine, unit
@@ -114,9 +115,8 @@ class Sibling:
                     member.backward(loss, last=micro is batch.last)
         return self._finished(member.step(), totals, lengths)
 
-    def _finished(self, moved: bool, totals: Totals, lengths: Measured) -> Measured:
-        if moved:
-            self.along.moved()
+    def _finished(self, moved: Truth, totals: Totals, lengths: Measured) -> Measured:
+        self.along.keep(moved)
         return totals.measured(**lengths, loss_rise=totals["perturbed_loss"] - totals["loss"])
 
     def _ascend(

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from dist_dash.errors import require_fraction, require_non_negative
+from dist_dash.member.late import Truth
 from dist_dash.member.member import Member
 from dist_dash.member.vector import ParameterVector, unit
 from dist_dash.methods.method import on_device_of
@@ -57,8 +58,9 @@ class FSAM(SAM):
         self._next = (self.decay * mean + (1 - self.decay) * gradient).materialised()
         return unit(gradient - self.sigma * mean)
 
-    def moved(self) -> None:
-        self._mean = self._next
+    def keep(self, moved: Truth) -> None:
+        if moved:
+            self._mean = self._next
 
     def restarted(self) -> None:
         self._mean, self._next = [], []

@@ -46,7 +46,7 @@ class Method(ABC):
     """Whether an update draws random numbers of each member's own: members that start equal then come to differ."""
 
     perturb = "all"
-    """Which parameters its ascent moves; see `Member.moved`."""
+    """Which parameters its ascent moves; see `Member.ascending`."""
 
     def copies(self, members: int) -> int:
         """Vectors as long as all parameters that an update holds at most, beside weights and descent gradient.
@@ -71,7 +71,7 @@ class Method(ABC):
         Raises:
             BadInput: with the field, the value and what is allowed.
         """
-        member.moved(self.perturb)
+        member.ascending(self.perturb)
 
     def before_epoch(self, epoch: int, member: Member, samples: Samples, exchange: Exchange) -> None:  # noqa: B027
         """Called before the first update of every epoch: for what needs a pass over the data."""

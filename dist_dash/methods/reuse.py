@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dist_dash.errors import require_count, require_non_negative
 from dist_dash.member.batch import Batch, Progress
+from dist_dash.member.late import Truth
 from dist_dash.member.member import Member
 from dist_dash.member.vector import ParameterVector, orthogonal_part, unit
 from dist_dash.methods.method import Measured, Totals, ascent, on_device_of
@@ -47,7 +48,7 @@ class Reuse:
         member.step()
         return totals.measured(g_loss_norm=g.norm())
 
-    def finish(self, member: Member, g: ParameterVector, g_s: ParameterVector) -> bool:
+    def finish(self, member: Member, g: ParameterVector, g_s: ParameterVector) -> Truth:
         """End an update that refreshes: descend `g_s`, and keep its part that is orthogonal to `g`.
 
         Args:

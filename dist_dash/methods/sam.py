@@ -10,6 +10,7 @@ from typing import Literal
 
 from dist_dash.errors import require, require_non_negative
 from dist_dash.member.batch import Batch
+from dist_dash.member.late import Truth
 from dist_dash.member.member import Member
 from dist_dash.member.vector import ParameterVector, sam_perturbation
 from dist_dash.methods.method import Measured, Method, Totals, check_warmup, warmed_up
@@ -48,8 +49,12 @@ class SAM(Method):
         """The perturbation of radius 1 that the ascent gradient `g` gives; what kin of SAM do in another way."""
         return sam_perturbation(gradient, 1.0, self.p)
 
-    def moved(self) -> None:
-        """The weights have moved: commit what `direction` has computed for the next update; SAM keeps nothing."""
+    def keep(self, moved: Truth) -> None:
+        """Keep what `direction` has computed for the next update, where the weights moved; SAM itself keeps nothing.
+
+        Args:
+            moved: what `Member.step` returned; to look at it may mean to wait for the device.
+        """
 
     def copies(self, members: int) -> int:
         return 2  # the gradient, and the weights as they were
@@ -72,6 +77,5 @@ class SAM(Method):
                 loss = micro.loss(member.forward(micro.x))
                 member.backward(loss, last=micro is batch.last)
                 totals.add(perturbed_loss=loss)
-        if member.step():
-            self.moved()
+        self.keep(member.step())
         return totals.measured(g_loss_norm=g_norm, loss_rise=totals["perturbed_loss"] - totals["loss"])

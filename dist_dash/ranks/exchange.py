@@ -168,16 +168,22 @@ class Exchange:
         self.mean_over_replicas_([mean])
         return mean
 
-    def await_device(self) -> None:
+    def await_device(self, done: torch.cuda.Event | None = None) -> None:
         """Wait until the accelerator has done what was queued; with the deadline, which a wait on NCCL lacks.
+
+        Args:
+            done: wait for this event alone.
 
         Raises:
             RunFailed: the deadline has passed; the text names who is missing.
         """
         if self.layout.backend != "nccl":
+            if done is not None:
+                done.synchronize()
             return
-        done = torch.cuda.Event()
-        done.record()
+        if done is None:
+            done = torch.cuda.Event()
+            done.record()
         end = time.monotonic() + self.deadline
         with self._diagnosis.waiting():
             while not done.query():

@@ -111,11 +111,19 @@ class Layout:
         return [member * self.replicas + replica for member in range(self.members)]
 
 
-def ask_for_determinism() -> None:
+def ask_for_determinism(wanted: bool = True) -> None:
     """Choose deterministic kernels wherever torch has them: a repeated run is then equal to the bit on a GPU too."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it is first used
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    if wanted:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it is first used
+    torch.use_deterministic_algorithms(wanted, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # no result reads it, and filling takes its time
+
+
+def ask_for_speed(wanted: bool = True) -> None:
+    """On a GPU, let cuDNN try out its kernels, and make products of fp32 in TF32."""
+    torch.backends.cudnn.benchmark = wanted
+    if torch.cuda.is_available():
+        torch.set_float32_matmul_precision("high" if wanted else "highest")
 
 
 def layout_from_environment(members: int | None, member: int | None = None) -> Layout:

@@ -178,7 +178,12 @@ class Recipe:
         init_noise: Gaussian noise of each member's own on its initial weights, as a share of each tensor's root mean
             square; 0 adds none.
         exchange: `gather` all members' logits, or `reduce` them to a sum (memory independent of the members).
-        deterministic: ask torch for deterministic kernels: resumes are then equal to the bit on a GPU too.
+        deterministic: ask torch for deterministic kernels: resumes are then equal to the bit on a GPU too. Without
+            meaning where `speed` is fast.
+        speed: `exact`; `fast` takes whatever kernels are fastest: on a GPU cuDNN tries them out, and fp32 products are
+            made in TF32. A repeated run then differs by roundings.
+        memory_format: of convolutional networks: `channels_last`, `contiguous`, or `auto`: channels_last on a GPU.
+        compile: the networks by `torch.compile`, before the first update; needs a C++ compiler.
     """
 
     data: Source
@@ -204,6 +209,9 @@ class Recipe:
     init_noise: float = 0.0
     exchange: Literal["gather", "reduce"] = "gather"
     deterministic: bool = True
+    speed: Literal["exact", "fast"] = "exact"
+    memory_format: Literal["auto", "contiguous", "channels_last"] = "auto"
+    compile: bool = False
 
     def __post_init__(self) -> None:
         require_count("epochs", self.epochs)

@@ -12,7 +12,7 @@ import resource
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, SupportsFloat
 
 import torch
 from rich.console import Console
@@ -42,17 +42,17 @@ class Window:
         self._pending: list[tuple[Names, list[Tensor]]] = []  # not yet in the sums
         self._sums: dict[Names, tuple[int, Tensor]] = {}  # of updates that measured the same: how many, and the sums
         self._host_names, self._host_sums = list[str](), list[float]()
+        self._host_pending: list[list[SupportsFloat]] = []
 
-    def add(self, measured: Mapping[str, Tensor], **on_host: float) -> None:
-        """Add one update's values: 0-dimensional tensors, and numbers that the host knows already.
+    def add(self, measured: Mapping[str, Tensor], **on_host: SupportsFloat) -> None:
+        """Add one update's values: 0-dimensional tensors, and what the host knows, or will by the time they are due.
 
         What an update measures may depend on its number, and on nothing else. A mean is that of the updates that have
         measured the value.
         """
         names, self._host_names = tuple(measured), list(on_host)
         self._pending.append((names, [value.detach() for value in measured.values()]))
-        before = self._host_sums or [0.0] * len(on_host)
-        self._host_sums = [total + value for total, value in zip(before, on_host.values(), strict=True)]
+        self._host_pending.append([*on_host.values()])
         self._steps += 1
         self._timed += 1
         if len(self._pending) == PENDING:
@@ -98,7 +98,10 @@ class Window:
             row = torch.stack([value.double() for value in values])
             number, total = self._sums.get(names, (0, None))
             self._sums[names] = (number + 1, row if total is None else total + row)
-        self._pending = []
+        for known in self._host_pending:
+            before = self._host_sums or [0.0] * len(known)
+            self._host_sums = [total + float(value) for total, value in zip(before, known, strict=True)]
+        self._pending, self._host_pending = [], []
 
     def _means(self) -> dict[str, float]:
         """Of each value, over the updates that measured it."""

@@ -7,6 +7,7 @@ from typing import Any
 from dist_dash.errors import require
 from dist_dash.member.batch import Batch
 from dist_dash.member.facts import RunFacts
+from dist_dash.member.late import Truth
 from dist_dash.member.member import Member
 from dist_dash.ranks.exchange import Exchange
 
@@ -34,8 +35,8 @@ class Sparsity:
     def before_update(self, member: Member, batch: Batch, exchange: Exchange) -> None:
         """Called before every update, such as for a gradient with respect to weights that do not exist."""
 
-    def after_update(self, member: Member, batch: Batch, moved: bool) -> None:
-        """Called after every update; `moved`: whether the weights moved (the gradient was finite)."""
+    def after_update(self, member: Member, batch: Batch, moved: Truth) -> None:
+        """Called after every update; `moved`: what `member.step()` returned."""
 
     def state_dict(self) -> dict[str, Any]:
         """What a resume needs beside the member's masks."""

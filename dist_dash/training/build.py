@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 from dist_dash.data.dataset import DataSet, Sharding
@@ -15,7 +16,7 @@ from dist_dash.data.time_limit import TimeLimit
 from dist_dash.errors import NOT_TO_BE_USED, BadInput, own_code, require
 from dist_dash.member.batch import Batch, MicroBatch, Progress, micro_batch
 from dist_dash.member.facts import RunFacts
-from dist_dash.member.optimizer import try_optimizer
+from dist_dash.member.optimizer import fused_by_default, try_optimizer
 from dist_dash.member.parameter_groups import ParameterGroup, group_of_each
 from dist_dash.member.parameters import kinds_of, names_of
 from dist_dash.models import load_pretrained
@@ -68,6 +69,7 @@ def check_facts(recipe: Recipe, data: DataSet, layout: Layout, total_steps: int,
         total_steps=total_steps,
         steps_per_epoch=steps_per_epoch,
         alike=not recipe.models,
+        compiled=recipe.compile,
     )
     recipe.method.check(facts)
     recipe.schedule.check(facts)
@@ -158,7 +160,8 @@ def build_network_of_member(recipe: Recipe, data: DataSet, layout: Layout, say: 
     by_grad = recipe.method.copies(members) > 0
     try_network(network, data.shape, data.heads, recipe.loader.batch_size, by_grad)
     shapes = {parameter.shape for parameter in network.parameters() if parameter.requires_grad}
-    optimizer = try_optimizer(recipe.optimizer, shapes, layout.device, recipe.engine.dtype)
+    make = fused_by_default(recipe.optimizer, layout.device)
+    optimizer = try_optimizer(make, shapes, layout.device, recipe.engine.dtype)
     zero = getattr(recipe.engine, "zero", 0)
     name = type(optimizer).__name__
     allowed = f"0 with {name}, which updates matrices as such: sharded, they are parts of a vector"
@@ -195,3 +198,10 @@ def on_device(recipe: Recipe, host: HostBatch, layout: Layout, progress: Progres
         for x, y, ids, mix in zip(host.x, host.target, host.ids, mixes, strict=True)
     ]
     return Batch(micro, progress)
+
+
+def sample_batch(recipe: Recipe, data: DataSet, layout: Layout) -> Tensor:
+    """Zeros in the shape, type and place of a training micro-batch."""
+    kept = torch.uint8 if data.uint8 else torch.float32
+    dtype = recipe.engine.dtype if recipe.labels.mixup else kept
+    return torch.zeros(recipe.loader.batch_size, *data.shape, dtype=dtype, device=layout.device)

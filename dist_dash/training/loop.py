@@ -40,7 +40,7 @@ def ask(run: Run, batches: Iterator[HostBatch], step: int) -> None:
     """Fetch the samples of an update, if there is to be one, and start to agree on it with all ranks."""
     if step < run.total_steps:
         compared = step % run.recipe.checks.samples_every == 0
-        run.agreement.ask(batches, step, run.member.skipped_in_a_row, compared)
+        run.agreement.ask(batches, step, run.member.known_skipped_in_a_row, compared)
 
 
 def after_update(run: Run) -> None:
@@ -101,9 +101,8 @@ def update(run: Run, host: HostBatch) -> None:
     recipe.sparsity.before_update(run.member, batch, exchange)
     run.member.sketch = sketch = Sketch() if directions_due(run) else None
     measured = recipe.method.update(run.member, batch, exchange)
-    skipped = run.member.engine.skipped
-    recipe.sparsity.after_update(run.member, batch, not skipped)
-    run.window.add(measured, skipped=float(skipped), **run.member.passes._asdict())
+    recipe.sparsity.after_update(run.member, batch, run.member.moved)
+    run.window.add(measured, skipped=run.member.engine.skipped, **run.member.passes._asdict())
     run.step += 1
     if sketch is not None:
         with exchange.clock.excluded():

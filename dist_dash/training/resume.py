@@ -10,6 +10,7 @@ from dist_dash.runs.environment import describe_environment
 from dist_dash.training.extension import Extension, refuse_without_set
 from dist_dash.training.identity import check_members
 from dist_dash.training.run import Run
+from dist_dash.training.speed import in_force
 
 
 def resume_or_start(run: Run) -> None:
@@ -56,9 +57,12 @@ def resume_or_start(run: Run) -> None:
                 folder.clear_results()  # of the shorter run
             write_atomically(folder.recipe, run.command.as_yaml(run.layout.ensemble_members))
             length = {"total_steps": run.total_steps, **({"extended": run.extended} if run.extended else {})}
-            write_json(folder.environment, {**describe_environment(run.layout), **length})
+            kernels = in_force(run.recipe, run.member.engine)
+            write_json(folder.environment, {**describe_environment(run.layout), "kernels": kernels, **length})
             if found is not None:
                 folder.note_continued()
+    if run.recipe.speed == "fast":
+        run.event("speed: fast; a repeated run may differ by roundings")
     check_members(run.exchange, run.member.engine.module, run.recipe.init == "own")
     if found is None and run.recipe.checkpoints.at_start:
         save(run)

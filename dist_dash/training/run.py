@@ -12,9 +12,9 @@ from dist_dash.ensembles.ensemble import StoredEnsemble
 from dist_dash.ensembles.evaluation import Evaluated
 from dist_dash.ensembles.predictor import MembersInTraining
 from dist_dash.member.member import Member
+from dist_dash.member.optimizer import fused_by_default
 from dist_dash.member.parameter_groups import with_groups
 from dist_dash.ranks.exchange import Exchange
-from dist_dash.ranks.layout import ask_for_determinism
 from dist_dash.recipe.parsing import Command
 from dist_dash.recipe.recipe_of_run import completed_recipe
 from dist_dash.runs.checkpoint import CheckpointSets
@@ -30,10 +30,12 @@ from dist_dash.training.build import (
     groups_of_parameters,
     heads_of_parameters,
     load_data,
+    sample_batch,
     train_loader,
 )
 from dist_dash.training.held_out import evaluate_split
 from dist_dash.training.identity import check_can_differ, check_same_data
+from dist_dash.training.speed import choose_kernels, compile_network, laid_out
 
 
 class Run:
@@ -49,8 +51,7 @@ class Run:
     def __init__(self, command: Command, folder: OwnedFolder, exchange: Exchange, stop: StopRequest) -> None:
         self.command, self.recipe, self.folder, self.exchange = command, command.recipe, folder, exchange
         self.layout, recipe = exchange.layout, command.recipe
-        if recipe.deterministic:
-            ask_for_determinism()
+        choose_kernels(recipe)
         torch.manual_seed(derived_seed("rank", recipe.seed, self.layout.ensemble_rank))
         self.step, self.evaluated, self.started = 0, True, False
         self.limit = TimeLimit(recipe.checks.deadline, lambda: stop.made)
@@ -76,7 +77,10 @@ class Run:
             heads, groups = heads_of_parameters(recipe, self.layout, network), groups_of_parameters(recipe, network)
         check_can_differ(exchange, network, recipe, self.data.shape)
         with exchange.together("engine"):  # its collectives start once every rank has its network
-            recipe.engine.attach(network, with_groups(recipe.optimizer, groups), exchange)
+            optimizer = with_groups(fused_by_default(recipe.optimizer, self.layout.device), groups)
+            recipe.engine.attach(laid_out(recipe, network, self.layout.device), optimizer, exchange)
+            if recipe.compile:
+                compile_network(recipe.engine, sample_batch(recipe, self.data, self.layout))
             perturbed = [group is None or group.perturbed for group in groups]
             identity, accumulation = self.layout.identity, recipe.loader.accumulation
             self.member = Member(recipe.engine, identity, accumulation, recipe.seed, heads, perturbed)

@@ -98,11 +98,16 @@ class Sick(Torch):
     Args:
         first: the first such step.
         steps: how many.
+        late: whether the device decides, as on a GPU, that an update is skipped.
     """
 
-    def __init__(self, first: int, steps: int) -> None:
+    def __init__(self, first: int, steps: int, late: bool = False) -> None:
         super().__init__()
-        self.first, self.steps = first, steps
+        self.first, self.steps, self.late = first, steps, late
+
+    def attach(self, *parts: Any) -> None:
+        super().attach(*parts)
+        self.decides_on_device = self.late
 
     def forward(self, x: Tensor) -> Tensor:
         logits = super().forward(x)

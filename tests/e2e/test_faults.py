@@ -172,3 +172,17 @@ def test_ranks_that_never_come_are_waited_for_until_the_deadline(tmp_path: Path)
     assert ranks.results() == [("value", 1)]
     (line,) = complaints(ranks, 0)
     assert line.endswith("the 2 ranks did not find each other within 2 s; missing: member 1 (rank 1)")
+
+
+def test_a_device_that_decides_makes_the_same_run(tmp_path: Path) -> None:
+    """Skipped updates, too many of them in a row, and a resume amid them."""
+    sick = ["--engine=tests.e2e.faults.Sick", "--engine.first=3", "--engine.steps=5", "--optimizer.fused=true"]
+    host, device = tmp_path / "host", tmp_path / "device"
+    finish(host, 2, 2, *sick)
+    ranks = start(device, 2, 2, *sick, "--engine.late=true", "--checks.max_skipped=3")
+    assert ranks.results() == [("value", 1)] * 2
+    assert "member 1: no finite gradient for 3 updates in a row" in complaints(ranks, 0)[0]
+    assert sets(device) == [5]
+    finish(device, 2, 2, *sick, "--engine.late=true")
+    assert_same_run(device, host)
+    assert [line["skipped"][1] for line in lines_of(device) if line["kind"] == "train"][2:9] == [0, 1, 1, 1, 1, 1, 0]

@@ -17,6 +17,7 @@ ROWS = {
     "perturbation": ["|‖realised ε‖ / ‖ε‖ − 1|, bf16", "weights restored to the bit"],
     "resume": ["resume, Torch: both runs", "resume, DeepSpeed: both runs"],
     "suite": ["tests/gpu"],
+    "compiled": ["DASH separate: compiled / not", "time to compile"],
 }
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]

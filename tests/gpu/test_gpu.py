@@ -5,6 +5,7 @@ That a stopped run goes on to the bit is shown by `benchmarks/gpu.sh`.
 
 from __future__ import annotations
 
+import json
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,17 +14,21 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.costs import Problem
+from benchmarks.costs import Problem, stepper
 from benchmarks.gpu import exchange as exchanges
 from benchmarks.gpu.perturbation import realised
+from benchmarks.gpu.two_members import TwoMembers
 from benchmarks.gpu.waits import of_loop, of_updates, training
 from dist_dash.data.workers import stream
 from dist_dash.member.batch import micro_batch
-from dist_dash.methods import DASH
+from dist_dash.member.engine import Torch
+from dist_dash.methods import DASH, SAM
 from dist_dash.models import ResNet
 from dist_dash.ranks.exchange import Exchange
 from dist_dash.ranks.layout import layout_from_environment
 from tests.distributed.small import batches, run_member
+from tests.distributed.test_late_decisions import both
+from tests.distributed.test_speed import assert_equal_but_for_roundings, each
 from tests.e2e.runs import assert_same_run, finish
 from tests.gpu.waits import counted
 from tests.support.ranks import on_ranks
@@ -126,15 +131,67 @@ def test_a_run_repeats_to_the_bit(engine: str, precision: str, tmp_path: Path) -
 # -- waits of the host for the device ----------------------------------------------------------------------------------
 
 
-def test_an_update_waits_once() -> None:
-    problem = Problem(ResNet(18), size=4, device="cuda", precision="bf16")
+def test_an_update_does_not_wait() -> None:
+    """Its one wait, for the decision about the update before it, is a poll, which is not counted."""
+    problem = Problem(ResNet(18), size=4, device="cuda", precision="bf16", channels_last=True)
     (found,) = on_ranks(1, of_updates, problem, 3, environment=ONE)
-    assert {name: max(map(len, places)) for name, places in found.items()} == dict.fromkeys(found, 1), found
+    assert {name: max(map(len, places)) for name, places in found.items()} == dict.fromkeys(found, 0), found
 
 
-def test_the_training_loop_waits_once_per_update() -> None:
+def test_the_training_loop_does_not_wait() -> None:
     (found,) = on_ranks(1, of_loop, training("bf16"), 6, environment=ONE)
-    assert all(len(places) == 1 for places in found), found
+    assert all(places == [] for places in found), found
+
+
+def ahead() -> list[bool]:
+    """Per update, whether the device still computes it when the host has queued it."""
+    found, problem = [], Problem(ResNet(18), size=512, device="cuda", precision="bf16", channels_last=True)
+    with TwoMembers() as exchange:
+        step = stepper(SAM(), Torch("bf16"), exchange, problem)
+        for number in range(10):
+            step(number)
+            done = torch.cuda.Event()
+            done.record()
+            found.append(not done.query())
+    return found[4:]  # cuDNN and the memory are warm
+
+
+def test_the_host_is_an_update_ahead() -> None:
+    assert on_ranks(1, ahead, environment=ONE) == [[True] * 6]
+
+
+def test_the_device_decides_as_the_host_does() -> None:
+    for found in on_ranks(2, both, ["DASH", "Adam", "a state"], environment=ONE):
+        for host, device in found.values():
+            assert all(device["late"])
+            for name in ("state", "row", "counted"):
+                assert device[name] == host[name]
+
+
+# -- what makes a step faster ------------------------------------------------------------------------------------------
+
+
+def test_results_differ_by_roundings() -> None:
+    ranks = on_ranks(2, each, ["plain", "channels_last", "compiled"], environment=ONE)
+    assert_equal_but_for_roundings(ranks, 1e-8)
+
+
+def test_a_run_is_fast_by_default_and_says_so(tmp_path: Path) -> None:
+    for name, asked in (("exact", []), ("fast", ["--speed=fast"])):
+        finish(tmp_path / name, 1, 1, "--engine=Torch", "--model=SmallCNN", "--method=SGD", *asked)
+    exact, fast = (
+        json.loads((tmp_path / name / "environment.json").read_text())["kernels"] for name in ("exact", "fast")
+    )
+    shared = {
+        "memory_format": "channels_last",
+        "compiled": False,
+        "fused_optimizer": True,
+        "skips_decided_on": "device",
+    }
+    plain = {"deterministic_kernels": True, "cudnn_benchmark": False, "fp32_products": "highest"}
+    assert exact == {"speed": "exact", **plain, **shared}
+    free = {"deterministic_kernels": False, "cudnn_benchmark": True, "fp32_products": "high"}
+    assert fast == {"speed": "fast", **free, **shared}
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -149,5 +206,7 @@ def test_batches_are_page_locked_and_reach_the_device_without_a_wait(workers: in
     for host in stream(assemble, range(3), workers, pin_memory=True):
         assert all(tensor.is_pinned() for tensor in (host.x[0], host.target[0], host.mix[0]))
         with counted() as waits:
+            micro = micro_batch(host.x[0], host.target[0], host.ids[0], None, 0.0, device, torch.float32)
             micro_batch(host.x[0], host.target[0], host.ids[0], host.mix[0], 0.1, device, torch.float32)
         assert waits.places == []
+        assert torch.equal(micro.target.cpu(), host.target[0])
