@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.public_sam import packaged_sam, wrapped_sam
 from dist_dash.member.batch import Batch, MicroBatch, Progress, micro_batch
 from dist_dash.member.deepspeed_engine import DeepSpeed
-from dist_dash.member.engine import Engine, Precision, Torch
+from dist_dash.member.engine import LOW, Engine, Precision, Torch
 from dist_dash.member.member import Member
 from dist_dash.member.optimizer import fused_by_default
 from dist_dash.methods import DASH, SAM, SGD, Method
@@ -96,7 +96,7 @@ class Problem:
     def loss(self, net: nn.Module, step: int) -> torch.Tensor:
         """The loss as a loop written by hand computes it, under the same autocast as the engines."""
         samples = self._samples(step % 2)
-        with torch.autocast(self.device, torch.bfloat16, enabled=self.precision == "bf16"):
+        with torch.autocast(self.device, LOW.get(self.precision, torch.bfloat16), enabled=self.precision in LOW):
             logits = net(samples.x)
         return nn.functional.cross_entropy(logits.float(), samples.target)
 

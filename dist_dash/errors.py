@@ -35,6 +35,10 @@ class RunFailed(RuntimeError):
     """Whether all ranks raise the same error: then only rank 0 prints it."""
 
 
+class OutOfTime(RunFailed):
+    """A rank has waited as long as the others wait for it: no exchange can tell them any more."""
+
+
 Problem = TypeVar("Problem", bound=Exception)
 
 

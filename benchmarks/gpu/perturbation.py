@@ -16,7 +16,7 @@ from tests.support.ranks import on_ranks
 
 
 def realised(problem: Problem, steps: int) -> dict[str, float]:
-    """‖realised ε‖ / ‖ε‖, the loss rise that bf16 sees, and the rise that fp32 sees at the same weights."""
+    """‖realised ε‖ / ‖ε‖, the loss rise that the precision sees, and the rise that fp32 sees at the same weights."""
     with TwoMembers() as exchange:
         owner = member(Torch(problem.precision), exchange, problem)
         for number in range(steps):
@@ -35,7 +35,12 @@ def realised(problem: Problem, steps: int) -> dict[str, float]:
             low_moved, high_moved = losses()
         same = all(torch.equal(p, b) for p, b in zip(owner.parameters, before, strict=True))
         length = float(torch.stack(moved).norm() / epsilon.norm())
-        return {"length": length, "bf16": low_moved - low, "fp32": high_moved - high, "restored": float(same)}
+        return {
+            "length": length,
+            problem.precision: low_moved - low,
+            "fp32": high_moved - high,
+            "restored": float(same),
+        }
 
 
 def perturbation(part: Part) -> None:

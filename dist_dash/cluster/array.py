@@ -120,7 +120,8 @@ def _tasks(point: SweepPoint, planned: JobPlan, scatter: bool) -> list[Task]:
     """A point as one gang; or, where its members need not meet and that is wanted, as one job per member."""
     run, members = planned.command.run, planned.members
     arguments = with_members(point.arguments, members)
-    if not scatter or members == 1 or planned.command.recipe.method.exchanges:
+    recipe = planned.command.recipe
+    if not scatter or members == 1 or recipe.method.exchanges or recipe.members_per_rank > 1:
         return [Task(run, arguments, planned.site)]
     share = share_of(planned.site, members)
     own = RunFolder(run).member

@@ -40,12 +40,13 @@ class JobPlan:
         recipe, site, loader = self.command.recipe, self.site, self.command.recipe.loader
         each = f"{site.ranks_per_node} rank{'s'[: site.ranks_per_node != 1]}"
         each += f" and {site.gpus_per_node} GPUs each" if site.gpus_per_node else " each, no GPU"
+        several = f", {recipe.members_per_rank} on each rank" if recipe.members_per_rank > 1 else ""
         accumulation = f" × {loader.accumulation} micro-batches" if loader.accumulation > 1 else ""
         batch = f"{loader.batch_size} samples per rank{accumulation}, {self.samples} per member and update"
         return [
             ("method", type(recipe.method).__name__),
             ("ranks", f"{site.ranks} on {site.nodes} node{'s'[: site.nodes != 1]}, {each}"),
-            ("members", f"{self.members} × {self.replicas} replica{'s'[: self.replicas != 1]}"),
+            ("members", f"{self.members} × {self.replicas} replica{'s'[: self.replicas != 1]}{several}"),
             ("batch", batch),
             ("memory", describe(self.memory) if self.memory else "not estimated: the data cannot be read from here"),
             ("time", f"{site.time} at a time; asked to save {site.warning} s before, then continued by itself"),
@@ -56,7 +57,7 @@ class JobPlan:
     def memory(self) -> Memory | None:
         """The memory of a rank; None where the data cannot be read from here."""
         facts = self.command.recipe.data.outline()
-        return None if facts is None else estimate(self.command.recipe, self.replicas, *facts)
+        return None if facts is None else estimate(self.command.recipe, self.replicas, *facts[:3])
 
 
 def plan_job(command: Command, site: Site) -> JobPlan:
@@ -66,12 +67,15 @@ def plan_job(command: Command, site: Site) -> JobPlan:
         BadInput: the ranks are not a multiple of the members, or make another number of replicas than the requested
             one; or the run folder holds something else.
     """
-    members = command.recipe.members
-    together = 1 if command.member is not None else (members or site.ranks // (command.replicas or 1) or 1)
-    if site.ranks % together:
+    members, per_rank = command.recipe.members, command.recipe.members_per_rank
+    together = 1 if command.member is not None else (members or site.ranks * per_rank // (command.replicas or 1) or 1)
+    if per_rank > 1 and site.ranks * per_rank != together:
+        what = f"{site.ranks} ranks of {per_rank} members make {site.ranks * per_rank}"
+        raise BadInput(f"members_per_rank: {what}, there are {together}; ask for {together // per_rank} ranks")
+    if per_rank == 1 and site.ranks % together:
         what = f"{site.nodes} × {site.ranks_per_node} ranks"
         raise BadInput(f"members: {together} is not allowed; it must divide the {site.ranks} ranks ({what})")
-    replicas = site.ranks // together
+    replicas = site.ranks * per_rank // together
     if command.replicas not in (None, replicas):
         what = f"{site.ranks} ranks for {together} members make {replicas}"
         raise BadInput(f"replicas: {command.replicas} is not allowed; {what}")

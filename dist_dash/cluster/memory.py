@@ -88,19 +88,22 @@ def describe(memory: Memory) -> str:
 
 def _memory(recipe: Recipe, replicas: int, network: _Measured) -> Memory:
     master = recipe.engine.dtype.itemsize
-    bf16 = recipe.engine.precision == "bf16"
+    low = recipe.engine.precision in ("bf16", "fp16")
     sharded = getattr(recipe.engine, "zero", 0) >= 1
     state = _state_of_optimizer(recipe, sharded)
     # ZeRO's optimizer updates a flat shard of its own, from which the network's weights are then gathered.
     optimizer = (state + master) / replicas if sharded else state
-    sample = network.floats * (2 if bf16 else master) + network.other_bytes
+    if getattr(recipe.engine, "offload", "none") != "none":
+        optimizer = 0.0  # in host memory
+    sample = network.floats * (2 if low else master) + network.other_bytes
+    here = recipe.members_per_rank
     return Memory(
         parameters=network.parameters,
-        weights=float(network.parameters * (master + 2 * bf16)),
-        gradients=float(network.trainable * master),
-        optimizer=network.trainable * optimizer,
-        method=float(network.trainable * master * recipe.method.copies(recipe.members or 2)),
-        activations=recipe.loader.batch_size * sample,
+        weights=here * float(network.parameters * (master + 2 * low)),
+        gradients=here * float(network.trainable * master),
+        optimizer=here * network.trainable * optimizer,
+        method=here * float(network.trainable * master * recipe.method.copies(recipe.members or 2)),
+        activations=here * recipe.loader.batch_size * sample,
     )
 
 

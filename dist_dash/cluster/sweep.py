@@ -23,6 +23,7 @@ REFUSED = {
     "extend": "it trains a single run on",
     "members": RESOURCES,
     "replicas": RESOURCES,
+    "members_per_rank": RESOURCES,
     "member": "the members of one ensemble are not points of a sweep",
 }
 

@@ -20,6 +20,7 @@ COMMANDS = {
     "submit": "submit a run to Slurm, or show what would be submitted",
     "array": "submit a sweep to Slurm: one run per point",
     "runs": "list the runs below a folder with their states: FOLDER [--watch] [--json]",
+    "plan": "foresee a run on any number of ranks: layout, step time by terms, memory, GPU-hours; --dry-run",
     "scaling": "measure step time and efficiency over members × replicas, here or under Slurm",
     "compare": "compare runs: mean ± deviation over seeds, paired differences with intervals, cost",
     "report": "one HTML page about a run, or about a folder of runs",

@@ -43,6 +43,7 @@ def scaling_command(arguments: Sequence[str]) -> int:
     parser.add_argument("--no-wait", action="store_true", help="Slurm: submit and leave; --collect later")
     parser.add_argument("--collect", action="store_true", help="run nothing; show what there is")
     parser.add_argument("--dry-run", action="store_true", help="print commands or batch scripts and start nothing")
+    parser.add_argument("--profile", metavar="FILE", help="of `dist-dash plan`: show the foreseen times beside")
     parser.add_argument("--json", action="store_true", help="print scaling.json instead of the table")
     add_options(parser)
     options, base = parser.parse_known_args(arguments)

@@ -117,7 +117,7 @@ def is_finished(path: Path) -> bool:
 
 
 def _is_run(path: Path) -> bool:
-    return RunFolder(path).recipe.exists()
+    return RunFolder(path).is_one_run()
 
 
 def _in_order(paths: Sequence[Path]) -> list[Path]:

@@ -16,11 +16,13 @@ class Outline(NamedTuple):
         shape: of a sample as the net gets it, `(C, H, W)` or `(F,)`.
         classes: how many.
         uint8: whether samples are stored as bytes.
+        values: the least and the greatest of the training samples, where these are floating point and known.
     """
 
     shape: tuple[int, ...]
     classes: int
     uint8: bool
+    values: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)

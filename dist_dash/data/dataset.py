@@ -87,7 +87,7 @@ class DataSet:
     @property
     def outline(self) -> Outline:
         """What a network that is trained on these data takes."""
-        return Outline(self.shape, self.classes, self.uint8)
+        return Outline(self.shape, self.classes, self.uint8, self.train.values)
 
     @staticmethod
     def _cut(splits: Splits, fraction: float, seed: int) -> tuple[np.ndarray, Split | None]:

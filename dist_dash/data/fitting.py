@@ -43,7 +43,7 @@ def fitting_values(x: NDArray, trained_on: Outline, name: str) -> NDArray:
     low, high = x.min(), x.max()
     came = f"{x.dtype} from {low:g} to {high:g}"
     if not trained_on.uint8:
-        if x.dtype.kind != "f":
+        if x.dtype.kind != "f" or not _in_unit(low, high, trained_on):
             raise _refusal(trained_on, name, came)
         return x
     if low < 0 or high > 255:
@@ -73,6 +73,22 @@ def fitting_labels(y: NDArray, samples: int, trained_on: Outline, name: str) -> 
     return y.astype(np.int64)
 
 
+def _in_unit(low: float, high: float, trained_on: Outline) -> bool:
+    """Whether pixels can be in the unit of the training data's; features of other data have none in common.
+
+    They are not where they reach ten times the training data's range beyond it (bytes for 0 … 1, also normalised), or
+    are all nearer to 0 than a 200th of that range (0 … 1 for 0 … 255), unless all are equal: a picture may be black.
+    """
+    if trained_on.values is None or len(trained_on.shape) != 3:
+        return True
+    least, greatest = trained_on.values
+    span = greatest - least
+    beyond = low < least - 10 * span or high > greatest + 10 * span
+    return not beyond and (low == high or 200 * max(-low, high) > span)
+
+
 def _refusal(trained_on: Outline, name: str, came: str, hint: str = "") -> BadInput:
     unit = "bytes (uint8, 0 … 255)" if trained_on.uint8 else "floating-point numbers"
+    if trained_on.values is not None:
+        unit += f" from {trained_on.values[0]:g} to {trained_on.values[1]:g}"
     return BadInput(f"{name} holds {came}; the network was trained on {unit} and normalises them itself{hint}")

@@ -59,6 +59,11 @@ class Split(ABC):
         """What the samples take in memory; None where they are read when they are needed."""
         return None
 
+    @property
+    def values(self) -> tuple[float, float] | None:
+        """The least and the greatest value of floating-point samples; None of bytes, or where they lie on disk."""
+        return None
+
     def content(self, of: np.ndarray | None = None) -> Iterator[bytes | memoryview]:
         """What distinguishes the samples `of` these positions (None: all) from others, beside their labels.
 
@@ -83,6 +88,10 @@ class ArraySplit(Split):
     @property
     def nbytes(self) -> int | None:
         return self.samples.nbytes
+
+    @property
+    def values(self) -> tuple[float, float] | None:
+        return None if self.dtype.kind != "f" else (float(self.samples.min()), float(self.samples.max()))
 
     def content(self, of: np.ndarray | None = None) -> Iterator[bytes | memoryview]:
         samples = self.samples if of is None else self.samples[of]
@@ -112,6 +121,10 @@ class SubsetSplit(Split):
     @property
     def nbytes(self) -> int | None:
         return self.base.nbytes
+
+    @property
+    def values(self) -> tuple[float, float] | None:
+        return self.base.values
 
     def content(self, of: np.ndarray | None = None) -> Iterator[bytes | memoryview]:
         yield from self.base.content(self.indices if of is None else self.indices[of])

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from dist_dash.errors import RunFailed
+from dist_dash.errors import OutOfTime
 
 T = TypeVar("T")
 POLL = 0.2
@@ -39,7 +39,7 @@ class TimeLimit:
             what: has not come, for the message.
 
         Raises:
-            RunFailed: the deadline has passed.
+            OutOfTime: the deadline has passed.
             Interrupted: a stop was asked for.
         """
         answer: queue.SimpleQueue[tuple[T | None, BaseException | None]] = queue.SimpleQueue()
@@ -60,7 +60,7 @@ class TimeLimit:
                 if self.stop():
                     raise Interrupted from None
                 if time.monotonic() > end:
-                    raise RunFailed(f"{what()} for {self.deadline:g} s (checks.deadline)") from None
+                    raise OutOfTime(f"{what()} for {self.deadline:g} s (checks.deadline)") from None
         if error is not None:
             raise error
         return value  # type: ignore[return-value]

@@ -51,6 +51,7 @@ class DescribedEnsemble:
         std: of each channel.
         uint8: whether samples are stored as bytes.
         class_names: where the data have them.
+        values: least and greatest of the training samples, where these are floating point.
         data: the training data, see `DataFacts.as_json`.
     """
 
@@ -62,6 +63,7 @@ class DescribedEnsemble:
     std: Annotated[tuple[Annotated[float, Gt(0), Allowed("a number > 0")], ...], Len(1)]
     uint8: bool
     class_names: tuple[str, ...] | None = None
+    values: Annotated[tuple[Number, ...], Len(2, 2)] | None = None
     data: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:

@@ -139,7 +139,9 @@ class StoredEnsemble:
     @property
     def outline(self) -> Outline:
         """Of the training data."""
-        return Outline(tuple(self.spec["shape"]), int(self.spec["classes"]), self.spec["uint8"])
+        values = self.spec.get("values")
+        known = None if values is None else (values[0], values[1])
+        return Outline(tuple(self.spec["shape"]), int(self.spec["classes"]), self.spec["uint8"], known)
 
     @property
     def class_names(self) -> list[str] | None:
@@ -180,9 +182,9 @@ class StoredEnsemble:
         described, foreign = self.described, self.code
         entry = described.members[member]
         path = self.folder / entry.file
-        if path.resolve().parent != self.folder.resolve() or not path.is_file():
-            raise BadInput(f"run: {path} does not hold the member's weights (no file of this folder)")
         try:
+            if path.resolve().parent != self.folder.resolve() or not path.is_file():
+                raise BadInput(f"run: {path} does not hold the member's weights (no file of this folder)")
             if entry.blake2b and digest_of(path) != entry.blake2b:
                 raise BadInput(f"run: {path} has changed since it was written; its checksum is another one")
             state = safetensors.torch.load_file(path)
@@ -315,7 +317,8 @@ def save_spec(path: Path, members: list[dict[str, Any]], **data: Any) -> None:
         path: the folder of the members' weights.
         members: for each its `file`, its `architecture` and, if you like, its `weight`, a number > 0, 1 by default; the
             checksums of the files are added.
-        data: what they were trained on: `shape classes class_names mean std uint8`; `data`, see `DataFacts.as_json`.
+        data: what they were trained on: `shape classes class_names mean std uint8`; their range, `values`; `data`, see
+                `DataFacts.as_json`.
     """
     sealed = [{**member, SEAL: digest_of(path / member["file"])} for member in members]
     StoredEnsemble(path, {"format": FORMAT, "members": sealed, **data}).write()

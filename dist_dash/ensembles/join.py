@@ -73,6 +73,8 @@ def join(run: str | Path, patience: float = 0.0, allow_code: Collection[str] | N
         BadInput: the members do not belong together, or another process owns the folder.
     """
     folder = OwnedFolder(run)
+    if folder.checkpoints.exists():
+        raise BadInput(f"run: {folder.path} holds a run of its own (checkpoints); join members in another folder")
     if _is_up_to_date(folder):
         return False
     _parts(folder, allow_code)  # refused before anything is written
@@ -143,8 +145,6 @@ def _parts(folder: RunFolder, allow_code: Collection[str] | None) -> list[Traine
         Incomplete: some are missing or not finished.
         BadInput: they do not belong together.
     """
-    if folder.checkpoints.exists():
-        raise BadInput(f"run: {folder.path} holds a run of its own (checkpoints); join members in another folder")
     there = folder.members()
     if not there:
         how = f"dist-dash train --members M --member I --run {folder.member(0).path.with_name('member_0I')}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -48,22 +48,22 @@ class MembersInTraining:
     """The present weights of members in training, each known to the ranks that train it alone; in evaluation mode.
 
     Args:
-        engine: of this rank's member.
-        layout: which member that is.
+        engines: of this rank's members.
+        layout: which members those are.
         classes: of the data.
     """
 
-    def __init__(self, engine: Engine, layout: Layout, classes: int) -> None:
-        self.engine, self.layout, self.classes = engine, layout, classes
+    def __init__(self, engines: Sequence[Engine], layout: Layout, classes: int) -> None:
+        self.engines, self.layout, self.classes = engines, layout, classes
 
     def __len__(self) -> int:
         return self.layout.members
 
     def forward_of(self, member: int, device: torch.device) -> Forward:
-        """Only this rank's own member can be had here, and `predict_split` asks for no other."""
-        if member != self.layout.member:
+        """Only this rank's own members can be had here, and `predict_split` asks for no others."""
+        if member not in self.layout.own_members:
             raise ValueError(f"member {member} is not trained on rank {self.layout.rank}")
-        return self.engine.forward
+        return self.engines[member - self.layout.member].forward
 
 
 @dataclass(frozen=True)

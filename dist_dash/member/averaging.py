@@ -30,10 +30,17 @@ class DescentAverage:
         parameters: of the member; each gets a hook.
         megabytes: size of a bucket.
         exchange: between the replicas.
+        travel: a smaller type in which gradients are sent.
     """
 
-    def __init__(self, parameters: Sequence[nn.Parameter], megabytes: float, exchange: Exchange) -> None:
-        self._parameters, self._exchange = parameters, exchange
+    def __init__(
+        self,
+        parameters: Sequence[nn.Parameter],
+        megabytes: float,
+        exchange: Exchange,
+        travel: torch.dtype | None = None,
+    ) -> None:
+        self._parameters, self._exchange, self._travel = parameters, exchange, travel
         self._buckets = in_order_of_backward(parameters, megabytes)
         self._mean: Mean | None = None  # None: nothing is under way
         self._in_last = self._waited_in_vain = False
@@ -66,7 +73,7 @@ class DescentAverage:
 
     def _under_way(self) -> Mean:
         if self._mean is None:
-            start = self._exchange.start_mean_over_replicas_
+            start = partial(self._exchange.start_mean_over_replicas_, travel=self._travel)
             self._mean = Mean(self._buckets, self._parameters, self._give_up, start)
         return self._mean
 

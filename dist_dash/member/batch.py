@@ -62,7 +62,8 @@ class MicroBatch:
         Cross-entropy with the (smoothed, mixed) targets; with several heads, the sum over the heads.
 
         Returns:
-            The mean over the samples, 0-dimensional; or with `reduction="none"` one value per sample `[n]`.
+            The mean over the samples, 0-dimensional; or with `reduction="none"` one value per sample `[n]`. Of the
+            logits `[k, n, C]` of k members `[k]`, or `[k, n]`.
         """
         if self.heads is None:
             return cross_entropy(logits, self.target, reduction)
@@ -85,8 +86,8 @@ class MicroBatch:
         """
         heads = self.heads or (logits.shape[-1],)
         pairs = zip(logits.split(heads, -1), self.target.split(heads, -1), strict=True)
-        hits = [(z.argmax(-1) == target.argmax(-1)).to(logits.dtype).mean() for z, target in pairs]
-        return hits[0] if len(hits) == 1 else torch.stack(hits).mean()
+        hits = [(z.argmax(-1) == target.argmax(-1)).to(logits.dtype).mean(-1) for z, target in pairs]
+        return hits[0] if len(hits) == 1 else torch.stack(hits).mean(0)
 
 
 @dataclass(frozen=True)

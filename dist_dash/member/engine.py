@@ -16,31 +16,51 @@ from torch import Tensor, nn
 from dist_dash.errors import BadInput, require, require_non_negative, require_positive
 from dist_dash.member.averaging import DescentAverage
 from dist_dash.member.late import Late
+from dist_dash.member.loss_scale import LossScale, LossScaling
 from dist_dash.member.optimizer import MakeOptimizer
+from dist_dash.member.vector import own_memory
 from dist_dash.ranks.exchange import Exchange
 
-Precision = Literal["fp32", "fp64", "bf16", "fp16"]
+Precision = Literal["fp32", "fp64", "bf16", "fp16", "fp8"]
+ReduceIn = Literal["master", "compute"]
+LOW = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Engine(ABC):
     """Owns a member's parameters, their precision, the averaging over replicas, and the update.
 
     Args:
-        precision: fp32, fp64 (for checks) or bf16 (autocast over fp32 masters). fp16 is refused: its loss scaling has
-            not been shown right here.
+        precision: fp32, fp64 (for checks), or bf16 or fp16 (autocast over fp32 masters). fp8 is refused: its scales
+            live in the layers, where an ascent would change them.
         clip: largest global norm of the descent gradient; 0 does not clip.
         bucket_mb: megabytes of gradient that replicas average together, while the backward computes the next; of a
             small network less.
+        reduce_in: type in which the descent gradient is averaged over replicas: that of the `master` weights, or that
+            in which kernels `compute`, for half the traffic.
+        scaling: how the loss scale of fp16 is found; of no effect otherwise.
     """
 
-    def __init__(self, precision: Precision = "fp32", clip: float = 0.0, bucket_mb: float = 25.0) -> None:
-        if precision == "fp16":
-            raise BadInput("engine.precision: fp16 is not supported, its loss scaling is unproven; use bf16 or fp32")
-        require(precision in ("fp32", "fp64", "bf16"), "engine.precision", precision, "fp32, fp64 or bf16")
+    def __init__(
+        self,
+        precision: Precision = "fp32",
+        clip: float = 0.0,
+        bucket_mb: float = 25.0,
+        reduce_in: ReduceIn = "master",
+        scaling: LossScaling = LossScaling(),  # noqa: B008  # it is frozen
+    ) -> None:
+        if precision == "fp8":
+            why = "its scales live in the layers, where an ascent would change them"
+            raise BadInput(f"engine.precision: fp8 is not supported, {why}; use bf16 or fp16")
+        require(precision in ("fp32", "fp64", *LOW), "engine.precision", precision, "fp32, fp64, bf16 or fp16")
+        require(reduce_in in ("master", "compute"), "engine.reduce_in", reduce_in, "master or compute")
         require_non_negative("engine.clip", clip)
         require_positive("engine.bucket_mb", bucket_mb)
         self.precision, self.clip, self.bucket_mb = precision, clip, bucket_mb
+        self.reduce_in, self.scaling = reduce_in, scaling
         self.skipped: bool | Late = False
+        self.searching = False
+        """Whether the last update was skipped only because the loss scale has yet to fall."""
+        self.loss_scale: LossScale | None = None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -55,21 +75,42 @@ class Engine(ABC):
         self.optimizer = make_optimizer(self.parameters)
         self.learning_rates = [group["lr"] for group in self.optimizer.param_groups]
         self.optimizer.register_step_pre_hook(self._leave_out_non_finite)
-        self._autocast_device = exchange.layout.device.type
-        self.decides_on_device = self._autocast_device == "cuda"
+        if self.precision == "fp16":
+            self.loss_scale = LossScale(self.scaling, exchange.layout.device)
+        # Not in fp16: the scale of the next update rests on it.
+        self.decides_on_device = exchange.layout.device.type == "cuda" and self.loss_scale is None
         """Whether the device decides, where the optimizer can, if an update is skipped: the host then does not wait."""
         self._channels_last = in_channels_last(module)
         self._average: DescentAverage | None = None
         if exchange.layout.replicas > 1 and self.averages:
-            self._average = DescentAverage(self.parameters, self.bucket_mb, exchange)
+            travel = LOW.get(self.precision) if self.reduce_in == "compute" else None
+            self._average = DescentAverage(self.parameters, self.bucket_mb, exchange, travel)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits `[n, C]` in the master type; one autocast context each: a shared one's cache hides perturbations."""
         if self._channels_last and x.dim() == 4:
             x = x.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(self._autocast_device, torch.bfloat16, enabled=self.precision == "bf16"):
+        with self._autocast():
             logits: Tensor = self.module(x)
         return logits.to(self.dtype)
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        low = LOW.get(self.precision)
+        return torch.autocast(self.exchange.layout.device.type, low or torch.bfloat16, enabled=low is not None)
+
+    def gradient(self, loss: Tensor, of: Sequence[Tensor], retain_graph: bool = False) -> list[Tensor]:
+        """∇loss of this rank's samples, of some parameters, in the master type and in memory of its own.
+
+        In fp16 it is taken under the loss scale. One that overflows is 0, and the update is going to be skipped.
+        """
+        scale = self.loss_scale
+        scaled = loss if scale is None else scale.value * loss
+        found = own_memory(
+            torch.autograd.grad(scaled, of, retain_graph=retain_graph, allow_unused=True, materialize_grads=True)
+        )
+        if scale is not None:
+            scale.unscale_ascent_(found)
+        return found
 
     @property
     def averages(self) -> bool:
@@ -89,9 +130,20 @@ class Engine(ABC):
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of `loss` to the descent gradient."""
 
-    @abstractmethod
     def step(self) -> None:
         """Clip, update, clear; `skipped`: the gradient was not finite."""
+        scale = self.loss_scale
+        if scale is not None:
+            scale.agree(self.exchange)
+        self._step()
+        if scale is not None:
+            skipped = bool(self.skipped)
+            self.searching = skipped and scale.can_fall
+            scale.update(skipped)
+
+    @abstractmethod
+    def _step(self) -> None:
+        """`step`, but for what becomes of the loss scale."""
 
     def scale_learning_rate(self, factor: float) -> None:
         """Set every group's learning rate to `factor` times its configured value."""
@@ -114,6 +166,13 @@ class Engine(ABC):
     @abstractmethod
     def load_state(self, states: list[dict[str, Any]]) -> None:
         """Take back what `state` gave on the ranks of this member (one entry a replica)."""
+
+    def _state_of_scale(self) -> dict[str, Any]:
+        return {} if self.loss_scale is None else {"loss_scale": self.loss_scale.state()}
+
+    def _load_scale(self, states: list[dict[str, Any]]) -> None:
+        if self.loss_scale is not None:
+            self.loss_scale.load_state(states[0]["loss_scale"])
 
     def _leave_out_non_finite(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
         """Hide a non-finite gradient from the optimizer, which then moves nothing, not even its momentum.
@@ -165,9 +224,11 @@ class Torch(Engine):
     """Plain torch: the reference that DeepSpeed is compared with."""
 
     def backward(self, loss: Tensor) -> None:
-        loss.backward()
+        (loss if self.loss_scale is None else self.loss_scale.value * loss).backward()
 
-    def step(self) -> None:
+    def _step(self) -> None:
+        if self.loss_scale is not None:
+            self.loss_scale.unscale_([p.grad for p in self.parameters if p.grad is not None])
         if self.clip:
             torch.nn.utils.clip_grad_norm_(self.parameters, self.clip, foreach=True)
         self.optimizer.step()
@@ -176,8 +237,12 @@ class Torch(Engine):
     def state(self) -> dict[str, Any]:
         if self.exchange.layout.replica:
             return {}  # replicas are equal: the first one's state is read back
-        return {"module": self.module.state_dict(), "optimizer": self.optimizer.state_dict()}
+        # A file with a view of a stack of members would hold all of the stack.
+        present = self.module.state_dict()
+        module = {n: t.clone() if t.nbytes < t.untyped_storage().nbytes() else t for n, t in present.items()}
+        return {"module": module, "optimizer": self.optimizer.state_dict(), **self._state_of_scale()}
 
     def load_state(self, states: list[dict[str, Any]]) -> None:
         self.module.load_state_dict(states[0]["module"])
         self.optimizer.load_state_dict(states[0]["optimizer"])
+        self._load_scale(states)

@@ -37,3 +37,8 @@ class RunFacts:
     steps_per_epoch: int
     alike: bool = True
     compiled: bool = False
+
+    @property
+    def unit_roundoff(self) -> float:
+        """Relative error of one rounding in the kernels: differences of gradients that are smaller are noise."""
+        return {"fp64": 2.0**-53, "fp32": 2.0**-24, "fp16": 2.0**-11, "bf16": 2.0**-8}[self.precision]

@@ -17,9 +17,12 @@ def smoothed(target: Tensor, smoothing: float, heads: tuple[int, ...] | None = N
 
 
 def cross_entropy(logits: Tensor, target: Tensor, reduction: Literal["mean", "none"] = "mean") -> Tensor:
-    """`−Σ_c t_c log σ(z)_c` of logits and class probabilities `[n, C]`: their mean, or one value a sample."""
+    """`−Σ_c t_c log σ(z)_c` of logits and class probabilities `[n, C]`: their mean, or one value a sample.
+
+    Like all formulas here: of the logits `[k, n, C]` of k members, k means or `[k, n]` values.
+    """
     losses = -(target * torch.log_softmax(logits, dim=-1)).sum(-1)
-    return losses.mean() if reduction == "mean" else losses
+    return losses.mean(-1) if reduction == "mean" else losses
 
 
 def diversity(logits: Tensor, peers: Tensor, excluded: Tensor | None = None, temperature: float = 1.0) -> Tensor:
@@ -41,7 +44,7 @@ def diversity(logits: Tensor, peers: Tensor, excluded: Tensor | None = None, tem
         log_ratio = log_ratio.masked_fill(excluded, 0.0)  # −∞ on both sides counts 0, not the NaN of ∞ − ∞
     # Σ p ∇log p = 0, so the log-ratio may be held constant; and equal members then get exactly no gradient, where
     # the rounding noise of the full expression would be blown up to length ρ by unit().
-    return (log_p.exp() * log_ratio).sum(-1).mean()
+    return (log_p.exp() * log_ratio).sum(-1).mean(-1)
 
 
 def ensemble_loss(logits: Tensor, peers_probs: Tensor, peers: Tensor, target: Tensor) -> Tensor:
@@ -50,8 +53,8 @@ def ensemble_loss(logits: Tensor, peers_probs: Tensor, peers: Tensor, target: Te
     Args:
         logits: the member's own logits `[n, C]`.
         peers_probs: mean of the other members' softmax `[n, C]`, a constant.
-        peers: how many others that mean is over, a 0-dimensional tensor or number.
+        peers: how many others that mean is over, a number or a tensor that fits the logits.
         target: class probabilities `[n, C]`.
     """
     mean = (torch.softmax(logits, -1) + peers * peers_probs.detach()) / (peers + 1)
-    return -(target * mean.clamp_min(torch.finfo(mean.dtype).tiny).log()).sum(-1).mean()
+    return -(target * mean.clamp_min(torch.finfo(mean.dtype).tiny).log()).sum(-1).mean(-1)

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property, partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +49,9 @@ class Member:
         perturbed: for each trainable parameter whether ascents move it; none given: they move all.
     """
 
+    vector: type[ParameterVector] = ParameterVector
+    """What its gradients are."""
+
     def __init__(
         self,
         engine: Engine,
@@ -73,6 +76,8 @@ class Member:
         """Of the last update."""
         self.sketch: Sketch | None = None
         """Sees the next update's perturbation, where one is set."""
+        self.each: list[Member] = [self]
+        """The members that are trained here, each with its engine and its network: this one alone."""
         self._buffers = Buffers(engine.module)
         self._spare: list[Tensor] | None = None
         self._perturbed, self._in_update = False, True
@@ -91,6 +96,16 @@ class Member:
         if new:
             seen.append(x)
         return new
+
+    @property
+    def networks(self) -> list[nn.Module]:
+        """Those of the members that are trained here."""
+        return [member.engine.module for member in self.each]
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """What `environment.json` says of how they are trained."""
+        return {}
 
     # -- parameters ------------------------------------------------------------------------------------------------
 
@@ -210,25 +225,27 @@ class Member:
         onto = ParameterVector([]) if onto is None else onto
         parameters, loss = [self.parameters[i] for i in positions], self._counted(loss, share)
         with self._buffers.held():  # activation checkpointing runs forwards again
-            if mean and self.engine.exchange.layout.replicas > 1:
+            # fp16's gradients are unscaled, and overflows noticed, before anything is averaged.
+            overlapped = mean and self.engine.loss_scale is None
+            if overlapped and self.engine.exchange.layout.replicas > 1:
                 before, owner = dict(enumerate(onto.give_up())), self.engine
                 own = {at: before.pop(i) for at, i in enumerate(positions) if i in before}
                 wait = mean_gradient(loss, parameters, retain_graph, own, owner.bucket_mb, owner.exchange)
-                vector = ParameterVector(lambda: self._whole(positions, wait()))
+                vector = self.vector(lambda: self._whole(positions, wait()))
             else:
-                found = torch.autograd.grad(
-                    loss,
-                    parameters,
-                    retain_graph=retain_graph or create_graph,
-                    create_graph=create_graph,
-                    allow_unused=True,
-                    materialize_grads=True,
-                )
-                vector = ParameterVector(self._whole(positions, own_memory(found)))
+                if create_graph:
+                    found = own_memory(
+                        torch.autograd.grad(
+                            loss, parameters, create_graph=True, allow_unused=True, materialize_grads=True
+                        )
+                    )
+                else:
+                    found = self.engine.gradient(loss, parameters, retain_graph)
+                vector = self.vector(self._whole(positions, found))
         if masked and self.masks is not None:
             vector = vector.masked(self.masks)
         onto += vector
-        return onto
+        return self.mean_over_replicas(onto) if mean and not overlapped else onto
 
     def _whole(self, positions: Sequence[int], tensors: list[Tensor]) -> list[Tensor]:
         """One tensor per parameter, from those at some positions; 0 elsewhere."""
@@ -273,7 +290,7 @@ class Member:
         """The vector averaged over this member's replicas: with it, r replicas ascend like one large batch."""
         if not vector.tensors or self.engine.exchange.layout.replicas == 1:
             return vector
-        mean = ParameterVector(vector.materialised())
+        mean = self.vector(vector.materialised())
         self.engine.exchange.mean_over_replicas_(mean.tensors, self.engine.bucket_mb)
         return mean
 
@@ -320,7 +337,7 @@ class Member:
             if epsilon.tensors:
                 some = weights
                 if len(self.perturbable) < len(weights):
-                    epsilon = ParameterVector([epsilon.tensors[i] for i in self.perturbable], epsilon.scale)
+                    epsilon = self.vector([epsilon.tensors[i] for i in self.perturbable], epsilon.scale)
                     some = [weights[i] for i in self.perturbable]
                 epsilon.add_to(some)
                 self._mask(weights)
@@ -356,9 +373,10 @@ class Member:
         """Update the weights by the descent gradient, and clear it.
 
         Returns:
-            Whether the weights moved: a non-finite gradient moves nothing, and is counted. Whatever a method keeps
-            from one update to the next changes only where they did. Where the device decides, to ask for the truth of
-            it (`if member.step():`) is to wait for the device: only methods that keep something do.
+            Whether the weights moved: a non-finite gradient moves nothing, and is counted unless it only lowers the
+            loss scale of fp16. Whatever a method keeps from one update to the next changes only where they did. Where
+            the device decides, to ask for the truth of it (`if member.step():`) is to wait for the device: only methods
+            that keep something do.
         """
         self.engine.finish_average()
         if self.masks is not None:
@@ -378,13 +396,17 @@ class Member:
             self._buffers.keep()
         if late or not skipped:
             self._mask([p.data for p in self.parameters])
-        self._unknown.append(skipped)
+        if not self.engine.searching:  # for the loss scale, which says nothing of the member
+            self._unknown.append(skipped)
         self._count_skipped(but=int(late))  # the host is one update ahead of the device, and never more
         self.moved = Not(skipped) if isinstance(skipped, Late) else not skipped
+        self._end_update()
+        return self.moved
+
+    def _end_update(self) -> None:
         samples = sum(map(len, self._met)) or 1
         self.passes = Passes(self._forwarded / samples, self._backwarded / samples)
         self._start_update()
-        return self.moved
 
     @property
     def skipped_in_a_row(self) -> int:

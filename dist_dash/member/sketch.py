@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dist_dash.member.vector import ParameterVector
+from dist_dash.member.vector import ParameterVector, Stacked
 from dist_dash.ranks.exchange import Exchange
 from dist_dash.seeds import derived_seed
 
@@ -21,12 +21,15 @@ class Sketch:
     """
 
     def __init__(self) -> None:
-        self._values: Tensor | None = None
+        self._values: Tensor | None = None  # of this rank's member; of k members `[k, …]`
 
     def see(self, perturbation: ParameterVector) -> None:
         """Take the first perturbation of an update; later ones of the same update are passed over."""
         if self._values is None and perturbation.tensors:
-            self._values = _sketched(perturbation)
+            if isinstance(perturbation, Stacked):
+                self._values = torch.stack([_sketched(own) for own in perturbation.each])
+            else:
+                self._values = _sketched(perturbation)
 
     def cosines(self, exchange: Exchange) -> list[list[float]] | None:
         """Cosines `[members][members]` of this exchange group; None where no member perturbed its weights.
@@ -34,9 +37,10 @@ class Sketch:
         One collective of fixed size on every rank, whether or not this member perturbed anything.
         """
         device = exchange.layout.device
-        own = torch.zeros(SIZE, dtype=torch.float64, device=device)
+        here = exchange.layout.members_per_rank
+        own = torch.zeros(*[here] * (here > 1), SIZE, dtype=torch.float64, device=device)
         if self._values is not None:
-            own[: len(self._values)] = self._values
+            own[..., : self._values.shape[-1]] = self._values
         everyones = exchange.stack(own).wait().values
         lengths = everyones.norm(dim=1)
         if not bool(lengths.any()):

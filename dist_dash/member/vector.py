@@ -41,7 +41,11 @@ class ParameterVector:
         """`scale · tensors`; the tensors themselves, not a copy, where the scale is the number 1."""
         if isinstance(self.scale, float) and self.scale == 1.0:
             return self.tensors
-        return list(torch._foreach_mul(self.tensors, self._scale_as(self.tensors[0])))
+        return self._scaled()
+
+    def _scaled(self) -> list[Tensor]:
+        scale = self.scale.to(self.tensors[0].dtype) if isinstance(self.scale, Tensor) else self.scale
+        return list(torch._foreach_mul(self.tensors, scale))
 
     def give_up(self) -> list[Tensor]:
         """`materialised()`; this vector is the zero of a sum afterwards, so that memory can be freed piece by piece."""
@@ -56,20 +60,17 @@ class ParameterVector:
         else:
             torch._foreach_add_(tensors, self.tensors, alpha=float(self.scale))  # no new memory: it is slow on a CPU
 
-    def _scale_as(self, tensor: Tensor) -> float | Tensor:
-        return self.scale.to(tensor.dtype) if isinstance(self.scale, Tensor) else self.scale
-
     def __rmul__(self, factor: float | Tensor) -> ParameterVector:
         """`factor · self`, sharing the tensors."""
-        return ParameterVector(self.tensors, factor * self.scale)
+        return type(self)(self.tensors, factor * self.scale)
 
     def __add__(self, other: ParameterVector) -> ParameterVector:
         """The sum, in new tensors (or one summand itself where the other is the empty zero)."""
         if not self.tensors or not other.tensors:
             return self if self.tensors else other
-        total = list(torch._foreach_mul(self.tensors, self._scale_as(self.tensors[0])))
+        total = self._scaled()
         other.add_to(total)
-        return ParameterVector(total)
+        return type(self)(total)
 
     def __sub__(self, other: ParameterVector) -> ParameterVector:
         """The difference, in new tensors."""
@@ -86,7 +87,7 @@ class ParameterVector:
     def masked(self, masks: Sequence[Tensor | None]) -> ParameterVector:
         """The vector with each tensor multiplied by its mask of 0 and 1; None leaves a tensor as it is."""
         pairs = zip(self.tensors, masks, strict=True)
-        return ParameterVector([t if mask is None else t * mask for t, mask in pairs], self.scale)
+        return type(self)([t if mask is None else t * mask for t, mask in pairs], self.scale)
 
     def times(self, factors: Sequence[Tensor]) -> ParameterVector:
         """The vector with each element multiplied by its own factor; one tensor of factors per parameter."""
@@ -125,6 +126,50 @@ class ParameterVector:
         return torch.stack(products).double().sum() * self.scale * other.scale
 
 
+class Stacked(ParameterVector):
+    """k vectors of as many members, each tensor `[k, …]`: norms and inner products are `[k]`.
+
+    Args:
+        tensors: one per parameter, `[k, …]`.
+        scale: a number, or one for each member `[k]`.
+    """
+
+    @property
+    def each(self) -> list[ParameterVector]:
+        """The members' vectors; their tensors are views."""
+        places = range(len(self.tensors[0]))
+        scales = self.scale if isinstance(self.scale, Tensor) and self.scale.dim() else [self.scale for _ in places]
+        return [ParameterVector([t[place] for t in self.tensors], scales[place]) for place in places]
+
+    def _scaled(self) -> list[Tensor]:
+        if isinstance(self.scale, Tensor) and self.scale.dim():
+            return [t * self._scale_for(t) for t in self.tensors]
+        return super()._scaled()
+
+    def add_to(self, tensors: list[Tensor]) -> None:
+        if isinstance(self.scale, Tensor) and self.scale.dim():
+            for tensor, own in zip(tensors, self.tensors, strict=True):
+                tensor.addcmul_(own, self._scale_for(own))
+        else:
+            super().add_to(tensors)
+
+    def _scale_for(self, tensor: Tensor) -> Tensor:
+        assert isinstance(self.scale, Tensor)
+        return self.scale.to(tensor.dtype).reshape(-1, *[1] * (tensor.dim() - 1))
+
+    def norm(self, p: float = 2.0) -> Tensor:
+        if p not in self._norms:
+            norms = [torch.linalg.vector_norm(t.flatten(1), p, 1, dtype=torch.float64) for t in self.tensors]
+            self._norms[p] = torch.linalg.vector_norm(torch.stack(norms), p, 0) * abs(self.scale)
+        return self._norms[p]
+
+    def dot(self, other: ParameterVector) -> Tensor:
+        products = [
+            torch.linalg.vecdot(a.flatten(1), b.flatten(1)) for a, b in zip(self.tensors, other.tensors, strict=True)
+        ]
+        return torch.stack(products).double().sum(0) * self.scale * other.scale
+
+
 def unit(vector: ParameterVector, norm: Tensor | None = None) -> ParameterVector:
     """`v / ‖v‖₂`, and 0 for v = 0 (never NaN): ALGORITHMS, notation. `norm`: ‖v‖₂ where it is already known."""
     if not vector.tensors:
@@ -136,7 +181,7 @@ def unit(vector: ParameterVector, norm: Tensor | None = None) -> ParameterVector
 def _inverse(length: Tensor, vector: ParameterVector) -> float | Tensor:
     """1 / length; 0 where it is 0, or so small that its inverse is no number of the vector's type."""
     smallest = torch.finfo(vector.tensors[0].dtype).tiny
-    if length.device.type == "cpu":  # nothing to wait for, and numbers cost less than tensors
+    if length.device.type == "cpu" and not length.dim():  # nothing to wait for, and numbers cost less than tensors
         known = float(length)
         return 1.0 / known if known > smallest else 0.0
     usable = length > smallest
@@ -158,14 +203,14 @@ def sam_perturbation(gradient: ParameterVector, rho: float, p: float) -> Paramet
     if p == 2:
         return rho * unit(gradient)
     if math.isinf(p):
-        return ParameterVector(torch._foreach_sign(gradient.materialised()), float(rho))
+        return type(gradient)(torch._foreach_sign(gradient.materialised()), float(rho))
     q = p / (p - 1)
     largest = gradient.norm(math.inf)  # |g| ≤ 1 first: a large q would underflow the norm
-    relative = ParameterVector((_inverse(largest, gradient) * gradient).materialised())
+    relative = type(gradient)((_inverse(largest, gradient) * gradient).materialised())
     length = relative.norm(q)
     scaled = (_inverse(length, relative) * relative).materialised()
     powers = torch._foreach_pow(torch._foreach_abs(scaled), q - 1)
-    return ParameterVector(torch._foreach_mul(torch._foreach_sign(scaled), powers), float(rho))
+    return type(gradient)(torch._foreach_mul(torch._foreach_sign(scaled), powers), float(rho))
 
 
 def own_memory(gradients: Sequence[Tensor]) -> list[Tensor]:

@@ -30,6 +30,8 @@ class ASAM(SAM):
         perturb: as in SAM.
     """
 
+    stacked = False
+
     def __init__(
         self,
         rho: float = 0.5,

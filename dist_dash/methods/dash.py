@@ -48,7 +48,7 @@ class DASH(Method):
         perturb: which parameters ascents move: `all`, `norms`, `no_norms`, or a pattern of names.
     """
 
-    exchanges = True
+    exchanges = stacked = True
 
     def __init__(
         self,
@@ -84,7 +84,7 @@ class DASH(Method):
         self.diversity, self.perturb = Diversity(temperature, peers, classes), perturb
         self._alone = ascending_by(ascent_by, rho_loss, ascent_sync, rho_warmup, perturb)
         self._sibling: Sibling | None = None
-        plain = ascent_by == "SAM" and every == 1
+        plain = self.stacked = ascent_by == "SAM" and every == 1
         if not plain or (ascent, diversity_in, direction, gamma) != ("separate", "ascent", "diversity", 0):
             kind = ascent if ascent == "joint" else direction if diversity_in == "ascent" else diversity_in
             reuse = Reuse(every, alpha, "method.every") if every != 1 else None

@@ -187,4 +187,4 @@ def ascending_by(
 
 
 def _ensemble_loss(logits: Tensor, peers: Peers, micro: MicroBatch) -> Tensor:
-    return ensemble_loss(logits, peers.mean_probs, peers.count, micro.target)
+    return ensemble_loss(logits, peers.mean_probs, peers.count[..., None, None], micro.target)

@@ -31,6 +31,8 @@ class FSAM(SAM):
         perturb: as in SAM.
     """
 
+    stacked = False
+
     def __init__(
         self,
         rho: float = 0.05,

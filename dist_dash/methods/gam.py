@@ -66,6 +66,8 @@ class GAM(Method):
         if facts.precision in ("bf16", "fp16") and self.form != "exact" and self.r < ROUNDED:
             what = f"engine.precision: {facts.precision} rounds away a difference of gradients over method.r: {self.r}"
             raise BadInput(f"{what}; it must be fp32, or r at least {ROUNDED}")
+        if facts.precision == "fp16" and self.form == "exact":
+            raise BadInput("method.form: exact knows no loss scale, which engine.precision: fp16 needs; use difference")
         if facts.compiled and self.form == "exact":
             raise BadInput("method.form: exact differentiates a gradient, which compile: true forbids; use difference")
 

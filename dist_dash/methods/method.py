@@ -48,6 +48,9 @@ class Method(ABC):
     perturb = "all"
     """Which parameters its ascent moves; see `Member.ascending`."""
 
+    stacked = False
+    """Whether it updates several members of a rank at once: logits are `[k, n, C]` then, losses and norms `[k]`."""
+
     def copies(self, members: int) -> int:
         """Vectors as long as all parameters that an update holds at most, beside weights and descent gradient.
 

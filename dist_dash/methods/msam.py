@@ -27,6 +27,7 @@ class MSAM(SAM):
         perturb: as in SAM.
     """
 
+    stacked = False
     needs_gradient = False
 
     def __init__(self, rho: float = 0.3, rho_warmup: int = 0, perturb: str = "all") -> None:

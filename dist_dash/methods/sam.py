@@ -29,6 +29,7 @@ class SAM(Method):
         perturb: which parameters the ascent moves: `all`, `norms` (SAM-ON), `no_norms`, or a pattern of names.
     """
 
+    stacked = True
     needs_gradient = True
     """Whether `direction` looks at the gradient."""
 

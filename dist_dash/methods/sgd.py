@@ -14,6 +14,8 @@ from dist_dash.ranks.exchange import Exchange
 class SGD(Method):
     """Plain descent by the configured optimizer: each member is trained as if it were alone."""
 
+    stacked = True
+
     def copies(self, members: int) -> int:
         return 0
 

@@ -4,7 +4,7 @@ A thread of every rank leaves a mark in the rendezvous' store a few times a seco
 lives, how many collectives it has started, and whether it waits in one. A rank whose count stands still was killed or
 hangs; one that lives outside the collective in which the others wait is held up there. The first that finds out leaves
 it for all: by then the host of the store may be the next to end. The store at every collective would cost more than the
-collective.
+collective. The same thread tells of a request to stop: whoever waits for data hears it though its peers wait for it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import contextlib
 import json
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch.distributed as dist
@@ -51,11 +51,14 @@ class Diagnosis:
         meeting: of all ranks.
         layout: who this rank is.
         deadline: of a collective, in seconds.
+        stop: the signal by which this rank was asked to stop; None: it was not.
     """
 
-    def __init__(self, meeting: Meeting, layout: Layout, deadline: float) -> None:
+    def __init__(
+        self, meeting: Meeting, layout: Layout, deadline: float, stop: Callable[[], str | None] = lambda: None
+    ) -> None:
         self.store, self._meeting, self._layout, self._deadline = meeting.connect(), meeting, layout, deadline
-        self.step = 0
+        self.step, self._stop = 0, stop
         self.made = False
         """Whether this rank has said why a collective failed."""
         self.lost: list[int] = []
@@ -117,6 +120,12 @@ class Diagnosis:
         found = (BadInput if kind == "input" else RunFailed)(text)
         return said(found) if kind == "raised" else found
 
+    def stop_asked_for(self) -> str | None:
+        """The signal by which some rank was asked to stop; None: not yet."""
+        with contextlib.suppress(RuntimeError):  # the store's host is gone: the collectives will say so
+            return self.store.get("stop").decode() if self.store.check(["stop"]) else None
+        return None
+
     def name(self, rank: int) -> str:
         """What messages call a rank."""
         return f"rank {rank}, member {self._layout.identity_of(rank)}"
@@ -128,6 +137,8 @@ class Diagnosis:
         with contextlib.suppress(RuntimeError):  # the store's host is gone: the collectives will say so
             while True:
                 self._mark(store)
+                if signal := self._stop():
+                    store.set("stop", signal)
                 if not self._ended and store.check(["ended"]):
                     self._ended = store.get("ended").decode()
                 elif self._end.wait(INTERVAL):

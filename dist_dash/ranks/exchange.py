@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from dist_dash.errors import BadInput, RunFailed, everywhere, first_line, own_code, require_positive, said
+from dist_dash.errors import BadInput, OutOfTime, RunFailed, everywhere, first_line, own_code, require_positive, said
 from dist_dash.ranks.buckets import Mean, buckets_of
 from dist_dash.ranks.clock import Clock
 from dist_dash.ranks.diagnosis import Diagnosis
@@ -55,11 +55,18 @@ class Exchange:
         layout: who this rank is.
         mode: `gather` collects every member's logits; `reduce` sums them: memory does not grow with the members.
         deadline: seconds after which a collective gives up and names who is missing.
+        stop: the signal by which this rank was asked to stop; None: it was not.
     """
 
-    def __init__(self, layout: Layout, mode: Literal["gather", "reduce"] = "gather", deadline: float = 600.0) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        mode: Literal["gather", "reduce"] = "gather",
+        deadline: float = 600.0,
+        stop: Callable[[], str | None] = lambda: None,
+    ) -> None:
         require_positive("checks.deadline", deadline)
-        self.layout, self.mode, self.deadline = layout, mode, deadline
+        self.layout, self.mode, self.deadline, self._stop = layout, mode, deadline, stop
         self.clock = Clock(on_stream=layout.backend == "nccl")
 
     def __enter__(self) -> Exchange:
@@ -67,24 +74,29 @@ class Exchange:
         if layout.device.type == "cuda":
             torch.cuda.set_device(layout.device)
         meeting = meet(layout, self.deadline, problem_of_host(layout.backend))
-        self._diagnosis = Diagnosis(meeting, layout, self.deadline)
+        self._diagnosis = Diagnosis(meeting, layout, self.deadline, self._stop)
         self._guarded(lambda: self._join(dist.PrefixStore("world", meeting.connect()), timeout))
         return self
 
     def _join(self, store: dist.Store, timeout: timedelta) -> None:
         layout = self.layout
         store.set_timeout(timeout)
-        backend = "cpu:gloo,cuda:nccl" if layout.backend == "nccl" else "gloo"
+        backend, control = self._backends()
         dist.init_process_group(backend, store=store, rank=layout.rank, world_size=layout.world, timeout=timeout)
         # Flags and checks have a gloo group of their own: control never waits behind the accelerator's stream.
-        self._control = dist.new_group(backend="gloo", timeout=timeout)
+        self._control = dist.new_group(backend=control, timeout=timeout)
         # NCCL's own watchdog ends the process without a word that names anybody: `await_device` comes before it.
         later = timeout + timedelta(seconds=60) if layout.backend == "nccl" else timeout
         members = [dist.new_group(layout.exchange_ranks(r), timeout=later) for r in range(layout.replicas)]
-        replicas = [dist.new_group(layout.member_ranks(m), timeout=later) for m in range(layout.members)]
+        firsts = range(0, layout.members, layout.members_per_rank)
+        replicas = {m: dist.new_group(layout.member_ranks(m), timeout=later) for m in firsts}
         self.replica_group = replicas[layout.member]
-        self._members = Transport(members[layout.replica], layout.members, layout.backend, self._guarded)
+        self._members = Transport(members[layout.replica], len(firsts), layout.backend, self._guarded)
         self._replicas = Transport(self.replica_group, layout.replicas, layout.backend, self._guarded)
+
+    def _backends(self) -> tuple[str, str]:
+        """Of all groups, and of the one for flags and checks."""
+        return "cpu:gloo,cuda:nccl" if self.layout.backend == "nccl" else "gloo", "gloo"
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
         # After a failure the peers may be gone, and leaving the groups in order would wait for them.
@@ -111,6 +123,11 @@ class Exchange:
         """The ranks that were missing when an exchange did not complete."""
         return self._diagnosis.lost
 
+    @property
+    def stop_asked_for(self) -> str | None:
+        """The signal by which some rank was asked to stop, also one that waits in a collective; None: not yet."""
+        return self._diagnosis.stop_asked_for()
+
     # -- predictions, between members ------------------------------------------------------------------------------
 
     @property
@@ -121,24 +138,36 @@ class Exchange:
     def gather(self, logits: Tensor, views: Sequence[View] = ("logits",)) -> PendingPeers:
         """Start sharing this member's logits `[n, C]`; overlap it with a backward, then `wait()` for the peers'.
 
+        A rank that trains several members shares theirs together, `[k, n, C]`; each has the others here for peers too.
         `views` are the averages that the caller will ask for.
         """
-        return PendingPeers(self._members, logits.detach(), self.layout.member, views, self.mode, self.clock)
+        own = self.layout.own_members if self.layout.members_per_rank > 1 else self.layout.member
+        return PendingPeers(self._members, logits.detach(), own, views, self.mode, self.clock)
 
     def stack(self, values: Tensor) -> PendingStack:
-        """Start sharing this member's `values` (equal shapes); `wait()` for every member's, and for who is finite."""
-        return PendingStack(self._members, values.detach(), self.clock)
+        """Start sharing this member's `values` (equal shapes); `wait()` for every member's, and for who is finite.
+
+        A rank that trains several members shares `[k, …]`.
+        """
+        shape = values.shape[1:] if self.layout.members_per_rank > 1 else values.shape
+        return PendingStack(self._members, values.detach(), shape, self.clock)
 
     def sum_over_members(self, value: Tensor) -> Tensor:
-        """The sum of a 0-dimensional value over the members of this exchange group."""
-        transfer = self._members.all_reduce(value.detach().reshape(1))
+        """The sum over the members of this exchange group of one number, 0-dimensional or `[k]`; 0-dimensional."""
+        transfer = self._members.all_reduce(value.detach().sum().reshape(1))
         transfer.landed()
         return transfer.wait()[0]
 
     # -- gradients and statistics, between the replicas of a member ------------------------------------------------
 
-    def start_mean_over_replicas_(self, values: Tensor) -> Transfer:
-        """Start averaging `values` (contiguous) in place; nothing may touch them before `wait()`."""
+    def start_mean_over_replicas_(self, values: Tensor, travel: torch.dtype | None = None) -> Transfer:
+        """Start averaging `values` (contiguous) in place; nothing may touch them before `wait()`.
+
+        `travel`: a smaller type in which they are sent and added.
+        """
+        if travel is not None:
+            small = self._replicas.sum_(values.div_(self.layout.replicas).to(travel))  # fp16 may not hold the sum
+            return Transfer(lambda: values.copy_(small.wait()), small.landed)
         summed = self._replicas.sum_(values)
         return Transfer(lambda: summed.wait().div_(self.layout.replicas), summed.landed)
 
@@ -229,12 +258,15 @@ class Exchange:
 
         Raises:
             BadInput, RunFailed: on every rank alike; the text names the rank where not all have failed.
+            OutOfTime: on the rank that has waited so long; the others wait no longer either.
             Exception: on the first rank on which the user's own code raised it.
         """
         problem: tuple[str, str] | None = None
         cause: Exception | None = None
         try:
             yield
+        except OutOfTime:
+            raise
         except BadInput as error:
             problem, cause = ("input", str(error)), error
         except Exception as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -22,6 +22,9 @@ class Layout:
 
     Ranks may train one member of a larger ensemble alone: `members` is 1 then, `first_member` says which one it is, and
     `ensemble` how many there are. All randomness derives from that: it becomes the member that it would be among peers.
+
+    A rank may train several members, `members_per_rank`, that follow each other:
+    `world = members / members_per_rank × replicas`.
     """
 
     rank: int
@@ -31,16 +34,22 @@ class Layout:
     local_world: int = 1
     first_member: int = 0
     ensemble: int = 0
+    members_per_rank: int = 1
 
     @property
     def replicas(self) -> int:
         """Ranks that share one member."""
-        return self.world // self.members
+        return self.world * self.members_per_rank // self.members
 
     @property
     def member(self) -> int:
-        """The member that this rank trains, counted among those that are trained together."""
+        """The first member that this rank trains, counted among those that are trained together."""
         return self.member_of(self.rank)
+
+    @property
+    def own_members(self) -> range:
+        """All members that this rank trains, counted likewise."""
+        return range(self.member, self.member + self.members_per_rank)
 
     @property
     def identity(self) -> int:
@@ -94,21 +103,26 @@ class Layout:
         """Whether the launcher has started these ranks before."""
         return Launcher().restarted
 
+    def apart(self, member: int) -> Layout:
+        """The layout that one of this rank's members would find if each member had ranks of its own."""
+        rank, world = member * self.replicas + self.replica, self.members * self.replicas
+        return replace(self, rank=rank, world=world, members_per_rank=1)
+
     def member_of(self, rank: int) -> int:
-        """The member that a rank trains."""
-        return rank // self.replicas
+        """The first member that a rank trains."""
+        return rank // self.replicas * self.members_per_rank
 
     def identity_of(self, rank: int) -> int:
-        """The member that a rank trains, counted in the whole ensemble: what messages call it."""
+        """The first member that a rank trains, counted in the whole ensemble: what messages call it."""
         return self.first_member + self.member_of(rank)
 
     def member_ranks(self, member: int) -> list[int]:
         """The ranks that share `member`."""
-        return [member * self.replicas + replica for replica in range(self.replicas)]
+        return [member // self.members_per_rank * self.replicas + replica for replica in range(self.replicas)]
 
     def exchange_ranks(self, replica: int) -> list[int]:
         """The ranks that exchange predictions, in member order."""
-        return [member * self.replicas + replica for member in range(self.members)]
+        return list(range(replica, self.world, self.replicas))
 
 
 def ask_for_determinism(wanted: bool = True) -> None:
@@ -126,22 +140,27 @@ def ask_for_speed(wanted: bool = True) -> None:
         torch.set_float32_matmul_precision("high" if wanted else "highest")
 
 
-def layout_from_environment(members: int | None, member: int | None = None) -> Layout:
-    """The layout that the launcher's variables give; `members` defaults to the world size: one member per rank.
+def layout_from_environment(members: int | None, member: int | None = None, members_per_rank: int = 1) -> Layout:
+    """The layout that the launcher's variables give; `members` defaults to what the ranks hold without replicas.
 
     Args:
         members: of the ensemble.
         member: the one that these ranks train alone; None: they train all.
+        members_per_rank: how many members each rank trains.
 
     Raises:
-        BadInput: the world size is not divisible by `members`, or a variable is missing.
+        BadInput: the ranks do not hold a multiple of `members`, or a variable is missing.
     """
     place = Launcher().place
     local = {"local_rank": place.local_rank, "local_world": place.local_world}
     if member is not None:
         return Layout(place.rank, place.world, 1, first_member=member, ensemble=members or 1, **local)
-    members = place.world if members is None else members
+    members = place.world * members_per_rank if members is None else members
     require_count("members", members)
-    if place.world % members:
+    if members_per_rank > 1 and place.world * members_per_rank != members:
+        ranks = f"{place.world} rank{'s' * (place.world > 1)} of {members_per_rank} members"
+        what = f"there are {members}; start {members // members_per_rank} (a member has no replicas then)"
+        raise BadInput(f"members_per_rank: {ranks} make {place.world * members_per_rank}, {what}")
+    if members_per_rank == 1 and place.world % members:
         raise BadInput(f"members: {members} does not divide the world size {place.world}; start a multiple of it")
-    return Layout(place.rank, place.world, members, **local)
+    return Layout(place.rank, place.world, members, members_per_rank=members_per_rank, **local)

@@ -19,6 +19,8 @@ VIEWS: dict[View, Callable[[Tensor], Tensor]] = {"logits": lambda z: z, "probs":
 class Peers:
     """The other members' predictions on the same samples, as constants.
 
+    Where a rank trains k members, all but `finite` has k of each, along a first dimension.
+
     Args:
         logits: this member's own logits `[n, C]`: where no peer is finite the member is its own peer, so that the
             diversity and its gradient are exactly 0.
@@ -33,12 +35,12 @@ class Peers:
     @property
     def mean_logits(self) -> Tensor:
         """The average of the others' logits `[n, C]`."""
-        return torch.where(self.count > 0, self._means["logits"], self._logits)
+        return torch.where(self.count[..., None, None] > 0, self._means["logits"], self._logits)
 
     @property
     def mean_probs(self) -> Tensor:
         """The average of the others' softmax `[n, C]`."""
-        return torch.where(self.count > 0, self._means["probs"], torch.softmax(self._logits, -1))
+        return torch.where(self.count[..., None, None] > 0, self._means["probs"], torch.softmax(self._logits, -1))
 
 
 SMALL = 2**16  # bytes of a message whose transfer takes no longer than an empty one's
@@ -89,18 +91,19 @@ class PendingStack:
 
     Args:
         transport: the group of members.
-        values: this member's own; equal shapes on all.
+        values: of this rank's member, or of its members, one after the other.
+        shape: of what a member sends; equal on all.
         clock: where waiting and transfer are counted.
     """
 
-    def __init__(self, transport: Transport, values: Tensor, clock: Clock) -> None:
-        self._received, self._shape = _Received(transport, values.detach().reshape(-1), "gather", clock), values.shape
+    def __init__(self, transport: Transport, values: Tensor, shape: torch.Size, clock: Clock) -> None:
+        self._received, self._shape = _Received(transport, values.detach().reshape(-1), "gather", clock), shape
         self._stacked: Stacked | None = None
 
     def wait(self) -> Stacked:
         """Every member's values, and which of them are finite."""
         if self._stacked is None:
-            flat = self._received.wait()
+            flat = self._received.wait().reshape(-1, self._shape.numel())
             self._stacked = Stacked(flat.reshape(len(flat), *self._shape), torch.isfinite(flat).all(1))
         return self._stacked
 
@@ -110,8 +113,8 @@ class PendingPeers:
 
     Args:
         transport: the group of members that see the same samples.
-        logits: this member's own logits `[n, C]`, detached.
-        own: this member's place in the group.
+        logits: this member's own logits `[n, C]`, detached; of k members `[k, n, C]`.
+        own: this member's place in the group; of k members, theirs.
         views: the averages that will be asked for.
         mode: `gather` every member's logits, or `reduce` them to sums: memory independent of the members.
         clock: where waiting and transfer are counted.
@@ -121,14 +124,17 @@ class PendingPeers:
         self,
         transport: Transport,
         logits: Tensor,
-        own: int,
+        own: int | range,
         views: Sequence[View],
         mode: Literal["gather", "reduce"],
         clock: Clock,
     ) -> None:
-        self._logits, self._own, self._views, self._mode = logits, own, views, mode
-        self._sent = self._contribution(transport.size) if mode == "reduce" else logits
-        self._received = _Received(transport, self._sent, mode, clock)
+        self._logits, self._views, self._mode = logits, views, mode
+        places = torch.arange(transport.size * (len(own) if isinstance(own, range) else 1), device=logits.device)
+        self._is_own = places == (places[own.start : own.stop, None] if isinstance(own, range) else own)
+        self._sent = self._contribution() if mode == "reduce" else logits
+        sent = self._sent.sum(0) if mode == "reduce" and isinstance(own, range) else self._sent
+        self._received = _Received(transport, sent, mode, clock)
         self._peers: Peers | None = None
 
     def wait(self) -> Peers:
@@ -137,30 +143,29 @@ class PendingPeers:
             self._peers = (self._from_stack if self._mode == "gather" else self._from_sum)(self._received.wait())
         return self._peers
 
-    def _contribution(self, members: int) -> Tensor:
+    def _contribution(self) -> Tensor:
         """The views, 0 where they are not finite, and for each member a flag: whether it is this one, and finite."""
-        finite = torch.isfinite(self._logits).all()
-        views = torch.cat([VIEWS[v](self._logits).reshape(-1) for v in self._views])
-        flags = views.new_zeros(members)
-        flags[self._own] = finite
-        return torch.cat([torch.where(finite, views, 0.0), flags])
+        finite = torch.isfinite(self._logits).flatten(-2).all(-1, keepdim=True)
+        views = torch.cat([VIEWS[v](self._logits).flatten(-2) for v in self._views], -1)
+        return torch.cat([torch.where(finite, views, 0.0), (self._is_own & finite).to(views.dtype)], -1)
 
     def _from_sum(self, total: Tensor) -> Peers:
-        size = len(self._views) * self._logits.numel()
-        others, finite = (total - self._sent)[:size], total[size:] > 0
-        count = (total - self._sent)[size:].round().sum()
-        means = (others / count.clamp_min(1)).reshape(len(self._views), *self._logits.shape)
-        return Peers(self._logits, dict(zip(self._views, means, strict=True)), count, finite)
+        size = len(self._views) * self._logits.shape[-2:].numel()
+        others, flags = (total - self._sent).split([size, self._is_own.shape[-1]], -1)
+        count = flags.round().sum(-1)
+        means = (others / count.clamp_min(1)[..., None]).unflatten(-1, (len(self._views), *self._logits.shape[-2:]))
+        return Peers(self._logits, dict(zip(self._views, means.unbind(-3), strict=True)), count, total[size:] > 0)
 
     def _from_stack(self, stack: Tensor) -> Peers:
+        stack = stack.reshape(-1, *stack.shape[-2:])
         finite = torch.isfinite(stack).flatten(1).all(1)
-        others = finite & (torch.arange(len(stack), device=stack.device) != self._own)
-        count = others.to(stack.dtype).sum()
-        share = (others.to(stack.dtype) / count.clamp_min(1)).reshape(-1, *[1] * (stack.dim() - 1))
-        present = torch.where(share > 0, stack, 0.0)  # 0 · NaN would be NaN
+        others = finite & ~self._is_own
+        count = others.to(stack.dtype).sum(-1)
+        share = (others.to(stack.dtype) / count.clamp_min(1)[..., None])[..., None, None]
+        present = torch.where(finite[:, None, None], stack, 0.0)  # 0 · NaN would be NaN
         means = {}
         for view in self._views:
             own = VIEWS[view](self._logits).nan_to_num(posinf=0.0, neginf=0.0)  # a non-finite member still has peers
             # As differences to the member's own: equal members must give exactly its own prediction back.
-            means[view] = own + ((VIEWS[view](present) - own) * share).sum(0)
+            means[view] = own + ((VIEWS[view](present) - own.unsqueeze(-3)) * share).sum(-3)
         return Peers(self._logits, means, count, finite)

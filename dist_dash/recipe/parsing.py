@@ -109,6 +109,9 @@ def parse_command(arguments: Sequence[str]) -> Command:
         raise BadInput(f"replicas: {own['replicas']} is not allowed; it must be a whole number ≥ 1")
     recipe = Recipe(**objects)
     _check_member(own["member"], recipe)
+    if recipe.members_per_rank > 1:
+        alone = f"1 with members_per_rank: {recipe.members_per_rank}"
+        require(own["replicas"] in (None, 1), "replicas", own["replicas"], alone)
     if own["fresh"] and own["extend"]:
         raise BadInput("extend: not allowed with --fresh, which starts over; give one of the two")
     named = own["run"]
@@ -180,6 +183,8 @@ def _check_member(member: int | None, recipe: Recipe) -> None:
     if recipe.members is None:
         raise BadInput(f"member: {member} is not allowed without members; say how many the ensemble has")
     require(0 <= member < recipe.members, "member", member, f"one of 0 … {recipe.members - 1}")
+    per_rank = recipe.members_per_rank
+    require(per_rank == 1, "members_per_rank", per_rank, "1 with --member, which trains one member alone")
     if recipe.method.exchanges:
         name = type(recipe.method).__name__
         raise BadInput(f"member: {member} is not allowed with method {name}, whose members must be trained together")

@@ -15,7 +15,7 @@ from dist_dash.errors import (
     require_non_negative,
     require_positive,
 )
-from dist_dash.member.engine import Engine
+from dist_dash.member.engine import Engine, Torch
 from dist_dash.member.optimizer import MakeOptimizer, try_optimizer
 from dist_dash.member.parameter_groups import ParameterGroup
 from dist_dash.methods import DASH, Method
@@ -135,7 +135,8 @@ class Checks:
     Args:
         samples_every: updates between comparisons of the sample ids among members.
         deadline: seconds until an exchange gives up and names who is missing; so long a rank waits for its data, too.
-        max_skipped: updates in a row that a member may skip for a non-finite gradient before the run ends.
+        max_skipped: updates in a row that a member may skip for a non-finite gradient before the run ends; those that
+            only lower the loss scale of fp16 do not count.
     """
 
     samples_every: int = 1
@@ -172,7 +173,9 @@ class Recipe:
         epochs: passes over the training split.
         max_steps: end after this many updates; null: after `epochs`.
         seed: all randomness derives from it.
-        members: ensemble members; null: one per rank.
+        members: ensemble members; null: `members_per_rank` on each rank.
+        members_per_rank: small members of one architecture that each rank trains at once; results are those of ranks of
+            their own, to rounding. Needs engine Torch, and no replicas.
         init: `own` initial weights per member, `shared` ones, or a `.safetensors` file to fine-tune from, or a list
             of one per member. A head that does not fit the classes starts anew, each member's own.
         init_noise: Gaussian noise of each member's own on its initial weights, as a share of each tensor's root mean
@@ -205,6 +208,7 @@ class Recipe:
     max_steps: int | None = None
     seed: int = 0
     members: int | None = None
+    members_per_rank: int = 1
     init: list[str] | str = "own"
     init_noise: float = 0.0
     exchange: Literal["gather", "reduce"] = "gather"
@@ -221,6 +225,7 @@ class Recipe:
         require_count("max_steps", self.max_steps)
         require(self.members is None or self.members >= 1, "members", self.members, "null or a whole number ≥ 1")
         require_count("members", self.members)
+        require_count("members_per_rank", self.members_per_rank)
         require_count("seed", self.seed, 0, 2**63 - 1)
         require(self.models is None or len(self.models) > 0, "models", self.models, "null or one per member")
         try_optimizer(self.optimizer, [(1,)])
@@ -238,3 +243,22 @@ class Recipe:
         if self.exchange == "reduce" and equal and self.method.exchanges:
             # Sums cannot give equal members exactly their own prediction back: noise would steer the ascent.
             raise BadInput("exchange: reduce is not allowed with members that start equal (init); use gather")
+        if self.members_per_rank > 1:
+            self._check_stacked()
+
+    def _check_stacked(self) -> None:
+        """Refuse what several members of one rank cannot do."""
+        here = f"with members_per_rank: {self.members_per_rank}"
+        whole = f"a divisor of the {self.members} members"
+        divides = self.members is None or self.members % self.members_per_rank == 0
+        require(divides, "members_per_rank", self.members_per_rank, whole)
+        parts: dict[str, tuple[object, bool, str]] = {"engine": (self.engine, type(self.engine) is Torch, "Torch")}
+        parts["sparsity"] = (self.sparsity, type(self.sparsity) is Dense, "Dense")
+        parts["method"] = (self.method, self.method.stacked, "SGD, SAM, DASH or one that is made for it (`stacked`)")
+        for field_name, (part, works, allowed) in parts.items():
+            require(works, field_name, type(part).__name__, f"{allowed} {here}")
+        require(not self.compile, "compile", self.compile, f"false {here}")
+        precision = self.engine.precision
+        require(precision != "fp16", "engine.precision", precision, f"fp32, fp64 or bf16 {here}")
+        require(self.models is None, "models", len(self.models or []), f"null {here}: one architecture for all")
+        require(self.loader.order == "shared", "loader.order", self.loader.order, f"shared {here}")

@@ -7,9 +7,9 @@ from typing import Any
 import yaml
 
 from dist_dash.errors import BadInput
-from dist_dash.files import load_yaml, read_json
+from dist_dash.files import load_yaml, read_json, read_object
 from dist_dash.recipe.parsing import Command, parse_command
-from dist_dash.runs.choices import LENGTH, WITHOUT_EFFECT, differing, flat, refuse_other_settings, spelled
+from dist_dash.runs.choices import LENGTH, PLACES, WITHOUT_EFFECT, differing, flat, refuse_other_settings, spelled
 from dist_dash.runs.folder import RunFolder
 
 
@@ -38,7 +38,8 @@ def finished_before(command: Command, members: int, replicas: int) -> bool:
         replicas: ranks per member.
 
     Raises:
-        BadInput: the folder holds a finished run of other settings; what differs is listed. Or it cannot be read.
+        BadInput: the folder holds a finished run of other settings; what differs is listed. Or it, or data that lie
+            elsewhere than the run's, cannot be read.
     """
     folder = RunFolder(command.run)
     if command.fresh or not folder.done.exists():
@@ -49,9 +50,18 @@ def finished_before(command: Command, members: int, replicas: int) -> bool:
     if found:  # perhaps only in fields that an earlier version did not have
         before = {**completed_recipe(folder, command.resolved), **flat(recipe_of(folder)), **sizes_before}
         found = differing([before, now], WITHOUT_EFFECT)
+    if any(field in PLACES for field in found) and _same_data(folder, command):
+        found = {field: values for field, values in found.items() if field not in PLACES}
     longer = command.extend and not found.keys().isdisjoint(LENGTH)
     refuse_other_settings(folder.path, {k: v for k, v in found.items() if not (longer and k in LENGTH)})
     return not longer
+
+
+def _same_data(folder: RunFolder, command: Command) -> bool:
+    """Whether the command's data have the digest of a finished run's: then they have only moved. Raises `BadInput`."""
+    known = read_object(folder.ensemble / "ensemble.json").get("data")
+    then = known.get("digest") if isinstance(known, dict) else None
+    return then is not None and command.recipe.data.load().facts.digest == then
 
 
 def _sizes_of(folder: RunFolder, unknown: dict[str, int]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from dist_dash.report.loss_landscape import loss_plane, loss_within, segments
 from dist_dash.report.pair_matrices import pairwise_matrices
 from dist_dash.report.picture import Picture
 from dist_dash.report.reliability_diagrams import reliability_diagrams, reliability_of_groups
-from dist_dash.report.shift_pictures import corruptions, detection, severity
+from dist_dash.report.shift_pictures import corruption_errors, corruptions, detection, severity
 from dist_dash.report.size_curves import sizes, sizes_of_groups
 from dist_dash.report.step_time import step_time
 
@@ -66,7 +66,12 @@ PARTS: tuple[PagePart[FinishedRun], ...] = (
     PagePart(
         "shift",
         "Corrupted and other data",
-        (("Under corruption", severity), ("The corruptions", corruptions), ("Telling other data apart", detection)),
+        (
+            ("Under corruption", severity),
+            ("Corruption errors", corruption_errors),
+            ("The corruptions", corruptions),
+            ("Telling other data apart", detection),
+        ),
     ),
     PagePart("timing", "Where the time goes", (("Time of an update", step_time),)),
 )

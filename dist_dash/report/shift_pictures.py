@@ -65,6 +65,46 @@ def severity(run: FinishedRun) -> Picture:
     )
 
 
+def corruption_errors(run: FinishedRun) -> Picture:
+    """The error under each corruption relative to a baseline's, and its mean, the mCE.
+
+    Raises:
+        NotHere: there is no `shift.json`, or it was made without a baseline.
+    """
+    found = _found(run)
+    if "baseline" not in found:
+        raise NotHere("Errors were compared with no other classifier's: `dist-dash shift RUN --baseline …` does that.")
+    base, names = found["baseline"], list(found["baseline"]["errors"])
+    figure = new_figure(0.3 * len(names) + 1.7, 7.0)
+    axes, rows = figure.subplots(), np.arange(len(names))
+    for place, (who, label) in enumerate((("ensemble", "ensemble"), ("member_mean", "members, mean"))):
+        ce, colour = [base[who]["ce"][name] for name in names], COLOURS[place]
+        axes.barh(rows + 0.4 * place - 0.2, ce, height=0.38, color=colour, label=label)
+        axes.axvline(base[who]["mce"], color=colour, linestyle="--", label=f"mCE, {label}")
+    axes.axvline(1, color=SINGLE, linewidth=0.8, label="the baseline")
+    axes.set_yticks(rows, [name.replace("_", " ") for name in names])
+    axes.invert_yaxis()
+    axes.set(xlabel="corruption error (1: as the baseline)")
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    pairs = [(kind, who) for kind in ("ce", "relative_ce") for who in ("ensemble", "member_mean")]
+    return Picture(
+        name="shift-corruption-errors",
+        title="Corruption errors",
+        caption=f"The sum of the errors over the severities of each corruption, divided by that of {base['name']}; "
+        "less than 1 is better than it. Broken lines: the mean over the corruptions, mCE. The CSV also has the "
+        "relative corruption errors, of the rise above the clean error.",
+        figure=figure,
+        data={
+            "corruption": names,
+            **{f"{kind}, {who}": [base[who][kind][name] for name in names] for kind, who in pairs},
+        },
+        findings={
+            "mCE, ensemble": f"{base['ensemble']['mce']:.1%}",
+            "mCE, members": f"{base['member_mean']['mce']:.1%}",
+        },
+    )
+
+
 def corruptions(run: FinishedRun) -> Picture:
     """One test image under every corruption and severity.
 

@@ -93,7 +93,8 @@ def _made_with(environment: Mapping[str, Any]) -> str:
     if processes:
         threads = environment.get("threads")
         each = f" of {threads} thread{'s' * (threads != 1)}" if threads else ""
-        where += f", {processes} process{'es' * (processes != 1)}{each}, {layout.get('backend')}"
+        several = f" with {per_rank} members each" if (per_rank := layout.get("members_per_rank") or 1) != 1 else ""
+        where += f", {processes} process{'es' * (processes != 1)}{each}{several}, {layout.get('backend')}"
     versions = [
         f"{name} {packages[name]}" for name in ("dist-dash", "torch", "deepspeed", "numpy") if packages.get(name)
     ]

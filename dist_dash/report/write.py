@@ -46,7 +46,7 @@ def report(
     require(pictures.is_dir() or not pictures.exists(), "run", str(pictures), "a folder, or a new one")
     check_writable(pictures / "summary.csv" if pictures.exists() else path / f".{PICTURES}", "run")
     left_out = [name for name in without.split(",") if name]
-    if RunFolder(path).recipe.exists():
+    if RunFolder(path).is_one_run():
         if partial or baselines:
             raise BadInput(f"run: {path} is one run; --partial and --baseline are for folders of runs")
         _check_parts(left_out, [part.name for part in PARTS])

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import random
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -73,12 +73,12 @@ class CheckpointSets:
         self._sizes = {"members": layout.members, "replicas": layout.replicas, "first_member": layout.first_member}
         self._newest: int | None = None
 
-    def save(self, step: int, state: dict[str, Any], shared: dict[str, Any]) -> None:
+    def save(self, step: int, states: Sequence[dict[str, Any]], shared: dict[str, Any]) -> None:
         """Write a set; all ranks call it, and all raise if one of them fails: earlier sets stay intact.
 
         Args:
             step: updates done.
-            state: this rank's; tensors, numbers, strings and containers of them.
+            states: one of each member of this rank; tensors, numbers, strings and containers of them.
             shared: small facts about the whole run, JSON; kept in the manifest.
 
         Raises:
@@ -94,14 +94,17 @@ class CheckpointSets:
                 self._begin(partial)
         try:
             with exchange.together(f"checkpoint of step {step}"):
-                name = self._part(self._layout.member, self._layout.replica)
-                digest, size = _write(partial / name, {**state, "rng": _rng_state()})
-            written = exchange.collect((name, {"blake2b": digest, "bytes": size}))
+                own = {}
+                for member, state in zip(self._layout.own_members, states, strict=True):
+                    name = self.part(member, self._layout.replica)
+                    digest, size = _write(partial / name, {**state, "rng": _rng_state()})
+                    own[name] = {"blake2b": digest, "bytes": size}
+            written = {name: part for parts in exchange.collect(own) for name, part in parts.items()}
             with exchange.together(f"checkpoint of step {step}"):
                 if is_first:
                     facts = {"format": FORMAT, "step": step, **self._sizes, "recipe": self._recipe}
                     facts |= {"data": self._data, "shared": shared}
-                    self._publish(partial, {**facts, "parts": dict(written)})
+                    self._publish(partial, {**facts, "parts": written})
             self._newest = step
         except BaseException:
             if is_first:
@@ -131,8 +134,8 @@ class CheckpointSets:
         for old in self._folder.checkpoint_steps()[: -self._keep]:
             remove(self._path(old))
 
-    def load(self) -> tuple[int, list[dict[str, Any]], dict[str, Any]] | None:
-        """The newest complete set: its step, the state of each replica of this rank's member, the shared facts.
+    def load(self) -> tuple[int, list[list[dict[str, Any]]], dict[str, Any]] | None:
+        """The newest complete set: its step, for each member of this rank its replicas' states, the shared facts.
 
         A torn set is reported and skipped. This rank's random number generators are restored.
 
@@ -144,7 +147,7 @@ class CheckpointSets:
         """
         newest_first = self._exchange.collect(self._folder.checkpoint_steps())[0][::-1]
         for step in newest_first:
-            manifest, states, problem = dict[str, Any](), list[dict[str, Any]](), None
+            manifest, states, problem = dict[str, Any](), list[list[dict[str, Any]]](), None
             try:
                 late = partial("run: the file system of {} has not answered".format, self._path(step))
                 manifest = self._limit.call(self._manifest, step, what=late)
@@ -166,7 +169,7 @@ class CheckpointSets:
             if problems:
                 self._say(f"checkpoint {self._path(step)} is torn ({problems[0][1]}); it is skipped")
                 continue
-            _set_rng_state(states[self._layout.replica]["rng"])
+            _set_rng_state(states[0][self._layout.replica]["rng"])
             if not manifest.get("data"):
                 self._say(f"checkpoint {self._path(step)} has no digest of the data: whether they changed is not known")
             self._newest = step
@@ -180,7 +183,8 @@ class CheckpointSets:
         return self._folder.checkpoints / f"step_{step:08d}"
 
     @staticmethod
-    def _part(member: int, replica: int) -> str:
+    def part(member: int, replica: int) -> str:
+        """Name of what one rank writes, inside a set."""
         return f"member_{member:02d}/replica_{replica:02d}.pt"
 
     def _manifest(self, step: int) -> dict[str, Any]:
@@ -205,13 +209,13 @@ class CheckpointSets:
             what = f"these are not the data that {self._folder.path} was started with ({what})"
             raise OtherSettings(f"data: {what}; {how}")
 
-    def _states(self, step: int, manifest: dict[str, Any]) -> list[dict[str, Any]]:
-        return [self._read(step, manifest, replica) for replica in range(self._layout.replicas)]
+    def _states(self, step: int, manifest: dict[str, Any]) -> list[list[dict[str, Any]]]:
+        replicas, parts = range(self._layout.replicas), manifest["parts"]
+        return [[self._read(step, parts, self.part(m, r)) for r in replicas] for m in self._layout.own_members]
 
-    def _read(self, step: int, manifest: dict[str, Any], replica: int) -> dict[str, Any]:
-        name = self._part(self._layout.member, replica)
+    def _read(self, step: int, parts: dict[str, Any], name: str) -> dict[str, Any]:
         path = self._path(step) / name
-        if digest_of(path) != manifest["parts"][name]["blake2b"]:
+        if digest_of(path) != parts[name]["blake2b"]:
             raise ValueError(f"{name} has changed since it was written")
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         return state

@@ -29,6 +29,7 @@ def describe_environment(layout: Layout) -> dict[str, Any]:
             "world": layout.world,
             "members": layout.members,
             "replicas": layout.replicas,
+            "members_per_rank": layout.members_per_rank,
             "first_member": layout.first_member,
             "ranks_on_first_host": layout.local_world,
             "backend": layout.backend,

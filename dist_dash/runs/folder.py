@@ -89,6 +89,10 @@ class RunFolder:
         if not (content <= runs or self.holds_run()):
             raise BadInput(f"run: {self.path} holds files that are not a run's; it must be empty, new, or a run folder")
 
+    def is_one_run(self) -> bool:
+        """Whether this is a run, not a folder of them: also where its recipe is lost."""
+        return self.recipe.exists() or self.done.exists()
+
     def holds_run(self) -> bool:
         """Whether a run has been here: by what it leaves. Its lock is gone where the file system has no locks."""
         return self.lock.exists() or "token" in self.owner() or (self.recipe.exists() and self.checkpoints.is_dir())

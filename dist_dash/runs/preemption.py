@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -31,11 +33,29 @@ class StopRequest:
     def __init__(self) -> None:
         self.signal: str | None = None
         self._ascending = [number.name for number in _ascending()]
+        self._numbers = {int(number): number.name for number in _ascending()}
+        self._told: socket.socket | None = None
+        self._noticed: str | None = None
 
     @property
     def made(self) -> bool:
         """Whether a stop was asked for on this rank."""
         return self.signal is not None
+
+    def noticed(self) -> str | None:
+        """The signal by which this rank was asked to stop, for another thread: the main one may wait in a collective.
+
+        Python runs no handler there, but leaves the signal's number at once.
+        """
+        with contextlib.suppress(OSError):  # none has come
+            for number in self._told.recv(64) if self._told else b"":
+                self._noticed = self._numbers.get(number, self._noticed)
+        return self._noticed
+
+    def heard(self, elsewhere: str | None) -> bool:
+        """Whether a stop was asked for on this rank, or by the signal that another rank tells of; it is this one's."""
+        self.signal = self.signal or elsewhere
+        return self.made
 
     @property
     def level(self) -> int:
@@ -48,7 +68,7 @@ class StopRequest:
 
     @contextmanager
     def listening(self, say: Callable[[str], None]) -> Iterator[StopRequest]:
-        """Take the stop signals as a request to stop after the present step; restore the handlers after."""
+        """Take the stop signals as a request to stop after the present step; restore what was there after."""
 
         def note(number: int, frame: FrameType | None) -> None:
             name = signal.Signals(number).name
@@ -58,9 +78,16 @@ class StopRequest:
                 self.signal = name
 
         before = {number: signal.signal(number, note) for number in stop_signals()}
+        self._told, came = socket.socketpair()
+        for end in (self._told, came):
+            end.setblocking(False)
+        earlier = signal.set_wakeup_fd(came.fileno(), warn_on_full_buffer=False)
         try:
             yield self
         finally:
+            signal.set_wakeup_fd(earlier)
+            self._told.close()
+            came.close()
             for number, handler in before.items():
                 signal.signal(number, handler)
 

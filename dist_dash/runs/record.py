@@ -10,7 +10,7 @@ import math
 import os
 import resource
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, SupportsFloat
 
@@ -44,14 +44,25 @@ class Window:
         self._host_names, self._host_sums = list[str](), list[float]()
         self._host_pending: list[list[SupportsFloat]] = []
 
-    def add(self, measured: Mapping[str, Tensor], **on_host: SupportsFloat) -> None:
-        """Add one update's values: 0-dimensional tensors, and what the host knows, or will by the time they are due.
+    def add(self, measured: Mapping[str, Tensor], skipped: Sequence[SupportsFloat], **on_host: SupportsFloat) -> None:
+        """Add one update's values.
 
         What an update measures may depend on its number, and on nothing else. A mean is that of the updates that have
         measured the value.
+
+        Args:
+            measured: 0-dimensional tensors; where this rank trains k members `[k]`.
+            skipped: whether each member of this rank has skipped it; the host knows it by the time it is due.
+            on_host: numbers that the host knows as well, the same for all members of this rank.
         """
-        names, self._host_names = tuple(measured), list(on_host)
-        self._pending.append((names, [value.detach() for value in measured.values()]))
+        if len(skipped) == 1:
+            on_host = {"skipped": skipped[0], **on_host}
+        else:
+            device = self._exchange.layout.device
+            numbers = [float(one) for one in skipped]
+            measured = {**measured, "skipped": torch.tensor(numbers, dtype=torch.float64, device=device)}
+        self._host_names = list(on_host)
+        self._pending.append((tuple(measured), [value.detach() for value in measured.values()]))
         self._host_pending.append([*on_host.values()])
         self._steps += 1
         self._timed += 1
@@ -66,31 +77,43 @@ class Window:
     def close(self) -> dict[str, list[float]]:
         """One value per member (mean over its replicas) for each measured name and timing; starts a new window."""
         self._sum_up()
-        clock, layout = self._exchange.clock.read(), self._exchange.layout
+        clock, layout, means = self._exchange.clock.read(), self._exchange.layout, self._means()
         seconds = [clock.get(name, 0.0) / max(1, self._timed) for name in ("total", *TIMING[1:4])]
-        means = self._means()
-        host = torch.tensor(self._host_sums, dtype=torch.float64) / self._steps
-        times = torch.tensor([*seconds, _peak_memory_mib()], dtype=torch.float64)
-        row = torch.cat([torch.tensor([*means.values()], dtype=torch.float64), host, times])
-        rows = torch.stack(self._exchange.collect(row)).reshape(layout.members, layout.replicas, -1).mean(1)
+        here, of_rank = layout.members_per_rank, [total / self._steps for total in self._host_sums]
+        of_rank += [*seconds, _peak_memory_mib()]
+        columns = [*means.values(), *([value] * here for value in of_rank)]
+        own = torch.tensor(columns, dtype=torch.float64).T
+        rows = torch.stack(self._exchange.collect(own)).reshape(-1, layout.replicas, here, own.shape[1]).mean(1)
+        rows = rows.flatten(0, 1)
         names = [*means, *self._host_names, *TIMING]
         self._sums, self._host_sums, self._steps, self._timed = {}, [], 0, 0
         return {name: rows[:, i].tolist() for i, name in enumerate(names)}
 
-    def state(self) -> dict[str, Any]:
-        """The state with which a resumed run writes the same next line."""
+    def states(self) -> list[dict[str, Any]]:
+        """For each member of this rank the state with which a resumed run writes the same next line."""
         self._sum_up()
-        sums = [[list(names), number, total] for names, (number, total) in self._sums.items()]
-        return {"steps": self._steps, "sums": sums, "host_names": self._host_names, "host_sums": self._host_sums}
+        here = self._exchange.layout.members_per_rank
+        common = {"steps": self._steps, "host_names": self._host_names, "host_sums": self._host_sums}
+        sums = [
+            [[[*names], number, total if here == 1 else total[:, member].clone()] for names, (number, total) in groups]
+            for member, groups in enumerate([self._sums.items()] * here)
+        ]
+        return [{**common, "sums": own} for own in sums]
 
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Restore what `state` returned."""
-        self._steps, sums = state["steps"], state["sums"]
-        if "names" in state:  # a set of an earlier version, where every update measured the same
-            sums = [] if sums is None else [[state["names"], self._steps, sums]]
-        device = self._exchange.layout.device
-        self._sums = {tuple(names): (number, total.to(device)) for names, number, total in sums}
-        self._host_names, self._host_sums = state["host_names"], state["host_sums"]
+    def load_state(self, states: Sequence[dict[str, Any]]) -> None:
+        """Restore what `states` returned."""
+        first, device = states[0], self._exchange.layout.device
+        self._steps, self._host_names = first["steps"], first["host_names"]
+        self._host_sums = first["host_sums"]
+        if "names" in first:  # a set of an earlier version: one member a rank, and every update measured the same
+            sums = [] if first["sums"] is None else [[[first["names"], first["steps"], first["sums"]]]]
+        else:
+            sums = [state["sums"] for state in states]
+        self._sums = {}
+        for groups in zip(*sums, strict=True):
+            names, number, _ = groups[0]
+            totals = [total for _, _, total in groups]
+            self._sums[tuple(names)] = number, (totals[0] if len(totals) == 1 else torch.stack(totals, 1)).to(device)
 
     def _sum_up(self) -> None:
         """Add the pending values, one update after the other: the sum does not depend on when it is made."""
@@ -103,14 +126,14 @@ class Window:
             self._host_sums = [total + float(value) for total, value in zip(before, known, strict=True)]
         self._pending, self._host_pending = [], []
 
-    def _means(self) -> dict[str, float]:
-        """Of each value, over the updates that measured it."""
-        found: dict[str, tuple[int, float]] = {}
+    def _means(self) -> dict[str, list[float]]:
+        """Of each value, over the updates that measured it; one number for each member of this rank."""
+        found: dict[str, tuple[int, Tensor]] = {}
         for names, (number, total) in self._sums.items():
-            for name, value in zip(names, total.tolist(), strict=True):
-                updates, before = found.get(name, (0, 0.0))
+            for name, value in zip(names, total.cpu().reshape(len(names), -1), strict=True):
+                updates, before = found.get(name, (0, torch.zeros_like(value)))
                 found[name] = (updates + number, before + value)
-        return {name: total / updates for name, (updates, total) in found.items()}
+        return {name: (total / updates).tolist() for name, (updates, total) in found.items()}
 
 
 class Recorder:

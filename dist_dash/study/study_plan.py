@@ -231,5 +231,7 @@ def _check_command(command: Command, run: PlannedRun) -> None:
     if not isinstance(recipe.engine, Torch):
         name = type(recipe.engine).__name__
         raise BadInput(f"engine: {name} is not allowed {where}: its ranks stay alive between runs; it must be Torch")
+    if recipe.members_per_rank > 1:
+        raise BadInput(f"members_per_rank: {recipe.members_per_rank} is not allowed {where}; it must be 1 in a study")
     if not recipe.labels.validation and recipe.data.load().validation is None:
         raise BadInput(f"labels.validation: 0 is not allowed {where}: settings are chosen on it; it must be above 0")

@@ -13,7 +13,7 @@ stop during an evaluation, no progress for long), the collective has been starte
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from dist_dash.data.host_batch import HostBatch, sample_hash
@@ -56,19 +56,20 @@ class Agreement:
         self._exchange, self._stop, self._max_skipped, self._same_samples = exchange, stop, max_skipped, same_samples
         self._asked: _Asked | None = None
 
-    def ask(self, batches: Iterator[HostBatch], step: int, skipped_in_a_row: int, compared: bool) -> None:
+    def ask(self, batches: Iterator[HostBatch], step: int, skipped_in_a_row: Sequence[int], compared: bool) -> None:
         """Fetch this rank's samples of an update, and start to agree on it.
 
         Args:
             batches: where they come from.
             step: number of the update.
-            skipped_in_a_row: updates that this rank's member has skipped for a non-finite gradient.
+            skipped_in_a_row: updates that each member of this rank has skipped for a non-finite gradient.
             compared: whether members' samples are compared at this step.
         """
         layout, host, samples = self._exchange.layout, None, 0
         with self._exchange.clock.waiting("data", on_host=True), contextlib.suppress(Interrupted):
             host = next(batches)
-        stuck = layout.identity + 1 if skipped_in_a_row >= self._max_skipped else 0
+        too_often = [times >= self._max_skipped for times in skipped_in_a_row]
+        stuck = layout.identity + too_often.index(True) + 1 if any(too_often) else 0
         highest_of, minus_lowest_of = [NONE] * layout.replicas, [NONE] * layout.replicas
         if host is not None and compared and self._same_samples:
             samples = sample_hash(host.ids)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+import copy
+from collections.abc import Callable, Generator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -16,15 +17,19 @@ from dist_dash.data.time_limit import TimeLimit
 from dist_dash.errors import NOT_TO_BE_USED, BadInput, own_code, require
 from dist_dash.member.batch import Batch, MicroBatch, Progress, micro_batch
 from dist_dash.member.facts import RunFacts
+from dist_dash.member.member import Member
 from dist_dash.member.optimizer import fused_by_default, try_optimizer
-from dist_dash.member.parameter_groups import ParameterGroup, group_of_each
+from dist_dash.member.parameter_groups import ParameterGroup, group_of_each, with_groups
 from dist_dash.member.parameters import kinds_of, names_of
+from dist_dash.member.stacked import StackedMember
 from dist_dash.models import load_pretrained
 from dist_dash.models.network import add_noise, seeded_network, try_network
 from dist_dash.models.weights import uncompiled
+from dist_dash.ranks.exchange import Exchange
 from dist_dash.ranks.layout import Layout
 from dist_dash.recipe.recipe import Recipe
 from dist_dash.seeds import derived_seed
+from dist_dash.training.speed import laid_out
 
 Say = Callable[[str], None]
 BY_MATRIX = ("Adafactor", "Muon")  # optimizers whose update of a matrix is another one than that of its elements
@@ -173,6 +178,35 @@ def heads_of_parameters(recipe: Recipe, layout: Layout, network: nn.Module) -> l
     """For each trainable parameter the head that it belongs to; None where all heads share it."""
     architecture = recipe.models[layout.identity] if recipe.models else recipe.model
     return [architecture.head_of(name) for name in _own_names(network)]
+
+
+def build_member(
+    recipe: Recipe,
+    shape: tuple[int, ...],
+    exchange: Exchange,
+    networks: Sequence[nn.Module],
+    groups: Sequence[ParameterGroup | None],
+) -> Member:
+    """The member of this rank, or its members as one.
+
+    Args:
+        recipe: of the run.
+        shape: of a sample.
+        exchange: joined.
+        networks: of the members, with their initial weights.
+        groups: of each trainable parameter.
+    """
+    make = with_groups(fused_by_default(recipe.optimizer, exchange.layout.device), groups)
+    identity, each = exchange.layout.identity, list[Member]()
+    heads = heads_of_parameters(recipe, exchange.layout, networks[0])
+    perturbed = [group is None or group.perturbed for group in groups]
+    for number, network in enumerate(networks):
+        engine = copy.copy(recipe.engine) if len(networks) > 1 else recipe.engine
+        engine.attach(laid_out(recipe, network, exchange.layout.device), make, exchange)
+        each.append(Member(engine, identity + number, recipe.loader.accumulation, recipe.seed, heads, perturbed))
+    if len(each) == 1:
+        return each[0]
+    return StackedMember(each, torch.zeros(min(2, recipe.loader.batch_size), *shape, device=exchange.layout.device))
 
 
 def groups_of_parameters(recipe: Recipe, network: nn.Module) -> list[ParameterGroup | None]:

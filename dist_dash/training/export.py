@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import product
 
 from torch import nn
 
@@ -22,7 +23,7 @@ def export(
     command: Command,
     exchange: Exchange,
     data: DataSet,
-    network: nn.Module,
+    networks: Sequence[nn.Module],
     members_of_chain: int = 1,
     weights: list[float] | None = None,
     snapshots: Mapping[str, str] | None = None,
@@ -37,7 +38,7 @@ def export(
         command: has the members' architectures.
         exchange: joined.
         data: shapes, classes, statistics.
-        network: this rank's, with its present weights.
+        networks: of this rank's members, with their present weights.
         members_of_chain: how many members each rank's chain has produced.
         weights: how much each exported member counts, positive numbers; None: all count equally.
         snapshots: checksums of the files in `snapshots/`, by name, those that are known.
@@ -56,8 +57,8 @@ def export(
     with exchange.together("export"):
         own: dict[str, str] = {}
         if layout.replica == 0:
-            for place in range(members_of_chain):
-                name = folder.weights(layout.identity * members_of_chain + place)
+            for here, place in product(range(len(networks)), range(members_of_chain)):
+                name = folder.weights((layout.identity + here) * members_of_chain + place)
                 saved, last = folder.snapshots / name, place == members_of_chain - 1
                 if saved.exists():
                     with replacing(folder.ensemble / name) as temporary:
@@ -66,7 +67,7 @@ def export(
                     if own[name] != (snapshots or {}).get(name, own[name]):
                         raise RunFailed(f"{saved} has changed since it was written; --fresh starts over")
                 elif last:
-                    own[name] = save_member(folder.ensemble / name, network)
+                    own[name] = save_member(folder.ensemble / name, networks[here])
                 else:
                     raise RunFailed(f"{saved} is missing; member {place} of {members_of_chain} was never saved")
     checksums = {name: checksum for of_rank in exchange.collect(own) for name, checksum in of_rank.items()}
@@ -80,6 +81,6 @@ def export(
     if weights is not None:
         members = [{**member, "weight": weight} for member, weight in zip(members, weights, strict=True)]
     names = {"classes": data.classes, "class_names": data.class_names, "shape": list(data.shape)}
-    numbers = {"mean": list(data.mean), "std": list(data.std), "uint8": data.uint8}
+    numbers = {"mean": list(data.mean), "std": list(data.std), "uint8": data.uint8, "values": data.outline.values}
     spec = {"format": FORMAT, "members": members, **names, **numbers, "data": data.facts.as_json()}
     return StoredEnsemble(folder.ensemble, spec, code_named(command.resolved))

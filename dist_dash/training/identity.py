@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import socket
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -25,18 +26,18 @@ def weights_digest(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def check_members(exchange: Exchange, module: nn.Module, must_differ: bool) -> None:
+def check_members(exchange: Exchange, networks: Sequence[nn.Module], must_differ: bool) -> None:
     """Compare all ranks' weights.
 
     Args:
         exchange: between all ranks.
-        module: this rank's network.
+        networks: of this rank's members.
         must_differ: whether two members with equal weights are a fault.
 
     Raises:
         RunFailed: replicas of a member differ, or members are equal that must not be.
     """
-    members = _digests(exchange, module)
+    members = _digests(exchange, networks)
     for member, digests in enumerate(members):
         if len(set(digests)) > 1:
             ranks = exchange.layout.member_ranks(member)
@@ -50,12 +51,12 @@ def check_members(exchange: Exchange, module: nn.Module, must_differ: bool) -> N
         raise everywhere(RunFailed(text))
 
 
-def check_can_differ(exchange: Exchange, network: nn.Module, recipe: Recipe, shape: tuple[int, ...]) -> None:
+def check_can_differ(exchange: Exchange, networks: Sequence[nn.Module], recipe: Recipe, shape: tuple[int, ...]) -> None:
     """Refuse members that start equal, get equal updates and hence stay equal; before anything is changed.
 
     Args:
         exchange: between all ranks.
-        network: this rank's, on the host, with its initial weights.
+        networks: of this rank's members, on the host, with their initial weights.
         recipe: of the run.
         shape: of a sample.
 
@@ -64,17 +65,17 @@ def check_can_differ(exchange: Exchange, network: nn.Module, recipe: Recipe, sha
     """
     if not recipe.method.exchanges or recipe.method.own_chance or type(recipe.sparsity) is not Dense:
         return
-    equal = equal_members(exchange, network)
-    if equal and not any(exchange.collect(draws_in_training(network, shape))):
+    equal = equal_members(exchange, networks)
+    if equal and not any(exchange.collect(draws_in_training(networks[0], shape))):
         method = type(recipe.method).__name__
         what = f"members {equal[0]} and {equal[1]} start equal, and {method} would keep them equal"
         how = "init: own, init_noise: 0.01, or one file per member (init: [a.safetensors, b.safetensors, …])"
         raise everywhere(BadInput(f"init: {what}; use {how}"))
 
 
-def equal_members(exchange: Exchange, module: nn.Module) -> tuple[int, int] | None:
+def equal_members(exchange: Exchange, networks: Sequence[nn.Module]) -> tuple[int, int] | None:
     """The first two members whose weights are equal to the bit; None where all differ."""
-    return _equal(_digests(exchange, module))
+    return _equal(_digests(exchange, networks))
 
 
 def check_same_data(exchange: Exchange, facts: dict[str, Any]) -> None:
@@ -96,10 +97,13 @@ def check_same_data(exchange: Exchange, facts: dict[str, Any]) -> None:
         raise everywhere(BadInput(f"data: {where} ({what or 'names of classes'}); all ranks must read the same"))
 
 
-def _digests(exchange: Exchange, module: nn.Module) -> list[list[str]]:
+def _digests(exchange: Exchange, networks: Sequence[nn.Module]) -> list[list[str]]:
     """Per member, the digests of its replicas."""
-    digests, layout = exchange.collect(weights_digest(module)), exchange.layout
-    return [[digests[rank] for rank in layout.member_ranks(member)] for member in range(layout.members)]
+    digests, layout = exchange.collect([weights_digest(network) for network in networks]), exchange.layout
+    return [
+        [digests[rank][member - layout.member_of(rank)] for rank in layout.member_ranks(member)]
+        for member in range(layout.members)
+    ]
 
 
 def _equal(members: list[list[str]]) -> tuple[int, int] | None:

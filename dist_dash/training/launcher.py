@@ -32,7 +32,7 @@ def default_members() -> int:
 
 
 def launch_local(arguments: Sequence[str], command: Command) -> int:
-    """Run `dist-dash train` on `members × replicas` local ranks; returns the run's exit status.
+    """Run `dist-dash train` on `members / members_per_rank × replicas` local ranks; returns the run's exit status.
 
     Args:
         arguments: of the command line, handed on to the ranks.
@@ -41,13 +41,13 @@ def launch_local(arguments: Sequence[str], command: Command) -> int:
     Raises:
         BadInput: the run folder holds something else.
     """
-    folder, replicas = RunFolder(command.run), command.replicas or 1
-    members = command.recipe.members or max(1, default_members() // replicas)
+    folder, replicas, per_rank = RunFolder(command.run), command.replicas or 1, command.recipe.members_per_rank
+    members = command.recipe.members or per_rank * max(1, default_members() // (replicas * per_rank))
     together = 1 if command.member is not None else members
     folder.check_usable()
     if finished_already(command, together, replicas):
         return FINISHED
-    ranks = together * replicas
+    ranks = together // per_rank * replicas
     require(ranks <= MOST_RANKS, "members" if together > replicas else "replicas", max(together, replicas), TOO_MANY)
     own = [f"--run={command.run}", f"--members={members}"]  # the folder's default name depends on what is given
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // ranks)))

@@ -40,7 +40,7 @@ def ask(run: Run, batches: Iterator[HostBatch], step: int) -> None:
     """Fetch the samples of an update, if there is to be one, and start to agree on it with all ranks."""
     if step < run.total_steps:
         compared = step % run.recipe.checks.samples_every == 0
-        run.agreement.ask(batches, step, run.member.known_skipped_in_a_row, compared)
+        run.agreement.ask(batches, step, [member.known_skipped_in_a_row for member in run.member.each], compared)
 
 
 def after_update(run: Run) -> None:
@@ -65,8 +65,9 @@ def prepare_update(run: Run) -> None:
     if run.step in run.restarts_at:
         cycle = 1 + run.restarts_at.index(run.step)
         with exchange.together("restart"):
-            again = build_network_of_member(run.recipe, run.data, run.layout, lambda text: None, cycle)
-            run.member.restart(again)
+            for member, number in zip(run.member.each, run.layout.own_members, strict=True):
+                layout = run.layout.apart(number)
+                member.restart(build_network_of_member(run.recipe, run.data, layout, lambda text: None, cycle))
         method.restarted()
         run.recipe.sparsity.start(run.member)
     if run.step % run.steps_per_epoch == 0:
@@ -91,18 +92,22 @@ def samples(run: Run, split: str) -> Generator[MicroBatch, None, None]:
 
 
 def update(run: Run, host: HostBatch) -> None:
-    """One update of this rank's member."""
+    """One update of this rank's member, or members."""
     recipe, exchange = run.recipe, run.exchange
     exchange.step = run.step
     factor = recipe.schedule.factor(run.step, run.steps_per_epoch, run.total_steps)
-    run.member.engine.scale_learning_rate(factor)
+    for member in run.member.each:
+        member.engine.scale_learning_rate(factor)
     progress = Progress(run.step, run.total_steps, run.steps_per_epoch, factor, run.rate_range)
     batch = on_device(recipe, host, run.layout, progress)
     recipe.sparsity.before_update(run.member, batch, exchange)
     run.member.sketch = sketch = Sketch() if directions_due(run) else None
     measured = recipe.method.update(run.member, batch, exchange)
     recipe.sparsity.after_update(run.member, batch, run.member.moved)
-    run.window.add(measured, skipped=run.member.engine.skipped, **run.member.passes._asdict())
+    scale = run.member.engine.loss_scale
+    scales = {} if scale is None else {"loss_scale": scale.value}  # of the next update
+    skipped = [member.engine.skipped for member in run.member.each]
+    run.window.add(measured, skipped, **scales, **run.member.passes._asdict())
     run.step += 1
     if sketch is not None:
         with exchange.clock.excluded():
@@ -139,7 +144,7 @@ def evaluate_if_due(run: Run) -> None:
 def write_window(run: Run) -> None:
     """Write the mean of what was measured since the last line."""
     values = run.window.close()
-    rate = run.member.engine.optimizer.param_groups[0]["lr"]
+    rate = run.member.each[0].engine.optimizer.param_groups[0]["lr"]
     loader = run.recipe.loader
     samples = loader.batch_size * loader.accumulation * run.layout.replicas
     run.recorder.write_training(run.step, run.epoch, values, rate, samples)

@@ -43,4 +43,5 @@ def train_on_this_rank(arguments: Sequence[str], stop: StopRequest, may_start_ov
 
     command = parse_command(arguments)
     command.fresh = command.fresh and may_start_over
-    return train(command, layout_from_environment(command.recipe.members, command.member), stop)
+    recipe = command.recipe
+    return train(command, layout_from_environment(recipe.members, command.member, recipe.members_per_rank), stop)

@@ -19,13 +19,15 @@ def resume_or_start(run: Run) -> None:
     longer: Extension | None = None
     if found is not None:
         run.step, states, shared = found
-        own, longer = states[run.layout.replica], extension(run, shared)
+        everyones, longer = [of_member[run.layout.replica] for of_member in states], extension(run, shared)
+        own = everyones[0]  # what follows the networks is the same for all members of a rank
         with run.exchange.together("checkpoint"):
-            run.member.engine.load_state([state["engine"] for state in states])
-            run.member.after_resume(own["skipped_in_a_row"], own["masks"])
+            for member, state, of_replicas in zip(run.member.each, everyones, states, strict=True):
+                member.engine.load_state([replica["engine"] for replica in of_replicas])
+                member.after_resume(state["skipped_in_a_row"], state["masks"])
             run.recipe.method.load_state_dict(own["method"])
             run.recipe.sparsity.load_state_dict(own["sparsity"])
-            run.window.load_state(own["window"])
+            run.window.load_state([state["window"] for state in everyones])
             if "best" in own:  # not in sets of earlier versions
                 run.best.load_state(own["best"])
         run.evaluated, run.snapshots = own["evaluated"], own.get("snapshots", {})
@@ -37,7 +39,7 @@ def resume_or_start(run: Run) -> None:
         run.event(f"continuing {folder.path} at step {run.step} of {run.total_steps}")
         if longer is not None:
             run.extended.append(longer.as_json())
-            run.event(longer.in_words(run.member.engine.learning_rates[0]))
+            run.event(longer.in_words(run.member.each[0].engine.learning_rates[0]))
     else:
         with run.exchange.together("run folder"):
             if run.command.extend:
@@ -57,13 +59,15 @@ def resume_or_start(run: Run) -> None:
                 folder.clear_results()  # of the shorter run
             write_atomically(folder.recipe, run.command.as_yaml(run.layout.ensemble_members))
             length = {"total_steps": run.total_steps, **({"extended": run.extended} if run.extended else {})}
-            kernels = in_force(run.recipe, run.member.engine)
-            write_json(folder.environment, {**describe_environment(run.layout), "kernels": kernels, **length})
+            kernels = {"kernels": in_force(run.recipe, run.member.each[0].engine)}
+            write_json(
+                folder.environment, {**describe_environment(run.layout), **kernels, **length, **run.member.described}
+            )
             if found is not None:
                 folder.note_continued()
     if run.recipe.speed == "fast":
         run.event("speed: fast; a repeated run may differ by roundings")
-    check_members(run.exchange, run.member.engine.module, run.recipe.init == "own")
+    check_members(run.exchange, run.member.networks, run.recipe.init == "own")
     if found is None and run.recipe.checkpoints.at_start:
         save(run)
 
@@ -83,20 +87,26 @@ def extension(run: Run, shared: dict[str, Any]) -> Extension | None:
 def save(run: Run) -> None:
     """Write a complete checkpoint set of the present step."""
     with run.exchange.clock.excluded():
-        check_members(run.exchange, run.member.engine.module, run.recipe.init == "own")
-        state = {
-            "engine": run.member.engine.state(),
+        check_members(run.exchange, run.member.networks, run.recipe.init == "own")
+        common = {
             "method": run.recipe.method.state_dict(),
             "sparsity": run.recipe.sparsity.state_dict(),
-            "masks": run.member.masks,
-            "window": run.window.state(),
             "evaluated": run.evaluated,
             "best": run.best.state(),
-            "skipped_in_a_row": run.member.skipped_in_a_row,
             "snapshots": run.snapshots,
         }
+        states = [
+            {
+                **common,
+                "engine": member.engine.state(),
+                "masks": member.masks,
+                "window": window,
+                "skipped_in_a_row": member.skipped_in_a_row,
+            }
+            for member, window in zip(run.member.each, run.window.states(), strict=True)
+        ]
         length = {"total_steps": run.total_steps, "extended": run.extended}
-        run.checkpoints.save(run.step, state, {**run.recorder.position(), **length})
+        run.checkpoints.save(run.step, states, {**run.recorder.position(), **length})
 
 
 def save_snapshot(run: Run, cycle: int) -> None:
@@ -108,6 +118,6 @@ def save_snapshot(run: Run, cycle: int) -> None:
         run.folder.check_owner()
         if run.layout.replica == 0:
             run.folder.snapshots.mkdir(exist_ok=True)
-            number = run.layout.identity * len(run.members_at) + cycle
-            name = run.folder.weights(number)
-            run.snapshots[name] = save_member(run.folder.snapshots / name, run.member.engine.module)
+            for member in run.member.each:
+                name = run.folder.weights(member.index * len(run.members_at) + cycle)
+                run.snapshots[name] = save_member(run.folder.snapshots / name, member.engine.module)

@@ -37,7 +37,8 @@ def train(command: Command, layout: Layout, stop: StopRequest) -> int:
     if command.replicas not in (None, layout.replicas):
         what = f"{layout.world} ranks for {layout.members} members make {layout.replicas}"
         raise BadInput(f"replicas: {command.replicas} is not allowed; {what}")
-    with Exchange(layout, recipe.exchange, recipe.checks.deadline) as exchange, contextlib.ExitStack() as stack:
+    asked = recipe.exchange, recipe.checks.deadline, stop.noticed
+    with Exchange(layout, *asked) as exchange, contextlib.ExitStack() as stack:
         if any(exchange.collect(layout.restarted)):  # a requeued job goes on; torchrun's agents count each for itself
             command.fresh = False
         with exchange.together("run folder"):
@@ -54,7 +55,10 @@ def train(command: Command, layout: Layout, stop: StopRequest) -> int:
             finished = layout.rank == 0 and finished_already(command, layout.members, layout.replicas)
         if exchange.collect(finished)[0]:
             return FINISHED
-        run = Run(command, folder, exchange, stop)
+        try:
+            run = Run(command, folder, exchange, stop)
+        except Stopped:
+            return stopped_at_start(folder, exchange, stop)
         stack.callback(run.recorder.close)
         try:
             resume_or_start(run)
@@ -70,6 +74,16 @@ def train(command: Command, layout: Layout, stop: StopRequest) -> int:
             return TO_BE_CONTINUED
         except OSError as error:  # no longer wrong input
             raise error if own_code(error) else RunFailed(f"step {run.step}: {error}") from error
+
+
+def stopped_at_start(folder: OwnedFolder, exchange: Exchange, stop: StopRequest) -> int:
+    """Leave a run that was asked to stop before there was anything to save; its exit status."""
+    reason = stop.named(exchange.maximum([stop.level])[0])
+    with exchange.together("run folder"):
+        if exchange.layout.rank == 0:
+            folder.mark(folder.to_continue, reason)
+            say(f"{reason}: stopped before the data were there; run the same command to continue")
+    return TO_BE_CONTINUED
 
 
 @contextlib.contextmanager
@@ -97,13 +111,13 @@ def finish(run: Run) -> None:
     """Export the ensemble, evaluate it on the test split, print the table, mark the run as done."""
     if not run.window.empty:  # not before the last set: a longer run has no line here
         write_window(run)
-    network = run.member.engine.module
+    networks = run.member.networks
     if run.best.waited_enough:
         run.event(f"ended after {run.epoch:g} epochs: the validation score has not become better")
     if run.best.step is not None:
         what = f"{run.recipe.checkpoints.best} {run.best.score:.4f}"
         run.event(f"the exported weights are those of step {run.best.step}, the best: {what}")
-    asked = run.folder, run.command, run.exchange, run.data, network
+    asked = run.folder, run.command, run.exchange, run.data, networks
     exported = export(*asked, len(run.members_at), snapshots=run.snapshots)
     non_finite, found = run.evaluate("test", exported)
     if non_finite:
@@ -114,7 +128,7 @@ def finish(run: Run) -> None:
             run.recorder.close()  # no progress bar below the table
             exported.write()
             save_results(run.folder, found)
-    equal = equal_members(run.exchange, network)
+    equal = equal_members(run.exchange, networks)
     if equal:
         run.recorder.say(f"note: members {equal[0]} and {equal[1]} are equal (init: {run.recipe.init})")
     run.leave(run.folder.done)

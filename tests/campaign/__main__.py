@@ -1,4 +1,4 @@
-"""`python -m tests.campaign [--quick]`: all parts that there are, one after the other, then one table."""
+"""`python -m tests.campaign [--quick | --count N] [--seed S] [PART …]`: parts one after the other, then one table."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-PARTS = {  # what is tried, and the options of a quick round
-    "fuzz": ("mutated ensembles, checkpoint sets, predictions, weights", ["--count=60"]),
-    "inputs": ("wrong inputs of every command", ["--count=40"]),
-    "kills": ("ranks killed or stopped", ["--trials=4"]),
-    "damage": ("damaged checkpoint sets and run folders", ["--count=8"]),
+PARTS = {  # what is tried, and how often in a quick round
+    "fuzz": ("mutated ensembles, checkpoint sets, predictions, weights", 60),
+    "inputs": ("wrong inputs of every command", 40),
+    "kills": ("ranks killed or stopped", 4),
+    "damage": ("damaged checkpoint sets and run folders", 8),
 }
 
 
@@ -55,12 +55,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.campaign", description=__doc__)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)} (default: all that there are)")
     parser.add_argument("--quick", action="store_true", help="a few trials of each")
+    parser.add_argument("--count", type=int, help="so many trials of each part (default: 500 or 100)")
+    parser.add_argument("--seed", type=int, default=0, help="of what is drawn (default: 0)")
     options = parser.parse_args(arguments)
     there = [name for name in PARTS if importlib.util.find_spec(f"tests.campaign.{name}")]
     if unknown := set(options.parts) - {*there}:
         parser.error(f"{', '.join(sorted(unknown))}: no such part; it must be of {', '.join(there)}")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    rows = [run_part(name, PARTS[name][1] if options.quick else []) for name in options.parts or there]
+    rows = []
+    for name in options.parts or there:
+        count = PARTS[name][1] if options.quick else options.count
+        given = [] if count is None else [f"--count={count}"]
+        rows.append(run_part(name, [f"--seed={options.seed}", *given]))
     print("\n" + "\n".join(table(rows)))
     return int(not all(row.good for row in rows))
 

@@ -128,6 +128,7 @@ BASE = {  # arguments with which each command would do something
     "submit": ("--config={recipe}", "--run=new", "--dry-run"),
     "array": ("--config={recipe}", "--sweep=seed=0,1", "--folder=sweep", "--dry-run"),
     "runs": ("{run}",),
+    "plan": ("--config={recipe}", "--nodes=1", "--gpus-per-node=1", "--dry-run"),
     "scaling": ("--config={recipe}", "--members=1", "--folder=scaling", "--dry-run"),
     "compare": ("{run}",),
     "report": ("{run}",),
@@ -167,6 +168,8 @@ def of_fields() -> Iterator[Case]:
             leaf = field.rpartition(".")[2]
             base = BASE["train"]
             yield Case("a field's value as an option", ("train", *base, *setting, f"--{field}={value}"), (leaf,))
+            if value == "{a: 1, a: 2}":  # right once it is read
+                continue
             try:
                 recipe = placed(setting, field, yaml.safe_load(value))
             except (yaml.YAMLError, ValueError):
@@ -262,9 +265,9 @@ def of_options() -> Iterator[Case]:
             takes = action.nargs != 0
             if not takes:
                 yield Case("a flag with a value", (*base, f"{option}=3"), (leaf,))
-            elif command not in ("submit", "array", "scaling") or action.type in (int, float) or action.choices:
+            elif command not in ("submit", "array", "plan", "scaling") or action.type in (int, float) or action.choices:
                 yield Case("an option without its value", (*base, option), (leaf,))
-            if command not in ("submit", "array", "scaling", "train"):
+            if command not in ("submit", "array", "plan", "scaling", "train"):
                 yield Case("a misspelt option", (*base, f"{option}x=1"), (leaf,))
             if action.choices:
                 for value in ("nope", "", str(next(iter(action.choices))) + "x"):
@@ -453,7 +456,7 @@ def of_pairs() -> Iterator[Case]:
         ("model", "width"): (*train, "--model=SmallCNN", "--model.width=100000000"),
         ("WideResNet", "width"): (*train, "--model=WideResNet", "--model.width=1000000"),
         ("batch_size", "batch"): (*train, "--model.norm=batch", "--loader.batch_size=1"),
-        ("engine.precision",): (*train, "--engine.precision=fp16"),
+        ("engine.precision",): (*train, "--engine.precision=fp8"),
         ("model.target",): (*train, "--model=Custom", "--model.target=nope:nope"),
         ("target",): (*train, "--model=Custom", "--model.target=nope"),
         ("os", "target"): (*train, "--model=Custom", "--model.target=os:getcwd"),

@@ -1,4 +1,4 @@
-"""Ranks that are killed or stopped at random moments: `python -m tests.campaign.kills [--trials 100] [--seed 0]`.
+"""Ranks that are killed or stopped at random moments: `python -m tests.campaign.kills [--count 100] [--seed 0]`.
 
 Right is: the survivors end in time, each in one line, and the line names the lost rank and no other. About 12 seconds
 a trial. The store in which the ranks meet is in a file, in a process of its own (so torchrun's agent has it), or in
@@ -132,7 +132,7 @@ def _complaint(ranks: Ranks, rank: int, victim: int) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Draw and run the trials, say what fell short and how many did; 0 where at least 95 of 100 hold."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--trials", type=int, default=100)
+    parser.add_argument("--count", "--trials", dest="trials", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     draw, found = random.Random(options.seed), Counter[tuple[str, str, bool]]()

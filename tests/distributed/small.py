@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -49,13 +50,15 @@ BUCKET_MB = 4e-4
 """So small that the networks here need several buckets, some of them with several parameters."""
 
 
-def engine_named(name: str, clip: float, dtype: torch.dtype, bucket_mb: float = BUCKET_MB) -> Engine:
-    """`torch`, `zero0`, `zero1`, `zero2`, each also with `-bf16`."""
-    name, _, bf16 = name.partition("-")
+def engine_named(name: str, clip: float, dtype: torch.dtype, bucket_mb: float = BUCKET_MB, **settings: Any) -> Engine:
+    """`torch`, `zero0`, `zero1`, `zero2`, each also with `-bf16` or `-fp16`; `offload1`, too."""
+    name, _, low = name.partition("-")
+    settings["bucket_mb"] = bucket_mb
+    if name.startswith("offload"):
+        settings, name = {**settings, "offload": "optimizer"}, name.replace("offload", "zero")
     if name == "torch":
-        return Torch("bf16" if bf16 else "fp64" if dtype == torch.float64 else "fp32", clip, bucket_mb)
-    zero: Any = int(name.removeprefix("zero"))
-    return DeepSpeed("bf16" if bf16 else "fp32", clip, zero, bucket_mb)
+        return Torch(low or ("fp64" if dtype == torch.float64 else "fp32"), clip, **settings)  # type: ignore[arg-type]
+    return DeepSpeed(low or "fp32", clip, zero=int(name.removeprefix("zero")), **settings)  # type: ignore[arg-type]
 
 
 def run_member(
@@ -64,6 +67,7 @@ def run_member(
     all_batches: Batches,
     *,
     engine: str = "torch",
+    precision: dict[str, Any] | None = None,
     batch_norm: bool = False,
     clip: float = 0.0,
     smoothing: float = 0.0,
@@ -79,6 +83,8 @@ def run_member(
     states: list[bytes] | None = None,
     train: tuple[Tensor, Tensor, Tensor] | None = None,
     ids: list[list[list[Tensor]]] | None = None,
+    joined: Exchange | None = None,
+    kept_at: tuple[int, ...] = (),
     bucket_mb: float = BUCKET_MB,
 ) -> dict[str, Any]:
     """Train this rank's member on its replica's share; returns its weights, buffers and what was measured.
@@ -86,17 +92,19 @@ def run_member(
     `build` makes the network of a member in place of `network`; a `trajectory` scales the rate and says which weights
     are kept as `saves`. `part`: only the steps from one to before the other; `states`: what all ranks ended the steps
     before it with. `train`: inputs, targets and ids of a training split, which the method sees before every epoch;
-    `ids` `[step][replica][micro]`: which of its samples the batches hold.
+    `ids` `[step][replica][micro]`: which of its samples the batches hold. `joined`: an exchange that is open already.
+    `kept_at`: after how many steps the state is kept, beside the one at the end.
     """
     layout = layout_from_environment(members)
     settings = optimizer or {"lr": 0.1, "momentum": 0.9, "weight_decay": 1e-3}
-    with Exchange(layout, mode, deadline=300) as exchange:  # type: ignore[arg-type]
-        owner = engine_named(engine, clip, dtype, bucket_mb)
+    opened = Exchange(layout, mode, deadline=300)  # type: ignore[arg-type]
+    with opened if joined is None else contextlib.nullcontext(joined) as exchange:
+        owner = engine_named(engine, clip, dtype, bucket_mb, **(precision or {}))
         net = build(layout.member, dtype) if build else network(layout.member, batch_norm, dtype)
         owner.attach(net, lambda p: torch.optim.SGD(p, **settings), exchange)
         member = Member(owner, layout.member, len(all_batches[0][0]), seed)
         (sparsity or Dense()).start(member)
-        measured, saves, total = [], [], len(all_batches)
+        measured, saves, kept, scales, total = [], [], {}, list[tuple[bool, float]](), len(all_batches)
         trajectory, epoch = trajectory or Constant(), max(1, total // 2)
         first, last = part or (0, total)
         if states:
@@ -125,14 +133,24 @@ def run_member(
             progress = Progress(step, total, epoch, rate, trajectory.rate_range(epoch, total))
             found = method.update(member, Batch(micro, progress), exchange)
             measured.append({name: float(value) for name, value in found.items()})
+            if owner.loss_scale is not None:
+                scales.append((owner.skipped, owner.loss_scale.value))
             if step + 1 in trajectory.members(epoch, total):
                 saves.append(state_of(owner.module))
+            if step + 1 in kept_at:
+                kept[step + 1] = dumped(owner, method, member)
         weights = state_of(owner.module)
-        kept = {"skipped": member.skipped_in_a_row, "masks": member.masks}
-        file = io.BytesIO()  # tensors themselves would be shared with a process that has ended
-        torch.save({"engine": owner.state(), "method": method.state_dict(), **kept}, file)
-    found = {"weights": weights, "measured": measured, "saves": saves, "state": file.getvalue()}
+        state = dumped(owner, method, member)
+    found = {"weights": weights, "measured": measured, "saves": saves, "scales": scales, "state": state, "kept": kept}
     return {"member": layout.member, "replica": layout.replica, **found}
+
+
+def dumped(engine: Engine, method: Method, member: Member) -> bytes:
+    """What a rank keeps to go on, as bytes: tensors themselves would be shared with a process that has ended."""
+    own = {"skipped": member.skipped_in_a_row, "masks": member.masks}
+    file = io.BytesIO()
+    torch.save({"engine": engine.state(), "method": method.state_dict(), **own}, file)
+    return file.getvalue()
 
 
 def state_of(module: nn.Module) -> dict[str, Any]:

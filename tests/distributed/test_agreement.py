@@ -41,7 +41,7 @@ def settle_all(members: int, odd_rank: int, at: int, kind: str, same_samples: bo
                 ids[0, [0, 1]] = ids[0, [1, 0]]
             if odd and kind == "stop":
                 stop.signal = "SIGTERM"
-            sick = 3 if odd and kind == "sick" else 2
+            sick = [3 if odd and kind == "sick" else 2]
             host = HostBatch(0, step, ids, *[torch.zeros(0)] * 3)
             try:
                 agreement.ask(iter([host]), step, sick, compared=kind != "unchecked")
@@ -78,6 +78,23 @@ def test_a_step_that_is_not_compared_raises_no_alarm() -> None:
 @pytest.mark.parametrize("rank", [0, 2])
 def test_a_stop_asked_of_one_rank_stops_all_at_the_same_step(rank: int) -> None:
     assert on_ranks(3, settle_all, 3, rank, 4, "stop") == [[(4, "stop")]] * 3
+
+
+def sick_of_two(sick: list[int]) -> str:
+    """What a rank of two members says, of which some have skipped so many updates."""
+    with Exchange(layout_from_environment(2, None, 2), deadline=300) as exchange:
+        agreement = Agreement(exchange, StopRequest(), max_skipped=3, same_samples=True)
+        ids = torch.arange(6).reshape(2, 3)
+        host = HostBatch(0, 0, ids, *[torch.zeros(0)] * 3)
+        agreement.ask(iter([host]), 0, sick, compared=True)
+        with pytest.raises(RunFailed) as raised:
+            agreement.next_batch()
+    return str(raised.value)
+
+
+def test_of_a_rank_of_two_members_the_sick_one_is_named() -> None:
+    (text,) = on_ranks(1, sick_of_two, [2, 3])
+    assert text.startswith("member 1: no finite gradient for 3 updates in a row")
 
 
 def test_a_member_sick_for_too_long_is_named_by_all() -> None:

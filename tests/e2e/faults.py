@@ -20,8 +20,13 @@ from torch import Tensor
 from dist_dash.data import Digits
 from dist_dash.data.dataset import DataSet
 from dist_dash.data.source import ArraySplit, Splits
+from dist_dash.member.batch import Batch
 from dist_dash.member.deepspeed_engine import DeepSpeed
-from dist_dash.member.engine import Torch
+from dist_dash.member.engine import Precision, Torch
+from dist_dash.member.loss_scale import LossScaling
+from dist_dash.member.member import Member
+from dist_dash.methods import DASH, Measured
+from dist_dash.ranks.exchange import Exchange
 
 
 def rank() -> int:
@@ -51,6 +56,26 @@ class Struck(Torch):
             os.kill(os.getpid(), number)
 
 
+class StruckDASH(DASH):
+    """DASH, whose process is struck by a signal in an update.
+
+    Args:
+        orders: file that says `RANK STEP SIGNAL`; it disappears when that has happened.
+    """
+
+    def __init__(self, orders: str) -> None:
+        super().__init__()
+        self.orders = orders
+
+    def update(self, member: Member, batch: Batch, exchange: Exchange) -> Measured:
+        measured, file = super().update(member, batch, exchange), Path(self.orders)
+        words = file.read_text().split() if file.exists() else ["-1"] * 3
+        if [*map(int, words[:2])] == [rank(), batch.progress.step]:
+            file.unlink()
+            os.kill(os.getpid(), int(words[2]))
+        return measured
+
+
 class Held(Torch):
     """An engine that takes its time while it is asked to.
 
@@ -74,10 +99,18 @@ class HeldDeepSpeed(DeepSpeed):
     Args:
         sign: see `Held`.
         zero: ZeRO stage.
+        precision: of the kernels.
+        scaling: how the loss scale of fp16 is found.
     """
 
-    def __init__(self, sign: str, zero: Literal[0, 1, 2] = 0) -> None:
-        super().__init__(zero=zero)
+    def __init__(
+        self,
+        sign: str,
+        zero: Literal[0, 1, 2] = 0,
+        precision: Precision = "fp32",
+        scaling: LossScaling = LossScaling(),  # noqa: B008  # it is frozen
+    ) -> None:
+        super().__init__(precision, zero=zero, scaling=scaling)
         self.sign = sign
 
     def step(self) -> None:
@@ -177,15 +210,19 @@ class OnDisk(Digits):
 
     Args:
         sign: file with the ranks that get no answer.
-        split: of which samples.
+        split: of which samples; or before any are known.
     """
 
-    def __init__(self, sign: str, split: Literal["train", "test"] = "train") -> None:
+    def __init__(self, sign: str, split: Literal["train", "test", "before"] = "train") -> None:
         super().__init__()
         self.sign, self.split = sign, split
 
     def load(self) -> Splits:
         splits = super().load()
+        if self.split == "before":
+            while Path(self.sign).exists() and str(rank()) in Path(self.sign).read_text():
+                time.sleep(0.02)
+            return splits
         part = getattr(splits, self.split)
         stalled = Unanswered(part.samples, part.labels)
         stalled.sign = Path(self.sign)

@@ -2,92 +2,38 @@
 
 from __future__ import annotations
 
-import contextlib
-import gc
-import io
-import json
 import os
 import random
 import shutil
 import signal
-import traceback
-import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 
-from dist_dash.commands.cli import main
-from dist_dash.report.catalogue import PARTS
+from dist_dash.files import digest_of, read_json, write_json
+from tests.campaign.damage import (
+    NEWEST,
+    Damage,
+    Damaged,
+    Trial,
+    a_folder,
+    another_type,
+    commands,
+    deleted,
+    fault_of,
+    flipped,
+    results,
+    said_by,
+    truncated,
+)
 from tests.e2e.runs import SMALL
-from tests.support.ranks import on_ranks
-
-Damage = Callable[[Path, random.Random], None]
-
-
-def flipped(file: Path, draw: random.Random) -> None:
-    content = bytearray(file.read_bytes())
-    content[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
-    file.write_bytes(content)
-
-
-def truncated(file: Path, draw: random.Random) -> None:
-    content = file.read_bytes()
-    file.write_bytes(content[: draw.randrange(len(content))])
-
-
-def deleted(file: Path, draw: random.Random) -> None:
-    file.unlink()
-
-
-def another_type(file: Path, draw: random.Random) -> None:
-    """JSON of another shape: a field of another type, or all of it."""
-    try:
-        content = json.loads(file.read_text())
-        content[draw.choice(list(content))] = draw.choice([None, "x", [3], {"a": 1}, -1, 1e99])
-        file.write_text(json.dumps(draw.choice([content, content, [], "x", None])))
-    except (ValueError, TypeError, IndexError):
-        file.write_bytes(draw.choice([b"[]", b"{}", b"3\n", b"\xff\xfe\x00", b"PK\x03\x04"]))
-
-
-def a_folder(file: Path, draw: random.Random) -> None:
-    file.unlink()
-    file.mkdir()
-
+from tests.support.ranks import LIMIT, on_ranks
 
 DAMAGES: list[Damage] = [flipped, truncated, deleted, another_type, a_folder]
-
-
-def said_by(arguments: list[str]) -> tuple[int | str, str, str]:
-    """Status, stdout and stderr of a command, called in this process; a traceback in place of the status."""
-    os.environ["DIST_DASH_RENDEZVOUS"] = f"file://{Path.cwd()}/store-{uuid.uuid4()}"
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            status: int | str = main(arguments)
-        except BaseException:
-            status = traceback.format_exc()
-    if torch.distributed.is_initialized():  # a rank that fails ends with it
-        torch.distributed.destroy_process_group()
-    gc.collect()  # process groups hold threads and sockets
-    return status, out.getvalue(), err.getvalue().replace("\n", " ").strip()
-
-
-def results(run: Path) -> dict[str, Any]:
-    """What a run came to: weights, scores and the figures of its record."""
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    kept = [{**line, "timing": None} for line in lines if line["kind"] != "event"]
-    weights = {file.name: file.read_bytes() for file in (run / "ensemble").glob("*.safetensors")}
-    scores = json.loads((run / "evaluation.json").read_text())
-    return {
-        "lines": kept,
-        "weights": weights,
-        "scores": scores,
-        "probs": np.load(run / "predictions.npz")["probs"].tobytes(),
-    }
 
 
 def training(folder: Path, run: Path) -> list[str]:
@@ -96,16 +42,10 @@ def training(folder: Path, run: Path) -> list[str]:
     return ["train", *SMALL, *struck, *sets, f"--run={run}"]
 
 
-def commands(run: Path) -> dict[str, list[str]]:
-    """What reads a finished run, `evaluate` last: it writes anew."""
-    parts = ",".join(part.name for part in PARTS)
-    return {
-        "compare": ["compare", str(run), "--format=json"],
-        "report": ["report", str(run), f"--output={run.with_suffix('.html')}", f"--without={parts}"],
-        "predict": ["predict", str(run), str(run.parent / "x.npz"), f"--output={run.parent / 'p.npz'}"],
-        "train": training(run.parent, run),
-        "evaluate": ["evaluate", str(run), "--json"],
-    }
+def commands_of(run: Path) -> dict[str, list[str]]:
+    """What reads a finished run; `evaluate`, which writes anew, at the end."""
+    others = commands(run)
+    return {**others, "train": training(run.parent, run), "evaluate": others.pop("evaluate")}
 
 
 def drawn(run: Path, files: list[str], draw: random.Random, each: int) -> list[tuple[str, Damage]]:
@@ -115,14 +55,6 @@ def drawn(run: Path, files: list[str], draw: random.Random, each: int) -> list[t
         ways = draw.sample(DAMAGES[1:], each - 1)
         found += [(name, way) for way in ([flipped, *ways] if (run / name).stat().st_size else [deleted, a_folder])]
     return found
-
-
-def fault_of(status: int | str, err: str, run: Path) -> str:
-    """What is wrong with the way in which a command ended that did not go well."""
-    if status != 2:
-        return f"status {status}; said: {err}"
-    named = str(run) in err or run.name in err
-    return "" if err.count("dist-dash: ") == 1 and named and len(err) < 900 else f"said: {err}"
 
 
 def of_a_stopped_run(folder: str, seed: int, each: int) -> list[str]:
@@ -168,7 +100,7 @@ def of_a_finished_run(folder: str, seed: int, each: int) -> list[str]:
     whole = root / "whole"
     assert said_by(training(root, whole))[0] == 0
     np.savez(root / "x.npz", x=np.zeros((2, 1, 8, 8), np.uint8))
-    expected = {name: said_by(words) for name, words in commands(whole).items()}
+    expected = {name: said_by(words) for name, words in commands_of(whole).items()}
     assert all(status == 0 for status, _, _ in expected.values()), expected
     draw = random.Random(seed)
     files = sorted(str(file.relative_to(whole)) for file in whole.rglob("*") if file.is_file())
@@ -176,7 +108,7 @@ def of_a_finished_run(folder: str, seed: int, each: int) -> list[str]:
     for number, (name, damage) in enumerate(drawn(whole, files, draw, each)):
         run = shutil.copytree(whole, root / f"run{number}")
         damage(run / name, draw)
-        for command, words in commands(run).items():
+        for command, words in commands_of(run).items():
             status, out, err = said_by(words)
             if status == 0:
                 same = out.replace(str(run), "") == expected[command][1].replace(str(whole), "")
@@ -193,5 +125,36 @@ def of_a_finished_run(folder: str, seed: int, each: int) -> list[str]:
 def test_no_damage_is_a_traceback_or_a_silent_change(
     campaign: Callable[..., list[str]], each: int, tmp_path: Path
 ) -> None:
-    (found,) = on_ranks(1, campaign, str(tmp_path), 0, each)
+    (found,) = on_ranks(1, campaign, str(tmp_path), 0, each, deadline=4 * LIMIT)
     assert not found, "\n".join(found)
+
+
+def other_weights_sealed_anew(file: Path, draw: random.Random) -> None:
+    """No damage, but another network: nothing on disk can tell."""
+    state = safetensors.torch.load_file(file)
+    safetensors.torch.save_file({name: tensor + 1 for name, tensor in state.items()}, file)
+    described = read_json(file.with_name("ensemble.json"), "run")
+    described["members"][1]["blake2b"] = digest_of(file)
+    write_json(file.with_name("ensemble.json"), {k: v for k, v in described.items() if k != "blake2b"})
+
+
+def other_state_sealed_anew(file: Path, draw: random.Random) -> None:
+    """The same of a rank's part of a set."""
+    state = torch.load(file, weights_only=True)
+    for tensor in state["engine"]["module"].values():
+        tensor.add_(1)
+    torch.save(state, file)
+    manifest = read_json(file.parents[1] / "manifest.json", "set")
+    manifest["parts"]["member_01/replica_00.pt"]["blake2b"] = digest_of(file)
+    write_json(file.parents[1] / "manifest.json", {k: v for k, v in manifest.items() if k != "blake2b"})
+
+
+def test_the_campaign_sees_other_numbers_and_what_is_not_named(tmp_path: Path) -> None:
+    damaged = Damaged(tmp_path / "runs", ("finished", "torch"))
+    part = f"checkpoints/{NEWEST}/member_01/replica_00.pt"
+    trial = Trial("finished", "ensemble/member_01.safetensors", other_weights_sealed_anew, "0")
+    assert "evaluate gives other numbers" in damaged.wrong_with(trial)
+    assert "differ" in damaged.wrong_with(Trial("torch", part, other_state_sealed_anew, "0"))
+    assert "not named" in damaged.wrong_with(Trial("torch", part, lambda file, draw: None, "0"))
+    assert damaged.wrong_with(Trial("torch", part, flipped, "0")) == ""
+    assert not [*(tmp_path / "runs").glob("run-*")]

@@ -68,9 +68,10 @@ def test_a_folder_without_members(tmp_path: Path, together: Path) -> None:
     assert text.startswith(f"run: {tmp_path}/nowhere holds no members; each is trained by `dist-dash train --members ")
     assert not (tmp_path / "nowhere").exists()
     other = shutil.copytree(together, tmp_path / "other")
-    (other / "DONE").unlink()
-    text = refusal(lambda: join(other), other)
-    assert text == f"run: {other} holds a run of its own (checkpoints); join members in another folder"
+    for _ in ("finished", "unfinished"):
+        text = refusal(lambda: join(other), other)
+        assert text == f"run: {other} holds a run of its own (checkpoints); join members in another folder"
+        (other / "DONE").unlink(missing_ok=True)
 
 
 def test_the_command_refuses_in_one_line(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,10 +14,14 @@ VARIANTS = {
     "zero0": (2, 2, []),
     "zero0-workers": (2, 2, ["--loader.workers=2"]),
     "zero1-replicas": (4, 2, ["--engine.zero=1", "--loader.batch_size=16"]),
-    "zero1-workers-accumulation": (
+    # Fifteen skipped updates until the loss scale is found: it is struck in the search and after it.
+    "zero1-workers-accumulation-fp16": (
         2,
         1,
-        ["--engine.zero=1", "--loader.workers=2", "--loader.accumulation=2", "--loader.batch_size=8"],
+        [
+            *["--engine.zero=1", "--loader.workers=2", "--loader.accumulation=2", "--loader.batch_size=8"],
+            *["--engine.precision=fp16", f"--engine.scaling.initial={2**30}"],
+        ],
     ),
     "torch-adam": (
         2,

@@ -48,7 +48,7 @@ def test_a_stop_works_while_one_rank_waits_for_its_samples(
         return before == last
 
     until(stands_still, ranks)
-    ranks.signal(signal.SIGTERM)
+    ranks.signal(signal.SIGTERM, [0])  # which waits for the other one
     assert ranks.results() == [("value", 75)] * 2, ranks.output(0)
     assert (run / "CONTINUE").read_text() == "SIGTERM\n"
     assert sets(run)[-1] == last + (split == "train")  # the update whose samples were there is made
@@ -67,6 +67,25 @@ def test_the_deadline_names_the_rank_whose_samples_do_not_come(tmp_path: Path) -
     assert [len(complaints(ranks, rank)) for rank in (0, 1)] == [1, 1]
     assert re.fullmatch(rf"dist-dash: {who} \(rank 1, member 1\)", complaints(ranks, 0)[0])
     assert re.fullmatch(rf"dist-dash: rank 1: {who}", complaints(ranks, 1)[0])
+
+
+@pytest.mark.parametrize("stopped", [True, False])
+def test_data_that_cannot_be_loaded_in_time(stopped: bool, tmp_path: Path) -> None:
+    run, sign, arguments = tmp_path / "run", tmp_path / "sign", [*on_disk(tmp_path, "before", 0), "--max_steps=2"]
+    sign.write_text("1")
+    ranks = start(run, 2, 2, *arguments, f"--checks.deadline={300 if stopped else 5}")
+    if stopped:
+        until(lambda: OwnedFolder(run).owner(), ranks)
+        ranks.signal(signal.SIGTERM, [0])
+        assert ranks.results() == [("value", 75)] * 2, ranks.output(0)
+        assert (run / "CONTINUE").read_text() == "SIGTERM\n"
+        sign.unlink()
+        finish(run, 2, 2, *arguments)
+    else:
+        assert ranks.results() == [("value", 1)] * 2
+        late = r"data: their source has given nothing for 5 s \(checks\.deadline\)"
+        assert re.fullmatch(rf"dist-dash: ({late} \(rank 1, member 1\)|.*missing: member 1 .*)", *complaints(ranks, 0))
+        assert re.fullmatch(rf"dist-dash: rank 1: ({late}|.*missing: member 1 .*)", *complaints(ranks, 1))
 
 
 @pytest.mark.parametrize("stopped", [True, False])

@@ -46,6 +46,8 @@ def test_failures_with_progress_are_not_counted_together(
     run.until("the second failure", lambda: "attempt 1 of 2 since step 20 failed" in run.log())
     run.hold.unlink()
     run.until("DONE", run.folder.done.exists)
+    assert "given up" not in run.log()
+    assert "attempt 2 of 2" not in run.log()
 
 
 def test_bad_input_in_the_job_is_no_reason_to_try_again(

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
@@ -20,8 +20,12 @@ from dist_dash.files import read_json
 from dist_dash.runs.record import say
 
 
-def collect(study: ScalingStudy) -> bool:
+def collect(study: ScalingStudy, foreseen: Mapping[ScalingPoint, float]) -> bool:
     """Read the records of the finished runs, write the files, show the table; whether all runs are finished.
+
+    Args:
+        study: that was requested.
+        foreseen: per point, seconds of an update by the step model; empty without a profile.
 
     Raises:
         BadInput: a finished run's files cannot be read.
@@ -40,9 +44,11 @@ def collect(study: ScalingStudy) -> bool:
         say(f"scaling: nothing to show yet; not finished: {states}")
         return False
     notes = _notes(study, environments)
+    if foreseen:
+        notes.append(f"Foreseen: by the model of `dist-dash plan`, from the profile {options.profile}.")
     notes += [f"Not finished, left out: {states}."] if unfinished else []
     facts = {**_facts(study, environments), "notes": notes}
-    found_rows = rows(study.grid, measured)
+    found_rows = rows(study.grid, measured, foreseen)
     content = write(study.folder, study.grid, found_rows, facts)
     if options.json:
         print(json.dumps(content))

@@ -202,6 +202,7 @@ class ScalingRow:
         measures: by the names in `MEASURES`.
         efficiency: from the medians, then the least and most that the repeats' medians allow; None where the point to
             compare with has no result.
+        foreseen: seconds of an update by the step model, where a profile was given.
     """
 
     kind: str
@@ -210,14 +211,20 @@ class ScalingRow:
     updates: int
     measures: dict[str, Spread]
     efficiency: tuple[float, float, float] | None
+    foreseen: float | None = None
 
 
-def rows(grid: Grid, measured: Mapping[ScalingPoint, Sequence[dict[str, Floats]]]) -> list[ScalingRow]:
+def rows(
+    grid: Grid,
+    measured: Mapping[ScalingPoint, Sequence[dict[str, Floats]]],
+    foreseen: Mapping[ScalingPoint, float] | None = None,
+) -> list[ScalingRow]:
     """A row per kind of scaling and point, for those points that have been measured.
 
     Args:
         grid: of the study.
         measured: per point, for each repeat, the result of `read_updates`, with at least one update.
+        foreseen: per point, seconds of an update.
     """
     spreads = {p: {name: spread([one[name] for one in runs]) for name in MEASURES} for p, runs in measured.items()}
     found = []
@@ -227,7 +234,8 @@ def rows(grid: Grid, measured: Mapping[ScalingPoint, Sequence[dict[str, Floats]]
             own, theirs = (spreads.get(p, {}).get("step_seconds") for p in (point, base))
             efficiency = _efficiency(own, theirs, factor) if point != base else (1.0, 1.0, 1.0)
             updates = sum(len(one["step_seconds"]) for one in measured[point])
-            found.append(ScalingRow(kind, point, len(measured[point]), updates, spreads[point], efficiency))
+            seconds = (foreseen or {}).get(point)
+            found.append(ScalingRow(kind, point, len(measured[point]), updates, spreads[point], efficiency, seconds))
     return found
 
 

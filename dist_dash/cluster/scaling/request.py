@@ -119,6 +119,8 @@ def study_from(options: argparse.Namespace, base: Sequence[str]) -> ScalingStudy
     grid = Grid(members, replicas, first.recipe.loader.batch_size, kinds)
     given = {point: _arguments(base, point, options.steps) for point in grid.points()}
     commands = {point: parse_command(words) for point, words in given.items()}
+    per_rank = first.recipe.members_per_rank
+    require(per_rank == 1, "members_per_rank", per_rank, "1 in a scaling study, which measures a rank for each member")
     for point, command in commands.items():
         models = command.recipe.models
         one_each = f"one per member, of the same number in all runs ({point.members} members)"

@@ -7,10 +7,14 @@ import dataclasses
 import os
 import shlex
 from collections.abc import Sequence
+from pathlib import Path
 
 from dist_dash.cluster.scaling.collect import collect
 from dist_dash.cluster.scaling.executors import arrays, jobs_of, resources, run_here, start_over, wait
+from dist_dash.cluster.scaling.grid import ScalingPoint
+from dist_dash.cluster.scaling.profile import name_of, read_profile
 from dist_dash.cluster.scaling.request import LOCK, ScalingStudy, study_from
+from dist_dash.cluster.scaling.step_model import Network, Size, Straggling, seconds_of, terms
 from dist_dash.cluster.site import Site, site_from
 from dist_dash.cluster.submission import check, frozen_arguments, parent_of, submit
 from dist_dash.errors import BadInput
@@ -41,6 +45,7 @@ def measure_scaling(options: argparse.Namespace, base: Sequence[str]) -> int:
         sites = {ranks: resources(site, ranks, options.exclusive) for ranks in {p.ranks for p in study.commands}}
     if options.dry_run:
         return _show(study, sites)
+    foreseen = _foreseen(study, sites)
     status = FINISHED
     if options.collect:
         if not (study.folder / LOCK).exists():
@@ -49,9 +54,24 @@ def measure_scaling(options: argparse.Namespace, base: Sequence[str]) -> int:
         status = _run(study, sites)
     if options.no_wait and options.executor == "slurm" and not options.collect:
         return status
-    if collect(study):
+    if collect(study, foreseen):
         return FINISHED
     return status or (TO_BE_CONTINUED if options.collect else 1)
+
+
+def _foreseen(study: ScalingStudy, sites: dict[int, Site]) -> dict[ScalingPoint, float]:
+    """Seconds of an update at every point, from the profile that was given; ranks here share this machine's cores."""
+    if not study.options.profile:
+        return {}
+    found = dict[ScalingPoint, float]()
+    for point, command in study.commands.items():
+        profile = read_profile(Path(study.options.profile), command.resolved, any_batch=True)
+        here, cores = (sites[point.ranks].ranks_per_node, None) if sites else (point.ranks, os.cpu_count())
+        size = Size(point.members, point.replicas, here, cores)
+        method = profile.cost(name_of(command.resolved["method"]), point.members)
+        what = profile.rates, method, size, Network(), Straggling()
+        found[point] = seconds_of(terms(*what, workers=command.recipe.loader.workers, batch=point.batch))
+    return found
 
 
 # -- running it --------------------------------------------------------------------------------------------------------

@@ -1,11 +1,11 @@
-"""The report of a scaling study: a table for the terminal, `scaling.csv`, `scaling.json`, the plot."""
+"""The report of a scaling study: a table for the terminal, `scaling.csv`, `scaling.json`, the plot; a plan's plot."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dist_dash.cluster.scaling.grid import Grid, ScalingRow, Spread
+from dist_dash.cluster.scaling.step_model import Term
 from dist_dash.files import replacing, write_atomically
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ def values_of(row: ScalingRow) -> dict[str, Any]:
         "efficiency": median,
         "efficiency_low": low,
         "efficiency_high": high,
+        **({} if row.foreseen is None else {"foreseen_seconds": row.foreseen}),
     }
     for name, values in row.measures.items():
         found |= {name: values.median, f"{name}_p10": values.p10, f"{name}_p90": values.p90}
@@ -73,9 +75,14 @@ def write(folder: Path, grid: Grid, rows: Sequence[ScalingRow], facts: dict[str,
     write_atomically(folder / "scaling.json", json.dumps(content, indent=1))
     figure = plot(grid, rows, str(facts.get("title", "")))
     for kind in ("png", "svg"):
-        with replacing(folder / f"scaling.{kind}") as path:
-            figure.savefig(path, format=kind, dpi=150)
+        save(figure, folder / f"scaling.{kind}")
     return content
+
+
+def save(figure: Figure, file: Path) -> None:
+    """Write a figure in the format of the file's ending."""
+    with replacing(file) as path:
+        figure.savefig(path, format=file.suffix[1:], dpi=150)
 
 
 # -- the table ---------------------------------------------------------------------------------------------------------
@@ -96,8 +103,12 @@ def table(rows: Sequence[ScalingRow], repeats: int, notes: Sequence[str]) -> Gro
         for title in ("batch per\nrank", "step\nms", "repeats\nms", "efficiency\n", "waiting\n%", "transfer\n%"):
             part.add_column(title, justify="right", no_wrap=True)
         part.add_column("samples/s\nof all", justify="right", no_wrap=True)
-        for row in own:
-            part.add_row(*_cells(row, repeats))
+        rows_of_kind = [*own]
+        foreseen = any(row.foreseen for row in rows_of_kind)
+        if foreseen:
+            part.add_column("foreseen\nms", justify="right", no_wrap=True)
+        for row in rows_of_kind:
+            part.add_row(*_cells(row, repeats), *([_foreseen(row)] if foreseen else []))
         parts.append(part)
     return Group(*parts, *(Text(note) for note in (LEGEND, *notes)))
 
@@ -120,6 +131,13 @@ def _cells(row: ScalingRow, repeats: int) -> list[str]:
         _two_lines(measures["transfer_share"], 100),
         _two_lines(measures["samples_per_second"], 1),
     ]
+
+
+def _foreseen(row: ScalingRow) -> str:
+    if row.foreseen is None:
+        return "–\n"
+    off = row.foreseen / row.measures["step_seconds"].median - 1
+    return f"{_short(1000 * row.foreseen)}\n{100 * off:+.0f} %"
 
 
 def _two_lines(values: Spread, unit: float) -> str:
@@ -155,6 +173,8 @@ def plot(grid: Grid, rows: Sequence[ScalingRow], title: str) -> Figure:
         style = {"color": f"C{index % 10}", "marker": "osD^vP*X"[index % 8], "capsize": 3}
         style["linestyle"] = "-" if own[0].kind == "weak" else "--"
         _line(times, [row.point.ranks * aside for row in own], spreads, label=label, **style)
+        if foreseen := [(row.point.ranks * aside, 1000 * row.foreseen) for row in own if row.foreseen]:
+            times.plot(*zip(*foreseen, strict=True), color=style["color"], linestyle=":", label=f"{label}: foreseen")
         scaled = [row for row in own if row.efficiency is not None]
         bounds = [(low, median, high) for row in scaled for median, low, high in [row.efficiency or (0, 0, 0)]]
         _line(efficiencies, [row.point.ranks * aside for row in scaled], bounds, **style)
@@ -162,15 +182,8 @@ def plot(grid: Grid, rows: Sequence[ScalingRow], title: str) -> Figure:
     efficiencies.set(title="Efficiency", ylabel="1 = ideal (bars: what the repeats' medians allow)")
     times.set(title="Time of an update", ylabel="ms (bars: 10–90 % of the updates)")
     for axes in (times, efficiencies):
-        axes.set_ylim(bottom=0)
-        axes.set_xscale("log", base=2)
-        axes.set_xlabel("ranks = members × replicas")
-        ticks = sorted({point.ranks for point in grid.points()})
-        axes.set_xticks(ticks, [str(tick) for tick in ticks], minor=False)
-        axes.set_xlim(ticks[0] / 1.3, ticks[-1] * 1.3)
-        axes.grid(alpha=0.3)
-        axes.legend(fontsize="small")
-    _stack(shares, rows)
+        _over_ranks(axes, sorted({point.ranks for point in grid.points()}))
+    _shares(shares, rows)
     figure.suptitle(title, fontsize="medium")
     return figure
 
@@ -192,7 +205,18 @@ def _line(axes: Axes, x: list[float], spreads: list[tuple[float, float, float]],
     axes.errorbar(x, middle, yerr=[below, above], **style)
 
 
-def _stack(axes: Axes, rows: Sequence[ScalingRow]) -> None:
+def _over_ranks(axes: Axes, ticks: Sequence[int]) -> None:
+    """Ranks to the right, from 0 upwards."""
+    axes.set_ylim(bottom=0)
+    axes.set_xscale("log", base=2)
+    axes.set_xlabel("ranks = members × replicas")
+    axes.set_xticks(ticks, [str(tick) for tick in ticks], minor=False)
+    axes.set_xlim(ticks[0] / 1.3, ticks[-1] * 1.3)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small")
+
+
+def _shares(axes: Axes, rows: Sequence[ScalingRow]) -> None:
     """One bar per point: waiting, and transfer on top."""
     points = {row.point: row.measures for row in sorted(rows, key=lambda row: row.point)}
     labels = [f"{p.members}×{p.replicas}\nb{p.batch}" for p in points]
@@ -201,11 +225,55 @@ def _stack(axes: Axes, rows: Sequence[ScalingRow]) -> None:
     )
     spreads = [m["waiting_share"] for m in points.values()]
     ends = [[100 * (s.median - s.p10) for s in spreads], [100 * (s.p90 - s.median) for s in spreads]]
-    axes.bar(labels, waiting, yerr=ends, capsize=3, color="C1", label="waiting for members (bars: 10–90 %)")
-    axes.bar(labels, transfer, bottom=waiting, color="C0", label="transfer between members")
+    parts = {"waiting for members (bars: 10–90 %)": waiting, "transfer between members": transfer}
+    _stacked(axes, labels, parts, ["C1", "C0"])
+    axes.errorbar(labels, waiting, yerr=ends, capsize=3, color="black", linestyle="none")
     top = max(max(w + t, w + above) for w, t, above in zip(waiting, transfer, ends[1], strict=True))
     axes.set(title="Share of the update", ylabel="% (medians)", xlabel="members × replicas, batch per rank")
     axes.set_ylim(0, max(1.0, 1.25 * top))
+
+
+def _stacked(axes: Axes, labels: Sequence[str], parts: Mapping[str, Sequence[float]], colours: Sequence[str]) -> None:
+    """One bar per label, of parts on top of each other."""
+    bottom = [0.0] * len(labels)
+    for (name, values), colour in zip(parts.items(), colours, strict=True):
+        axes.bar(labels, values, bottom=bottom, color=colour, label=name)
+        bottom = [b + v for b, v in zip(bottom, values, strict=True)]
     axes.tick_params(axis="x", labelsize="small")
     axes.grid(axis="y", alpha=0.3)
     axes.legend(fontsize="small")
+
+
+def draw_plan(
+    title: str, stacks: Mapping[str, Sequence[Term]], lines: Mapping[str, Mapping[int, float]], least: float
+) -> Figure:
+    """The terms of an update by size, and the efficiency against ranks.
+
+    Args:
+        title: of the figure.
+        stacks: terms, the same for each size, by its name.
+        lines: per axis along which the run grows, the efficiency by ranks.
+        least: efficiency below which a run is said not to scale.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(14, 5), layout="constrained")
+    times, efficiencies = figure.subplots(1, 2)
+    columns = [[1000 * term.seconds for term in found] for found in stacks.values()]
+    names = [term.name for term in next(iter(stacks.values()))]
+    rows = dict(zip(names, zip(*columns, strict=True), strict=True))
+    shown = {name: row for name, row in rows.items() if max(row) > 0.005 * max(map(sum, columns))}
+    _stacked(times, [*stacks], shown, [f"C{names.index(name)}" for name in shown])
+    times.set(
+        title="Time of an update, foreseen", ylabel="ms (terms below 0.5 % left out)", xlabel="members × replicas"
+    )
+    times.set_ylim(0, 1.5 * max(map(sum, columns)))
+    for (axis, found), marker in zip(lines.items(), "os", strict=True):
+        efficiencies.plot(list(found), list(found.values()), marker=marker, markersize=4, label=f"more {axis}")
+    efficiencies.axhline(least, color="grey", linewidth=1, linestyle=":", label=f"{100 * least:.0f} %")
+    efficiencies.set(title="Efficiency, the same work per rank", ylabel="1 = as at the smallest size")
+    ticks = sorted({world for found in lines.values() for world in found})
+    _over_ranks(efficiencies, [tick for tick in ticks if (tick & -tick).bit_length() % 3 == 1] or ticks)
+    efficiencies.set_xlim(ticks[0] / 1.3, ticks[-1] * 1.3)
+    figure.suptitle(title, fontsize="medium")
+    return figure

@@ -11,10 +11,11 @@ from shifted import SYNTHETIC, finished, vectors
 
 from dist_dash.commands.shift import shift_command
 from dist_dash.ensembles.finished import FinishedRun
+from dist_dash.files import SEAL
 from dist_dash.report import shift_pictures as shift
 from dist_dash.report.picture import NotHere
 
-ALL = (shift.severity, shift.corruptions, shift.detection)
+ALL = (shift.severity, shift.corruption_errors, shift.corruptions, shift.detection)
 
 
 def shifted(path, members, *arguments, options=()):
@@ -25,7 +26,9 @@ def shifted(path, members, *arguments, options=()):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    return shifted(tmp_path_factory.mktemp("shifted") / "run", 2, *SYNTHETIC)
+    folder = tmp_path_factory.mktemp("shifted")
+    (folder / "other.json").write_text(json.dumps({"contrast": [0.5] * 5, "impulse_noise": [0.25] * 5, "clean": 0.1}))
+    return shifted(folder / "run", 2, *SYNTHETIC, options=[f"--baseline={folder / 'other.json'}"])
 
 
 def colours(picture):
@@ -53,7 +56,7 @@ def test_without_shift_json_there_is_nothing_to_draw(made, draw, tmp_path):
 
 
 def test_names_are_different(made):
-    assert len({draw(made[0]).name for draw in ALL}) == 3
+    assert len({draw(made[0]).name for draw in ALL}) == 4
 
 
 def test_scores_against_severity(made):
@@ -84,6 +87,27 @@ def test_scores_against_severity(made):
         found["corrupted"], key=lambda name: sum(e["ensemble"]["accuracy"] for e in found["corrupted"][name].values())
     )
     assert any(hardest in text for text in findings.values())
+
+
+def test_errors_relative_to_a_baseline(made, tmp_path):
+    run, found = made
+    picture = shift.corruption_errors(run)
+    (axes,) = picture.figure.axes
+    for place, who in enumerate(("ensemble", "member_mean")):
+        error = {
+            kind: np.mean([1 - found["corrupted"][kind][level][who]["accuracy"] for level in ("1", "4")])
+            for kind in ("contrast", "impulse_noise")
+        }
+        ce = [error["contrast"] / 0.5, error["impulse_noise"] / 0.25]
+        assert [bar.get_width() for bar in axes.containers[place]] == pytest.approx(ce)
+        assert axes.lines[place].get_xdata() == pytest.approx([sum(ce) / 2] * 2)
+        assert picture.data[f"ce, {who}"] == pytest.approx(ce)
+        assert f"{sum(ce) / 2:.1%}" in picture.findings.values()
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["contrast", "impulse noise"]
+    without = shutil.copytree(run.path, tmp_path / "run")
+    (without / "shift.json").write_text(json.dumps({k: v for k, v in found.items() if k not in ("baseline", SEAL)}))
+    with pytest.raises(NotHere, match="compared with no other classifier's"):
+        shift.corruption_errors(FinishedRun(without))
 
 
 def test_the_contact_sheet_shows_the_sample_itself(made):

@@ -103,8 +103,9 @@ def test_zero_divides_the_optimizer_by_the_replicas(zero):
     assert estimate(recipe("--engine.zero=0"), 8, *DIGITS) == whole
 
 
-def test_bf16_keeps_full_masters_beside_its_casts():
-    full, half = (estimate(recipe("--engine.precision", p), 1, *DIGITS) for p in ("fp32", "bf16"))
+@pytest.mark.parametrize("low", ["bf16", "fp16"])
+def test_a_low_precision_keeps_full_masters_beside_its_casts(low):
+    full, half = (estimate(recipe("--engine.precision", p), 1, *DIGITS) for p in ("fp32", low))
     assert half.weights == 1.5 * full.weights
     assert (half.gradients, half.optimizer, half.method) == (full.gradients, full.optimizer, full.method)
     assert half.activations == full.activations / 2

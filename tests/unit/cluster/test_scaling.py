@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -24,7 +25,9 @@ from dist_dash.cluster.scaling import run as scaling_command
 from dist_dash.cluster.scaling.executors import arrays, resources
 from dist_dash.cluster.scaling.grid import Grid, kinds_of, read_updates, round_robin, rows, spread, whole_numbers
 from dist_dash.cluster.scaling.grid import ScalingPoint as Point
+from dist_dash.cluster.scaling.profile import Profile, deciding
 from dist_dash.cluster.scaling.request import ScalingRun
+from dist_dash.cluster.scaling.step_model import MethodCost, Rates
 from dist_dash.cluster.site import Site
 from dist_dash.commands.cli import main
 from dist_dash.errors import BadInput
@@ -313,6 +316,36 @@ def finished(name: str, members: int, replicas: int, batch: int, seconds: float,
     (folder.path / "owner.lock").touch()
     folder.done.touch()
     return folder
+
+
+def test_what_was_foreseen_stands_beside_what_was_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    finished("m1_r1_b12_1", 1, 1, 12, 0.1)
+    finished("m2_r1_b12_1", 2, 1, 12, 0.125)
+    rates = Rates(12, 1, 16, 1, on_gpu=False, forward=0.01, backward=0.02, merging=1e-6, decoding=1e-5)
+    costs = {
+        "SAM": MethodCost(seconds=0.07, forwards=2, backwards=2, copies=2),
+        "SGD": MethodCost(seconds=0.04, forwards=1, backwards=1, copies=0),
+        "DASH separate": MethodCost(
+            seconds=0.09, forwards=2, backwards=3, copies=4, gathers=1, gathered_bytes=480, meetings=[0.4]
+        ),
+    }
+    resolved = parse_command(RECIPE).resolved
+    facts = {"made": {"date": "today"}, "device": "CPU", "samples": 5000, "shape": [3, 8, 8], "classes": 10}
+    sizes = {"parameter_bytes": 1e4, "process_bytes": 1e8, "data_bytes": 0.0}
+    measured = {"recipe": deciding(resolved), "rates": rates, "methods": costs}
+    Profile(format=1, uint8=True, jitter=0.0, steps=8, **facts, **sizes, **measured).write(Path("p.json"))  # type: ignore[arg-type]
+    options = ["--members=1,2", "--steps=6", "--warm-up=2", "--repeats=1", "--collect", "--profile=p.json"]
+    assert main([*study(*options), "--json"]) == 0
+    alone, two = (row["foreseen_seconds"] for row in json.loads(capsys.readouterr().out)["rows"])
+    assert alone == pytest.approx(0.07, rel=0.01)  # DASH without peers is SAM
+    assert main(study(*options)) == 0
+    assert f"{1000 * two:.1f}"[:4] in (text := capsys.readouterr().out)
+    assert f"{100 * (two / 0.125 - 1):+.0f} %" in text
+    # The plan of the same size says the same.
+    same = ["--members=2", "--nodes=1", "--gpus-per-node=2", f"--cores-per-node={os.cpu_count()}"]
+    assert main(["plan", *RECIPE, *same, "--profile=p.json", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["methods"]["DASH separate"]["seconds"] == two
+    assert "another recipe" in cli_complaint(capsys, *study(*options, "--folder=other"), "--model.hidden=3")
 
 
 def test_collecting_shows_what_there_is_and_names_the_rest(capsys: pytest.CaptureFixture[str]) -> None:

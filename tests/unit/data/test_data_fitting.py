@@ -71,6 +71,40 @@ def test_floats_stay_floats() -> None:
         fitting_samples(np.where(X > 9, np.nan, X), FLOATS, "x")
 
 
+UNIT, NORMALISED, RAW = (0.0, 1.0), (-2.1, 2.6), (0.0, 255.0)  # ranges of the training data
+
+
+@pytest.mark.parametrize(
+    ("values", "x", "fits"),
+    [
+        (UNIT, X * 1.0, False),
+        (UNIT, X / 2 + 5, False),  # no dark pixel, no bright one
+        (UNIT, (X / 255 - 0.45) / 0.22, True),
+        (UNIT, X / 255, True),
+        (UNIT, X * 0.0, True),
+        (NORMALISED, X * 1.0, False),
+        (NORMALISED, -X * 1.0, False),
+        (NORMALISED, X / 255, True),
+        (RAW, X / 255, False),
+        (RAW, X / 255 * 2 - 1, False),
+        (RAW, X / 255 * 0, True),
+        (RAW, X / 255 + 254, True),  # a bright wall
+        (RAW, X * 2.0, True),
+        (None, X * 1e9, True),
+    ],
+)
+def test_floats_of_another_unit_are_refused(values: tuple[float, float] | None, x: np.ndarray, fits: bool) -> None:
+    trained_on = FLOATS._replace(values=values)
+    if fits:
+        np.testing.assert_array_equal(fitting_samples(x, trained_on, "x"), x.astype(np.float32))
+    else:
+        unit = f"floating-point numbers from {values[0]:g} to {values[1]:g}" if values else ""
+        with pytest.raises(BadInput, match=rf"^x holds float32 from .*; the network was trained on {unit} and"):
+            fitting_split(ArraySplit(x.astype(np.float32), np.zeros(5, int)), trained_on, "x")
+    features = trained_on._replace(shape=(16,))  # have no common unit
+    assert fitting_samples(x.reshape(5, 16), features, "x").shape == (5, 16)
+
+
 @pytest.mark.parametrize("shape", [(), (4, 4), (0, 1, 4, 4), (5, 4, 4, 1), (5, 16)])
 def test_shapes_are_those_of_training(shape: tuple[int, ...]) -> None:
     with pytest.raises(BadInput) as caught:

@@ -108,7 +108,10 @@ def test_a_probability_of_zero_counts_nothing():
 def test_the_file_is_json_also_for_an_impossible_label():
     with np.errstate(divide="ignore"):
         log_probs = np.log([[[1.0, 0.0], [1.0, 0.0]]])
-    json.dumps(evaluate(log_probs, np.array([0, 1]), "test", 0), allow_nan=False)
+    found = evaluate(log_probs, np.array([0, 1]), "test", 0)
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    assert found["ensemble"]["accuracy"] == 0.5
+    assert 0 < found["ensemble"]["nll"] < float("inf")
 
 
 # -- corners -----------------------------------------------------------------------------------------------------------

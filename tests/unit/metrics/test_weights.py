@@ -153,7 +153,8 @@ def test_the_file_keeps_weights_that_differ(tmp_path: Path) -> None:
 
 
 def test_the_result_is_json() -> None:
-    json.dumps(evaluate(*some_predictions(), "test", 0, weights=WEIGHTS), allow_nan=False)
+    found = evaluate(*some_predictions(), "test", 0, weights=WEIGHTS)
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
 
 
 @pytest.mark.parametrize(("value", "expected"), [(np.nan, [1]), (np.inf, [1]), (-np.inf, []), (-1e30, [])])

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from dist_dash.errors import BadInput
 from dist_dash.ranks.launched import Launcher, Place, first_host
-from dist_dash.ranks.layout import layout_from_environment
+from dist_dash.ranks.layout import Layout, layout_from_environment
 
 JOB = {"SLURM_JOB_ID": "4711", "SLURM_JOB_NODELIST": "n[1-4]"}
 SCRIPT = {**JOB, "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0", "SLURM_TASKS_PER_NODE": "2(x4)"}
@@ -301,6 +301,29 @@ def test_a_member_trained_alone_is_the_one_that_it_would_be():
     assert (alone.identity, alone.ensemble_members, alone.ensemble_rank) == (2, 3, 2 * 6 + 3)
     assert [alone.identity_of(rank) for rank in range(6)] == [2] * 6
     assert layout_from_environment(7, 0).members == 1  # which six ranks cannot train together
+
+
+@pytest.mark.usefixtures("ranks")
+def test_ranks_of_several_members_each():
+    layout = layout_from_environment(12, None, 2)
+    assert (layout.members, layout.replicas, layout.member, layout.replica) == (12, 1, 6, 0)
+    assert (layout.own_members, layout.identity, layout.ensemble_members) == (range(6, 8), 6, 12)
+    assert [layout.identity_of(rank) for rank in range(6)] == [0, 2, 4, 6, 8, 10]
+    assert [layout.member_ranks(member) for member in range(4)] == [[0], [0], [1], [1]]
+    assert layout.exchange_ranks(0) == [*range(6)]
+    alone = layout.apart(7)
+    assert (alone.rank, alone.world, alone.members_per_rank, alone.identity, alone.member) == (7, 12, 1, 7, 7)
+    assert alone.device == layout.device
+    assert layout_from_environment(None, None, 3).members == 18
+    with pytest.raises(BadInput, match=r"^members_per_rank: 6 ranks of 2 members make 12, there are 6; start 3 \("):
+        layout_from_environment(6, None, 2)
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_a_rank_of_one_member_is_apart_already(replicas):
+    for rank in range(4):
+        layout = Layout(rank, 4, 4 // replicas, local_rank=rank, local_world=4)
+        assert layout.apart(layout.member) == layout
 
 
 @pytest.mark.usefixtures("ranks")

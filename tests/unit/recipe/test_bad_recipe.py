@@ -24,6 +24,7 @@ UNKNOWN = [
     ("model.widht", "3", "model.width"),
     ("data.nonsense", "3", "test_fraction"),
     ("engine.nonsense", "3", "precision"),
+    ("engine.scaling.nonsense", "3", "hysteresis"),
     ("schedule.nonsense", "3", "floor"),
 ]
 
@@ -80,12 +81,17 @@ WRONG = [
     ("loader.order", "sideways", "shared, own"),
     ("exchange", "scatter", "gather, reduce"),
     ("model.norm", "layer", "batch, group, none"),
-    ("engine.precision", "fp8", "fp32, fp64, bf16"),
+    ("engine.precision", "fp4", "fp32, fp64, bf16, fp16"),
+    ("engine.reduce_in", "fp16", "master, compute"),
+    ("engine.scaling.initial", "1000", "a power of two"),
+    ("engine.scaling.interval", "0", "≥ 1"),
+    ("engine.offload", "everything", "none, optimizer"),
+    ("engine.offload", "optimizer", "none unless engine.zero is 1"),
     ("engine.zero", "7", "0, 1, 2"),
     ("init", "random", "own, shared, a .safetensors file or a list of one per member"),
     # what is there, and refused with its reason
     ("engine.zero", "3", "0, 1 or 2"),
-    ("engine.precision", "fp16", "use bf16 or fp32"),
+    ("engine.precision", "fp8", "use bf16 or fp16"),
     ("engine.precision", "fp64", "engine Torch"),
     ("loader.order", "own", "method DASH"),
 ]
@@ -187,7 +193,10 @@ def test_an_optimizer_that_cannot_work_is_refused(optimizer):
 )
 def test_every_other_optimizer_can_step_on_this_device(name):
     make = getattr(torch.optim, name)
-    try_optimizer(lambda parameters: make(parameters, lr=0.1), [(3, 4), (5,), ()], torch.device("cpu"))
+    optimizer = try_optimizer(lambda parameters: make(parameters, lr=0.1), [(3, 4), (5,), ()], torch.device("cpu"))
+    stepped = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    assert [list(parameter.shape) for parameter in stepped] == [[2, 2], [2], []]
+    assert all(bool((parameter != 1).all()) for parameter in stepped)
 
 
 def test_what_needs_an_accelerator_is_refused_where_there_is_none():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
@@ -81,6 +82,30 @@ def test_a_longer_run_goes_on_where_that_is_asked_for(run: Path) -> None:
         finished_before(asked(run, "--extend", "--epochs=11", "--seed=1"), 2, 1)
     with pytest.raises(BadInput, match="extend: not allowed with --fresh"):
         asked(run, "--extend", "--fresh")
+
+
+@pytest.mark.parametrize("kept", ["digest", "none", "other"])
+def test_data_that_have_moved_are_the_same_where_their_digest_says_so(kept: str, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    arrays = {f"x_{part}": rng.random((6, 3), np.float32) for part in ("train", "test")}
+    arrays |= {f"y_{part}": np.arange(6) % 2 for part in ("train", "test")}
+    for name in ("then.npz", "now.npz"):
+        np.savez(tmp_path / name, **arrays)
+    folder, path = OwnedFolder(tmp_path / "run"), f"--data.path={tmp_path}"
+    (folder.path / "ensemble").mkdir(parents=True)
+    before = parse_command([*GIVEN, f"--run={folder.path}", "--data=Arrays", f"{path}/then.npz"])
+    facts = before.recipe.data.load().facts.as_json()
+    known = {"digest": {"data": facts}, "none": {}, "other": {"data": {**facts, "digest": "0" * 32}}}[kept]
+    (folder.ensemble / "ensemble.json").write_text(json.dumps(known))
+    folder.recipe.write_text(before.as_yaml(2))
+    folder.mark(folder.done)
+    (tmp_path / "then.npz").unlink()
+    now = parse_command([*GIVEN, f"--run={folder.path}", "--data=Arrays", f"{path}/now.npz"])
+    if kept == "digest":
+        assert finished_before(now, 2, 1)
+        now.recipe.seed = now.resolved["seed"] = 1
+    with pytest.raises(BadInput, match="seed 0 → 1" if kept == "digest" else r"data\.path '.*then\.npz' → '"):
+        finished_before(now, 2, 1)
 
 
 def test_a_run_of_a_version_with_fewer_fields(run: Path) -> None:

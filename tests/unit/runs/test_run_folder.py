@@ -117,6 +117,7 @@ def test_the_lock_of_a_killed_run_is_free(tmp_path, other_run):
     folder = OwnedFolder(tmp_path / "run")
     folder.acquire()
     folder.check_owner()
+    assert folder.owner()["pid"] == os.getpid() != other_run.pid
     folder.release()
 
 

@@ -128,11 +128,12 @@ def test_who_looks_as_well_is_not_taken_for_an_owner(tmp_path):
 
 def test_the_lock_is_left_alone_where_the_owner_cannot_live(tmp_path, monkeypatch):
     monkeypatch.setattr(fcntl, "flock", lambda *_: pytest.fail("touched the lock"))
-    for name, owner in {"dead": {"pid": dead()}, "elsewhere": {"host": "another"}}.items():
-        states([made(tmp_path / name, **owner).path])
+    owners = {"dead": ({"pid": dead()}, "failed"), "elsewhere": ({"host": "another"}, "running")}
+    for name, (owner, state) in owners.items():
+        assert [found.state for found in states([made(tmp_path / name, **owner).path])] == [state]
     done = made(tmp_path / "done")
     done.mark(done.done)
-    states([done.path])
+    assert [found.state for found in states([done.path])] == ["done"]
 
 
 def test_a_run_that_ends_during_the_look_has_not_failed(tmp_path, monkeypatch):

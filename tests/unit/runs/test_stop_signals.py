@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -80,3 +81,26 @@ def test_an_unknown_signal_is_refused(variable: str, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("DIST_DASH_REQUEUE_SIGNALS", variable)
     with pytest.raises(BadInput, match=r"DIST_DASH_REQUEUE_SIGNALS names SIG.*, but may only name SIGHUP, SIGINT, "):
         StopRequest()
+
+
+def test_a_thread_notices_a_stop_while_the_main_thread_runs_no_handler() -> None:
+    stop = StopRequest()
+    assert stop.noticed() is None
+    with stop.listening(lambda text: None):
+        found: list[str | None] = []
+
+        def look() -> None:
+            os.kill(os.getpid(), signal.SIGUSR1)
+            while not found or found[-1] is None:
+                found.append(stop.noticed())
+
+        thread = threading.Thread(target=look)
+        thread.start()
+        thread.join(60)
+    assert found[-1] == "SIGUSR1"
+    assert stop.noticed() == "SIGUSR1"
+    other = StopRequest()
+    assert not other.heard(None)
+    assert other.heard("SIGUSR1")
+    assert (other.signal, other.level) == ("SIGUSR1", stop.level)
+    assert other.heard(None)

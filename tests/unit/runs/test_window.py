@@ -17,10 +17,10 @@ def lines(stop_after: int | None) -> list[dict[str, list[float]]]:
     with Exchange(layout_from_environment(1), deadline=60) as exchange:
         window, found = Window(exchange), []
         for number, update in enumerate(UPDATES + UPDATES[1:3], 1):
-            window.add({name: torch.tensor(value) for name, value in update.items()}, skipped=float(number == 1))
+            window.add({name: torch.tensor(value) for name, value in update.items()}, [number == 1])
             if number == stop_after:
-                state, window = window.state(), Window(exchange)
-                window.load_state(state)
+                states, window = window.states(), Window(exchange)
+                window.load_state(states)
             if number in (4, 6):
                 found.append({k: v for k, v in window.close().items() if k in ("loss", "rise", "skipped")})
     return found
@@ -37,8 +37,10 @@ def old(_: int) -> dict[str, list[float]]:
     with Exchange(layout_from_environment(1), deadline=60) as exchange:
         window = Window(exchange)
         sums = torch.tensor([8.0], dtype=torch.float64)
-        window.load_state({"names": ["loss"], "steps": 2, "sums": sums, "host_names": [], "host_sums": []})
-        window.add({"loss": torch.tensor(1.0)})
+        window.load_state(
+            [{"names": ["loss"], "steps": 2, "sums": sums, "host_names": ["skipped"], "host_sums": [0.0]}]
+        )
+        window.add({"loss": torch.tensor(1.0)}, [False])
         return window.close()
 
 

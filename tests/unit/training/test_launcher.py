@@ -50,6 +50,15 @@ def test_local_ranks_start_whether_or_not_torch_can_be_asked_to_wait(config, sta
     assert vars(asked).get("shutdown_timeout") == (grace.GRACE if config is Later else None)
 
 
+@pytest.mark.parametrize(("words", "ranks"), [(["--members=8"], 2), ([], 1)])
+def test_a_rank_for_every_so_many_members(words, ranks, started, monkeypatch):
+    monkeypatch.setattr(launcher, "default_members", lambda: 2)
+    arguments = ["--config", SAMPLE, "--engine=Torch", "--members_per_rank=4", *words]
+    assert launcher.launch_local(arguments, parse_command(arguments)) == 0
+    ((asked, given),) = started
+    assert (asked.nproc_per_node, given[-1]) == (ranks, f"--members={4 * ranks}")
+
+
 @pytest.mark.parametrize(("source", "words"), [("--nnodes", []), ("--shutdown-timeout", ["--shutdown-timeout", "7"])])
 def test_torchrun_is_asked_only_what_it_knows(source, words, monkeypatch, tmp_path):
     (tmp_path / "torch/distributed").mkdir(parents=True)
