@@ -70,6 +70,15 @@ class MicroBatch:
         pairs = zip(logits.split(self.heads, -1), self.target.split(self.heads, -1), strict=True)
         return torch.stack([cross_entropy(z, target, reduction) for z, target in pairs]).sum(0)
 
+    def subset(self, chosen: Tensor) -> MicroBatch:
+        """Some of the samples.
+
+        Args:
+            chosen: `[n]` bool.
+        """
+        ids = self.ids[chosen.to(self.ids.device)]
+        return MicroBatch(self.x[chosen], self.target[chosen], self.true_classes[chosen], ids, self.heads)
+
     def correct(self, logits: Tensor) -> Tensor:
         """Share of the samples whose most probable class is that with the largest share; 0-dimensional.
 

@@ -21,6 +21,7 @@ class RunFacts:
         order: whether members see the same samples in the same order (`shared`) or each its `own`.
         total_steps: updates of the run.
         steps_per_epoch: updates per pass over the training split.
+        alike: whether all members have one architecture.
         compiled: whether networks are compiled: a gradient of a gradient cannot be had of them.
     """
 
@@ -34,6 +35,7 @@ class RunFacts:
     order: Literal["shared", "own"]
     total_steps: int
     steps_per_epoch: int
+    alike: bool = True
     compiled: bool = False
 
     @property

@@ -11,13 +11,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from dist_dash.errors import require
 from dist_dash.member.averaging import mean_gradient
 from dist_dash.member.buffers import Buffers
 from dist_dash.member.engine import Engine, linear_loss
 from dist_dash.member.late import Late, Not, Truth
-from dist_dash.member.parameters import Kind, kinds_of, names_of, parts_of
+from dist_dash.member.parameters import Kind, kinds_of, moved_by_ascent, names_of, parts_of
 from dist_dash.member.sketch import Sketch
-from dist_dash.member.vector import ParameterVector
+from dist_dash.member.vector import ParameterVector, own_memory
 from dist_dash.seeds import derived_seed
 
 
@@ -65,6 +66,7 @@ class Member:
         """Positions in `parameters` of each named part: `trunk`, `head_0`, `head_1`, …"""
         self.perturbable = [i for i in range(len(engine.parameters)) if perturbed is None or perturbed[i]]
         """Positions in `parameters` of those that a perturbation moves."""
+        self._ascending = {"all": self.perturbable}
         self.masks: list[Tensor | None] | None = None
         """Which weights exist: one tensor of 0 and 1 per parameter, None for a dense one; None: all weights do."""
         self._skipped_in_a_row, self._unknown = 0, list[bool | Late]()  # `skipped` of updates that are not yet counted
@@ -79,6 +81,7 @@ class Member:
         self._buffers = Buffers(engine.module)
         self._spare: list[Tensor] | None = None
         self._perturbed, self._in_update = False, True
+        """Whether a forward counts as one at moved weights, and as one of an update."""
         self._start_update()
 
     def _start_update(self) -> None:
@@ -146,6 +149,7 @@ class Member:
         masked: bool = True,
         onto: ParameterVector | None = None,
         mean: bool = False,
+        create_graph: bool = False,
     ) -> ParameterVector:
         """∇loss at the present weights, of this rank's samples alone; `.grad` is left untouched.
 
@@ -158,15 +162,54 @@ class Member:
             onto: the gradient of the micro-batches before, which is used up: the sum is returned.
             mean: average the sum over this member's replicas while it is computed; all replicas must ask alike. What is
                 returned waits for the rest of it when it is first read.
+            create_graph: whether the gradient itself will be differentiated; not with `mean`.
         """
         positions = range(len(self.parameters)) if of is None else self.parts[of]
-        return self._gradient(loss, positions, retain_graph, share, masked, onto, mean)
+        return self._gradient(loss, positions, retain_graph, share, masked, onto, mean, create_graph)
 
     def ascent_gradient(
-        self, loss: Tensor, retain_graph: bool = False, *, onto: ParameterVector | None = None, mean: bool = False
+        self,
+        loss: Tensor,
+        retain_graph: bool = False,
+        perturb: str = "all",
+        *,
+        onto: ParameterVector | None = None,
+        mean: bool = False,
     ) -> ParameterVector:
-        """`gradient`, but 0 for parameters that no ascent moves: what a perturbation is made of."""
-        return self._gradient(loss, self.perturbable, retain_graph, None, True, onto, mean)
+        """`gradient`, but 0 for parameters that the ascent does not move: what a perturbation is made of.
+
+        Args:
+            loss: 0-dimensional.
+            retain_graph: whether the graph is needed again.
+            perturb: which parameters the method's ascent moves, see `ascending`.
+            onto: as in `gradient`.
+            mean: as in `gradient`.
+        """
+        return self._gradient(loss, self.ascending(perturb), retain_graph, None, True, onto, mean)
+
+    def ascending(self, perturb: str) -> list[int]:
+        """Positions of the parameters that an ascent moves: those of `perturb` that no parameter group leaves out.
+
+        Args:
+            perturb: `all`, `norms`, `no_norms` or a pattern of names: `parameters.moved_by_ascent`.
+
+        Raises:
+            BadInput: there is none.
+        """
+        if perturb not in self._ascending:
+            asked = moved_by_ascent(perturb, self.names, self.kinds)
+            allowed = "a choice of which parameter_groups leave one"
+            require(bool({*asked} & {*self.perturbable}), "method.perturb", perturb, allowed)
+            self._ascending[perturb] = sorted({*asked} & {*self.perturbable})
+        return self._ascending[perturb]
+
+    def restricted(self, vector: ParameterVector, perturb: str = "all") -> ParameterVector:
+        """The vector, but 0 for parameters that the ascent does not move; itself where it moves all."""
+        moved = {*self.ascending(perturb)}
+        if not vector.tensors or len(moved) == len(vector.tensors):
+            return vector
+        tensors = [t if i in moved else torch.zeros_like(t) for i, t in enumerate(vector.tensors)]
+        return ParameterVector(tensors, vector.scale)
 
     def _gradient(
         self,
@@ -177,6 +220,7 @@ class Member:
         masked: bool,
         onto: ParameterVector | None,
         mean: bool,
+        create_graph: bool = False,
     ) -> ParameterVector:
         onto = ParameterVector([]) if onto is None else onto
         parameters, loss = [self.parameters[i] for i in positions], self._counted(loss, share)
@@ -189,7 +233,15 @@ class Member:
                 wait = mean_gradient(loss, parameters, retain_graph, own, owner.bucket_mb, owner.exchange)
                 vector = self.vector(lambda: self._whole(positions, wait()))
             else:
-                vector = self.vector(self._whole(positions, self.engine.gradient(loss, parameters, retain_graph)))
+                if create_graph:
+                    found = own_memory(
+                        torch.autograd.grad(
+                            loss, parameters, create_graph=True, allow_unused=True, materialize_grads=True
+                        )
+                    )
+                else:
+                    found = self.engine.gradient(loss, parameters, retain_graph)
+                vector = self.vector(self._whole(positions, found))
         if masked and self.masks is not None:
             vector = vector.masked(self.masks)
         onto += vector
@@ -242,29 +294,45 @@ class Member:
         self.engine.exchange.mean_over_replicas_(mean.tensors, self.engine.bucket_mb)
         return mean
 
-    def random_direction(self, step: int) -> ParameterVector:
-        """A fresh standard normal vector, a function of (seed, member, step): equal on the member's replicas.
+    def generator(self, purpose: str, step: int) -> torch.Generator:
+        """Random numbers for one purpose, a function of (seed, member, step): equal on the member's replicas."""
+        seed = derived_seed(purpose, self.seed, self.index, step)
+        return torch.Generator(self.parameters[0].device).manual_seed(seed)
 
-        0 where no ascent moves a parameter.
-        """
-        device = self.parameters[0].device
-        generator = torch.Generator(device).manual_seed(derived_seed("direction", self.seed, self.index, step))
+    def random_direction(self, step: int, perturb: str = "all") -> ParameterVector:
+        """A fresh standard normal vector, see `generator`; 0 where the ascent moves no parameter."""
+        generator = self.generator("direction", step)
         fresh = [torch.empty_like(p, memory_format=torch.contiguous_format) for p in self.parameters]
         drawn = ParameterVector([tensor.normal_(generator=generator) for tensor in fresh])
-        for i in {*range(len(drawn.tensors))}.difference(self.perturbable):
-            drawn.tensors[i].zero_()
+        drawn = self.restricted(drawn, perturb)
         return drawn if self.masks is None else drawn.masked(self.masks)
 
+    def momentum(self) -> ParameterVector:
+        """The optimizer's momentum, to which its next update adds the gradient; 0 before the first one.
+
+        `momentum_buffer` of SGD, `exp_avg` of Adam and its kin; as the optimizer has it, with weight decay in it where
+        the optimizer puts it there. Not for sharded optimizers (ZeRO 1 and 2).
+        """
+        states = [self.engine.optimizer.state.get(p, {}) for p in self.parameters]
+        kept = [state.get("momentum_buffer", state.get("exp_avg")) for state in states]
+        pairs = zip(kept, self.parameters, strict=True)
+        return ParameterVector([torch.zeros_like(p) if v is None else v for v, p in pairs])
+
     @contextmanager
-    def perturbed(self, epsilon: ParameterVector) -> Iterator[None]:
-        """Weights at θ + ε inside; afterwards, also after an exception, θ to the bit."""
+    def perturbed(self, epsilon: ParameterVector, only_forward: bool = False) -> Iterator[None]:
+        """Weights at θ + ε inside; afterwards, also after an exception, θ to the bit.
+
+        Args:
+            epsilon: ε.
+            only_forward: whether the update has no other forward: its batch-norm statistics then move here.
+        """
         if self.sketch is not None:
             self.sketch.see(epsilon)
         weights = [p.data for p in self.parameters]
         # Kept for the next step: on a CPU fresh memory costs five times the copy itself.
         saved, self._spare = self._spare or [torch.empty_like(w) for w in weights], None
         torch._foreach_copy_(saved, weights)
-        outer, self._perturbed = self._perturbed, True
+        outer, self._perturbed = self._perturbed, not only_forward
         try:
             if epsilon.tensors:
                 some = weights

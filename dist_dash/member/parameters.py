@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from typing import Literal
 
 from torch import nn
+
+from dist_dash.errors import BadInput
 
 Kind = Literal["matrix", "bias", "normalisation", "other"]
 TRUNK = "trunk"
@@ -42,3 +45,28 @@ def parts_of(heads: Sequence[int | None]) -> dict[str, list[int]]:
     for position, head in enumerate(heads):
         parts.setdefault(TRUNK if head is None else f"head_{head}", []).append(position)
     return parts
+
+
+def moved_by_ascent(perturb: str, names: Sequence[str], kinds: Sequence[Kind]) -> list[int]:
+    """Positions of the parameters that a method's ascent moves.
+
+    Args:
+        perturb: `all`; `norms`: the scales and shifts of normalisation layers alone (SAM-ON, Mueller et al. 2023);
+            `no_norms`: all others; or a shell pattern of names, as in `layer4.*`.
+        names: of the trainable parameters.
+        kinds: of them.
+
+    Raises:
+        BadInput: there is no such parameter.
+    """
+    if perturb == "all":
+        return list(range(len(names)))
+    if perturb in ("norms", "no_norms"):
+        found = [i for i, kind in enumerate(kinds) if (kind == "normalisation") == (perturb == "norms")]
+    else:
+        found = [i for i, name in enumerate(names) if fnmatchcase(name, perturb)]
+    if not found:
+        some = ", ".join(names[:4]) + (", …" if len(names) > 4 else "")
+        allowed = "all, norms, no_norms or a pattern of names that this network has"
+        raise BadInput(f"method.perturb: {perturb!r} fits no parameter of {some}; it must be {allowed}")
+    return found

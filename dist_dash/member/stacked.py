@@ -107,6 +107,7 @@ class StackedMember(Member):
         self.network = StackedNetwork(networks)
         super().__init__(_Passes(first.engine, self.network), first.index, first.accumulation, first.seed)
         self.each, self.parts, self.perturbable = list(each), first.parts, first.perturbable
+        self._ascending = {"all": self.perturbable}
         self.names, self.kinds = first.names, first.kinds
         self.network.batched = self.network.batched and self._can_batch(x)
 
@@ -126,8 +127,8 @@ class StackedMember(Member):
     def _counted(self, loss: Tensor, share: float | None) -> Tensor:
         return super()._counted(loss.sum(), share)  # each loss depends on its own member's weights alone
 
-    def random_direction(self, step: int) -> ParameterVector:
-        drawn = [member.random_direction(step).tensors for member in self.each]
+    def random_direction(self, step: int, perturb: str = "all") -> ParameterVector:
+        drawn = [member.random_direction(step, perturb).tensors for member in self.each]
         return Stacked([torch.stack(of_parameter) for of_parameter in zip(*drawn, strict=True)])
 
     @contextmanager

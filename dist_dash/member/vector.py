@@ -89,6 +89,10 @@ class ParameterVector:
         pairs = zip(self.tensors, masks, strict=True)
         return type(self)([t if mask is None else t * mask for t, mask in pairs], self.scale)
 
+    def times(self, factors: Sequence[Tensor]) -> ParameterVector:
+        """The vector with each element multiplied by its own factor; one tensor of factors per parameter."""
+        return ParameterVector(list(torch._foreach_mul(self.tensors, list(factors))), self.scale)
+
     def norm(self, p: float = 2.0) -> Tensor:
         """‖self‖_p over all elements, a 0-dimensional float64 tensor."""
         if not self.tensors:
@@ -222,3 +226,9 @@ def own_memory(gradients: Sequence[Tensor]) -> list[Tensor]:
         own.append(gradient.clone() if expanded or place in seen else gradient)
         seen.add(place)
     return own
+
+
+def orthogonal_part(vector: ParameterVector, along: ParameterVector) -> ParameterVector:
+    """`v − ⟨v, u⟩ u` with `u = unit(along)`: the part of a vector that is orthogonal to another; v where that is 0."""
+    u = unit(along)
+    return vector - vector.dot(u) * u

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -12,6 +12,7 @@ from dist_dash.errors import require
 from dist_dash.member.batch import Batch, MicroBatch, Progress
 from dist_dash.member.facts import RunFacts
 from dist_dash.member.member import Member
+from dist_dash.member.vector import ParameterVector
 from dist_dash.ranks.exchange import Exchange
 
 Measured = dict[str, Tensor]
@@ -44,6 +45,9 @@ class Method(ABC):
     own_chance = False
     """Whether an update draws random numbers of each member's own: members that start equal then come to differ."""
 
+    perturb = "all"
+    """Which parameters its ascent moves; see `Member.ascending`."""
+
     stacked = False
     """Whether it updates several members of a rank at once: logits are `[k, n, C]` then, losses and norms `[k]`."""
 
@@ -63,6 +67,14 @@ class Method(ABC):
         Raises:
             BadInput: with the field, the value and what is allowed.
         """
+
+    def check_network(self, member: Member) -> None:
+        """Refuse what cannot work with the network and the optimizer that were built, before anything starts.
+
+        Raises:
+            BadInput: with the field, the value and what is allowed.
+        """
+        member.ascending(self.perturb)
 
     def before_epoch(self, epoch: int, member: Member, samples: Samples, exchange: Exchange) -> None:  # noqa: B027
         """Called before the first update of every epoch: for what needs a pass over the data."""
@@ -100,6 +112,81 @@ class Totals:
     def measured(self, **more: Tensor) -> Measured:
         """All means, and values that belong to the update as a whole."""
         return {**self._sums, **more}
+
+
+def ascent(
+    member: Member, batch: Batch, totals: Totals, ascent_sync: Literal["local", "mean"], perturb: str = "all"
+) -> ParameterVector:
+    """∇L(θ) over the micro-batches of an update: the first pass of most methods.
+
+    Args:
+        member: at θ.
+        batch: the update's.
+        totals: takes `loss` and `accuracy`.
+        ascent_sync: `local`: of this replica's samples; `mean`: of those of all the member's replicas.
+        perturb: which parameters' part of it is wanted; 0 elsewhere.
+    """
+    g = ParameterVector([])
+    for micro in batch:
+        logits = member.forward(micro.x)
+        loss = micro.loss(logits)
+        mean = ascent_sync == "mean" and micro is batch.last
+        if perturb == "all":
+            g = member.gradient(loss, onto=g, mean=mean)
+        else:
+            g = member.ascent_gradient(loss, perturb=perturb, onto=g, mean=mean)
+        totals.add(loss=loss, accuracy=micro.correct(logits))
+    return g
+
+
+def gradient_at(
+    epsilon: ParameterVector, member: Member, batch: Batch, totals: Totals, ascent_sync: Literal["local", "mean"]
+) -> ParameterVector:
+    """∇L(θ + ε) as a vector, for methods that combine gradients before they descend; `totals` takes `perturbed_loss`.
+
+    Args:
+        epsilon: ε.
+        member: at θ.
+        batch: the update's.
+        totals: see above.
+        ascent_sync: as in `ascent`.
+    """
+    g = ParameterVector([])
+    with member.perturbed(epsilon):
+        for micro in batch:
+            loss = micro.loss(member.forward(micro.x))
+            g = member.gradient(loss, onto=g, mean=ascent_sync == "mean" and micro is batch.last)
+            totals.add(perturbed_loss=loss)
+    return g
+
+
+def backward_of_part(member: Member, micro: MicroBatch, weights: Tensor) -> Tensor | None:
+    """Descend `Σ w_i ℓ_i` at the present weights, by a forward of the samples that have a weight.
+
+    A single one goes with its whole micro-batch: batch norm cannot do with one sample.
+
+    Args:
+        member: at the weights in question.
+        micro: the micro-batch.
+        weights: w `[n]`, which add up to 1 over the micro-batches of the update, or to a share of it.
+
+    Returns:
+        The sum, a constant; None where no sample has a weight.
+    """
+    chosen = weights > 0
+    number = int(chosen.sum())
+    if number > 1:
+        micro, weights = micro.subset(chosen), weights[chosen]
+    if not number:
+        return None
+    loss = (weights * micro.loss(member.forward(micro.x), "none")).sum()
+    member.backward(loss, share=1)
+    return loss.detach()
+
+
+def on_device_of(like: ParameterVector, kept: Sequence[Tensor]) -> list[Tensor]:
+    """Kept tensors where those of `like` are: a resume gives them on the host."""
+    return [tensor.to(other.device) for tensor, other in zip(kept, like.tensors, strict=True)]
 
 
 def check_warmup(steps: int) -> None:

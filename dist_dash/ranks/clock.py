@@ -21,11 +21,14 @@ class Clock:
         self._seconds: dict[str, float] = {}
         self._events: list[tuple[str, torch.cuda.Event, torch.cuda.Event]] = []
         self._started = time.perf_counter()
+        self._excluding = False
 
     @contextmanager
     def waiting(self, name: str, on_host: bool = False) -> Iterator[None]:
         """Count the body's time under `name`; `on_host`: it is the host that waits, whatever the backend."""
-        if self._on_stream and not on_host:
+        if self._excluding:
+            yield
+        elif self._on_stream and not on_host:
             before, after = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
             before.record()
             yield
@@ -38,12 +41,15 @@ class Clock:
 
     @contextmanager
     def excluded(self) -> Iterator[None]:
-        """Leave the body's time (an evaluation, a checkpoint) out of the total."""
-        started = time.perf_counter()
+        """Leave the body's time (an evaluation, a checkpoint) out of the total, and the waits in it out of theirs."""
+        started, outer = time.perf_counter(), self._excluding
+        self._excluding = True
         try:
             yield
         finally:
-            self._started += time.perf_counter() - started
+            self._excluding = outer
+            if not outer:
+                self._started += time.perf_counter() - started
 
     def read(self) -> dict[str, float]:
         """Seconds since the last reading: `total` and each name; waits for the device where events are used."""

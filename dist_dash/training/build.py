@@ -73,6 +73,7 @@ def check_facts(recipe: Recipe, data: DataSet, layout: Layout, total_steps: int,
         order=recipe.loader.order,
         total_steps=total_steps,
         steps_per_epoch=steps_per_epoch,
+        alike=not recipe.models,
         compiled=recipe.compile,
     )
     recipe.method.check(facts)

@@ -86,6 +86,7 @@ class Run:
             self.member = build_member(recipe, self.data.shape, exchange, networks, groups)
             if recipe.compile:
                 compile_network(recipe.engine, sample_batch(recipe, self.data, self.layout))
+            recipe.method.check_network(self.member)
         self.window = Window(exchange)
         with exchange.together("record"):
             board = folder.tensorboard if recipe.record.tensorboard else None

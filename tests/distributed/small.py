@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dist_dash.member.batch import Batch, Progress, micro_batch
+from dist_dash.member.batch import Batch, MicroBatch, Progress, micro_batch
 from dist_dash.member.deepspeed_engine import DeepSpeed
 from dist_dash.member.engine import Engine, Torch
 from dist_dash.member.member import Member
@@ -81,6 +81,8 @@ def run_member(
     sparsity: Sparsity | None = None,
     part: tuple[int, int] | None = None,
     states: list[bytes] | None = None,
+    train: tuple[Tensor, Tensor, Tensor] | None = None,
+    ids: list[list[list[Tensor]]] | None = None,
     joined: Exchange | None = None,
     kept_at: tuple[int, ...] = (),
     bucket_mb: float = BUCKET_MB,
@@ -89,8 +91,9 @@ def run_member(
 
     `build` makes the network of a member in place of `network`; a `trajectory` scales the rate and says which weights
     are kept as `saves`. `part`: only the steps from one to before the other; `states`: what all ranks ended the steps
-    before it with. `joined`: an exchange that is open already. `kept_at`: after how many steps
-    the state is kept, beside the one at the end.
+    before it with. `train`: inputs, targets and ids of a training split, which the method sees before every epoch;
+    `ids` `[step][replica][micro]`: which of its samples the batches hold. `joined`: an exchange that is open already.
+    `kept_at`: after how many steps the state is kept, beside the one at the end.
     """
     layout = layout_from_environment(members)
     settings = optimizer or {"lr": 0.1, "momentum": 0.9, "weight_decay": 1e-3}
@@ -109,10 +112,21 @@ def run_member(
             owner.load_state([state["engine"] for state in own])
             member.after_resume(own[layout.replica]["skipped"], own[layout.replica]["masks"])
             method.load_state_dict(own[layout.replica]["method"])
+
+        def samples(split: str) -> Iterator[MicroBatch]:
+            assert train is not None
+            assert split == "train"
+            for one in range(layout.replica, len(train[0]), layout.replicas):
+                x, target, numbers = (part[one : one + 1] for part in train)
+                yield micro_batch(x, target, numbers, None, 0.0, layout.device, dtype)
+
         for step, replicas in list(enumerate(all_batches))[first:last]:
+            if train is not None and step % epoch == 0:
+                method.before_epoch(step // epoch, member, samples, exchange)
+            own_ids = ids[step][layout.replica] if ids else [torch.arange(len(x)) for x, _ in replicas[layout.replica]]
             micro = [
-                micro_batch(x, target, torch.arange(len(x)), None, smoothing, layout.device, dtype, heads)
-                for x, target in replicas[layout.replica]
+                micro_batch(x, target, numbers, None, smoothing, layout.device, dtype, heads)
+                for (x, target), numbers in zip(replicas[layout.replica], own_ids, strict=True)
             ]
             rate = trajectory.factor(step, epoch, total)
             owner.scale_learning_rate(rate)
