@@ -57,7 +57,7 @@ def meet(layout: Layout, deadline: float, problem: str = "") -> Meeting:
     failed = f"the {layout.world} ranks did not find each other within {deadline:g} s"
     end = time.monotonic() + deadline
     try:
-        connect, store = open_store(layout.rank, layout.world, deadline)
+        connect, store = open_store(layout.rank, deadline)
         arrival = _Arrival(store, layout, problem, end)
         call = arrival.judge if layout.rank == 0 else arrival.wait_for_verdict
         verdict = within(deadline + 3 * STAYING, call)

@@ -19,7 +19,7 @@ T = TypeVar("T")
 RESOLVING = 10.0  # seconds in which a name may become known: a cluster's names come up with its nodes
 
 
-def open_store(rank: int, world: int, deadline: float) -> tuple[Callable[[], dist.Store], dist.Store]:
+def open_store(rank: int, deadline: float) -> tuple[Callable[[], dist.Store], dist.Store]:
     """Connect to the store that the launcher's variables name.
 
     Returns:
@@ -34,7 +34,9 @@ def open_store(rank: int, world: int, deadline: float) -> tuple[Callable[[], dis
     if path := launcher.meeting_file:
         if not Path(path).parent.is_dir():
             raise BadInput(f"environment: DIST_DASH_RENDEZVOUS names a file in {Path(path).parent}, which is no folder")
-        return lambda: dist.FileStore(path, world), dist.FileStore(path, world)
+        # Not with the number of ranks: the last of so many to close it would remove the file, and one that closes its
+        # connection at that moment finds a new, empty file, whose missing rest torch reads without end.
+        return lambda: dist.FileStore(path), dist.FileStore(path)
     host, port = launcher.address
     if unknown := _unknown(host, 0.0 if rank == 0 else min(deadline, RESOLVING)):
         what = f"names {host!r}, which {socket.gethostname()} cannot resolve ({unknown})"

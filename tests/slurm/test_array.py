@@ -141,7 +141,7 @@ def test_an_array_larger_than_slurm_allows_is_split(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--sweep=sed=0..4"], r"sed: no such field; did you mean seed\? \(point sed-0\)"),
+        (["--sweep=sed=0..4"], r"sed: no such field; did you mean seed or speed\? \(point sed-0\)"),
         (["--sweep=seed=0,0"], r"seed: '0' is given twice.*"),
         (["--sweep=optimizer.lr=0.1,1e-1"], r"optimizer.lr: '1e-1' after '0.1' changes nothing; .*"),
         ([], r"sweep: missing; .*"),
