@@ -46,3 +46,23 @@ class Not:
 
 
 Truth = bool | Late | Not
+
+
+class SkipCount:
+    """Updates in a row that were skipped, where the last of them may not be known yet."""
+
+    def __init__(self, known: int = 0) -> None:
+        self.known = known
+        """Without a wait: where the device decides, without the last update."""
+        self._unknown: list[bool | Late] = []
+
+    def add(self, skipped: bool | Late) -> None:
+        """Another update; where the device decides, the host is one update ahead of it, and never more."""
+        self._unknown.append(skipped)
+        self.look(but=int(isinstance(skipped, Late)))
+
+    def look(self, but: int = 0) -> int:
+        """How many there are; waits for all updates but the last `but`."""
+        while len(self._unknown) > but:
+            self.known = self.known + 1 if self._unknown.pop(0) else 0
+        return self.known

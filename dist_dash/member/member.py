@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property, partial
-from typing import Any, NamedTuple
+from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,18 +15,12 @@ from dist_dash.errors import require
 from dist_dash.member.averaging import mean_gradient
 from dist_dash.member.buffers import Buffers
 from dist_dash.member.engine import Engine, linear_loss
-from dist_dash.member.late import Late, Not, Truth
+from dist_dash.member.late import Late, Not, SkipCount, Truth
 from dist_dash.member.parameters import Kind, kinds_of, moved_by_ascent, names_of, parts_of
+from dist_dash.member.passes import PassCount, Passes
 from dist_dash.member.sketch import Sketch
 from dist_dash.member.vector import ParameterVector, own_memory
 from dist_dash.seeds import derived_seed
-
-
-class Passes(NamedTuple):
-    """What an update cost, counted while it was made: a forward or backward of all its samples counts 1."""
-
-    forwards: float
-    backwards: float
 
 
 class Member:
@@ -36,8 +30,7 @@ class Member:
     micro-batches of what `gradient` and `backward` give are those of one large batch.
 
     Batch-norm statistics (and whatever else lives in buffers) move in the first unperturbed forward of each
-    micro-batch and nowhere else, whatever a method does. A micro-batch is a tensor as long as the update's first, of
-    which there are `accumulation`: neither a part of one nor the same one again.
+    micro-batch and nowhere else, whatever a method does.
 
     Args:
         engine: attached to this member's network.
@@ -69,7 +62,7 @@ class Member:
         self._ascending = {"all": self.perturbable}
         self.masks: list[Tensor | None] | None = None
         """Which weights exist: one tensor of 0 and 1 per parameter, None for a dense one; None: all weights do."""
-        self._skipped_in_a_row, self._unknown = 0, list[bool | Late]()  # `skipped` of updates that are not yet counted
+        self._skips, self._count = SkipCount(), PassCount(accumulation)
         self.moved: Truth = True
         """What `step` last returned."""
         self.passes = Passes(0.0, 0.0)
@@ -82,20 +75,6 @@ class Member:
         self._spare: list[Tensor] | None = None
         self._perturbed, self._in_update = False, True
         """Whether a forward counts as one at moved weights, and as one of an update."""
-        self._start_update()
-
-    def _start_update(self) -> None:
-        self._met: list[Tensor] = []  # the micro-batches of this update
-        self._moved: list[Tensor] = []  # those whose forward has moved the statistics
-        self._forwarded = self._backwarded = 0
-
-    def _note(self, x: Tensor, seen: list[Tensor]) -> bool:
-        """Whether `x` is another micro-batch of the update; a part of one, which is smaller, is none."""
-        size = len(self._met[0]) if self._met else len(x)
-        new = len(seen) < self.accumulation and len(x) == size and not any(x is other for other in seen)
-        if new:
-            seen.append(x)
-        return new
 
     @property
     def networks(self) -> list[nn.Module]:
@@ -128,15 +107,10 @@ class Member:
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits `[n, C]` of samples `x` `[n, …]`, at the present weights."""
-        new = self._in_update and self.engine.module.training
-        if new:
-            self._note(x, self._met)
-        moves = new and not self._perturbed and self._note(x, self._moved)
+        moves = self._in_update and self.engine.module.training and self._count.meet(x, self._perturbed)
         with contextlib.nullcontext() if moves else self._buffers.held():
             logits = self.engine.forward(x)
-        self._forwarded += len(x)
-        if logits.requires_grad:
-            logits.register_hook(partial(self._count_backward, len(x)))
+        self._count.forward(x, logits)
         return logits
 
     def gradient(
@@ -281,9 +255,6 @@ class Member:
             return loss if self.accumulation == 1 else loss / self.accumulation
         return loss if share == 1 else share * loss
 
-    def _count_backward(self, samples: int, _: Tensor) -> None:
-        self._backwarded += samples
-
     # -- directions ------------------------------------------------------------------------------------------------
 
     def mean_over_replicas(self, vector: ParameterVector) -> ParameterVector:
@@ -306,17 +277,6 @@ class Member:
         drawn = ParameterVector([tensor.normal_(generator=generator) for tensor in fresh])
         drawn = self.restricted(drawn, perturb)
         return drawn if self.masks is None else drawn.masked(self.masks)
-
-    def momentum(self) -> ParameterVector:
-        """The optimizer's momentum, to which its next update adds the gradient; 0 before the first one.
-
-        `momentum_buffer` of SGD, `exp_avg` of Adam and its kin; as the optimizer has it, with weight decay in it where
-        the optimizer puts it there. Not for sharded optimizers (ZeRO 1 and 2).
-        """
-        states = [self.engine.optimizer.state.get(p, {}) for p in self.parameters]
-        kept = [state.get("momentum_buffer", state.get("exp_avg")) for state in states]
-        pairs = zip(kept, self.parameters, strict=True)
-        return ParameterVector([torch.zeros_like(p) if v is None else v for v, p in pairs])
 
     @contextmanager
     def perturbed(self, epsilon: ParameterVector, only_forward: bool = False) -> Iterator[None]:
@@ -387,44 +347,29 @@ class Member:
         self._buffers.note()  # before the engine's look at the gradient, for which the host waits
         self.engine.step()
         skipped = self.engine.skipped
-        late = isinstance(skipped, Late)
         if isinstance(skipped, Late):
             self._buffers.settle(skipped.on_device)
         elif skipped:
             self._buffers.restore()
         else:
             self._buffers.keep()
-        if late or not skipped:
+        if isinstance(skipped, Late) or not skipped:
             self._mask([p.data for p in self.parameters])
         if not self.engine.searching:  # for the loss scale, which says nothing of the member
-            self._unknown.append(skipped)
-        self._count_skipped(but=int(late))  # the host is one update ahead of the device, and never more
+            self._skips.add(skipped)
         self.moved = Not(skipped) if isinstance(skipped, Late) else not skipped
-        self._end_update()
+        self.passes = self._count.end()
         return self.moved
-
-    def _end_update(self) -> None:
-        samples = sum(map(len, self._met)) or 1
-        self.passes = Passes(self._forwarded / samples, self._backwarded / samples)
-        self._start_update()
 
     @property
     def skipped_in_a_row(self) -> int:
         """Updates in a row that were skipped, the last one among them; waits for it where the device decides."""
-        self._count_skipped(but=0)
-        return self._skipped_in_a_row
+        return self._skips.look()
 
     @property
     def known_skipped_in_a_row(self) -> int:
         """The same without a wait: where the device decides, without the last update."""
-        return self._skipped_in_a_row
-
-    def _count_skipped(self, but: int) -> None:
-        while len(self._unknown) > but:
-            self._skipped_in_a_row = self._skipped_in_a_row + 1 if self._unknown.pop(0) else 0
-
-    def _restart_count(self, skipped_in_a_row: int) -> None:
-        self._skipped_in_a_row, self._unknown = skipped_in_a_row, []
+        return self._skips.known
 
     def set_masks(self, masks: Sequence[Tensor | None] | None) -> None:
         """Say which weights exist; those that do not become 0.
@@ -438,12 +383,12 @@ class Member:
     def restart(self, network: nn.Module) -> None:
         """Start anew from the weights of a network of the same architecture; the optimizer forgets all."""
         self.engine.restart(network)
-        self._restart_count(0)
+        self._skips = SkipCount()
         self._buffers.remember()
 
     def after_resume(self, skipped_in_a_row: int, masks: Sequence[Tensor | None] | None) -> None:
         """Go on from the state that the engine has just loaded."""
-        self._restart_count(skipped_in_a_row)
+        self._skips = SkipCount(skipped_in_a_row)
         if masks is not None:
             pairs = zip(masks, self.parameters, strict=True)
             self.masks = [mask if mask is None else mask.to(p.device) for mask, p in pairs]
@@ -451,7 +396,6 @@ class Member:
 
     def _mask(self, tensors: Sequence[Tensor | None]) -> None:
         """Set to 0, in place, what belongs to weights that do not exist."""
-        if self.masks is not None:
-            pairs = [(t, m) for t, m in zip(tensors, self.masks, strict=True) if t is not None and m is not None]
-            for tensor, mask in pairs:
+        for tensor, mask in zip(tensors, self.masks or [], strict=self.masks is not None):
+            if tensor is not None and mask is not None:
                 tensor.mul_(mask)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dist_dash.errors import BadInput, own_code
 
@@ -71,3 +71,14 @@ def fused_by_default(make: MakeOptimizer, device: torch.device) -> MakeOptimizer
         return make(parameters, fused=True)  # type: ignore[call-arg]
 
     return made
+
+
+def momentum_of(optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor]) -> list[Tensor]:
+    """The momentum to which the next update adds the gradient, one tensor per parameter; 0 before the first one.
+
+    `momentum_buffer` of SGD, `exp_avg` of Adam and its kin; as the optimizer has it, with weight decay in it where the
+    optimizer puts it there. Not for sharded optimizers (ZeRO 1 and 2).
+    """
+    states = [optimizer.state.get(p, {}) for p in parameters]
+    kept = [state.get("momentum_buffer", state.get("exp_avg")) for state in states]
+    return [torch.zeros_like(p) if v is None else v for v, p in zip(kept, parameters, strict=True)]

@@ -148,6 +148,6 @@ class StackedMember(Member):
             stacked.grad = None
         for member in self.each:
             member.step()
-        self._end_update()
+        self.passes = self._count.end()
         self.moved = any(member.moved for member in self.each)
         return self.moved

@@ -10,6 +10,7 @@ from dist_dash.errors import BadInput
 from dist_dash.member.batch import Batch
 from dist_dash.member.facts import RunFacts
 from dist_dash.member.member import Member
+from dist_dash.member.optimizer import momentum_of
 from dist_dash.member.vector import ParameterVector, unit
 from dist_dash.methods.method import Measured, Totals, warmed_up
 from dist_dash.methods.sam import SAM
@@ -45,7 +46,8 @@ class MSAM(SAM):
                 raise BadInput(f"optimizer.momentum: {momentum} leaves MSAM nothing to ascend by; it must be above 0")
 
     def direction(self, member: Member, gradient: ParameterVector) -> ParameterVector:
-        return -1.0 * unit(member.restricted(member.momentum(), self.perturb))
+        momentum = ParameterVector(momentum_of(member.engine.optimizer, member.parameters))
+        return -1.0 * unit(member.restricted(momentum, self.perturb))
 
     def update(self, member: Member, batch: Batch, exchange: Exchange) -> Measured:
         totals = Totals(len(batch))

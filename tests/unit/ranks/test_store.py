@@ -18,5 +18,5 @@ def test_a_file_stays_while_ranks_come_and_go(tmp_path: Path, monkeypatch: pytes
         other.set(f"key {number}", "here")
         del other
     del connect, store
-    connect, store = open_store(1, 5.0)
+    _, store = open_store(1, 5.0)
     assert store.check(["key 0", "key 1", "key 2"])
