@@ -73,8 +73,7 @@ class Member:
         """The members that are trained here, each with its engine and its network: this one alone."""
         self._buffers = Buffers(engine.module)
         self._spare: list[Tensor] | None = None
-        self._perturbed, self._in_update = False, True
-        """Whether a forward counts as one at moved weights, and as one of an update."""
+        self._perturbed, self._in_update = False, True  # whether a forward counts as such
 
     @property
     def networks(self) -> list[nn.Module]:
