@@ -163,9 +163,9 @@ def trained(engine: str, bucket_mb: float, descents: list[Descent]) -> dict[str,
         sent: list[int] = []
         start = exchange.start_mean_over_replicas_
 
-        def recorded(values: Tensor) -> Any:
+        def recorded(values: Tensor, travel: torch.dtype | None = None) -> Any:
             sent.append(len(values))
-            return start(values)
+            return start(values, travel)
 
         exchange.start_mean_over_replicas_ = recorded  # type: ignore[method-assign]
         meanwhile = [0]
@@ -212,9 +212,9 @@ def ascended() -> list[tuple[float, list[int], int, list[np.ndarray[Any, Any]]]]
         net, sent, meanwhile = owner.module, list[int](), list[int]()
         start = exchange.start_mean_over_replicas_
 
-        def recorded(values: Tensor) -> Any:
+        def recorded(values: Tensor, travel: torch.dtype | None = None) -> Any:
             sent.append(len(values))
-            return start(values)
+            return start(values, travel)
 
         exchange.start_mean_over_replicas_ = recorded  # type: ignore[method-assign]
         for moved in ([True] * len(owner.parameters), [name.endswith("weight") for name, _ in net.named_parameters()]):

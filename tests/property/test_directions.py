@@ -23,7 +23,7 @@ class Members:
     """An exchange among members that are all in this process; they ask it one after the other, twice."""
 
     def __init__(self, sketches: Sequence[Sketch]) -> None:
-        self.layout, self.given = SimpleNamespace(device=torch.device("cpu")), list[Tensor]()
+        self.layout, self.given = SimpleNamespace(device=torch.device("cpu"), members_per_rank=1), list[Tensor]()
         for sketch in sketches:
             sketch.cosines(self)  # type: ignore[arg-type]
 
