@@ -32,7 +32,8 @@ def free_port() -> int:
 def _tell_whether_cuda_works(answer: Connection) -> None:
     import torch
 
-    answer.send(not torch.cuda._is_in_bad_fork())
+    # Without a GPU, a build for CUDA asks CUDA how many there are, and no rank needs it.
+    answer.send(not torch.cuda.is_available() or not torch.cuda._is_in_bad_fork())
     answer.close()
 
 
