@@ -24,7 +24,7 @@ IN_A_FILE = [
     ("rho_div: 0.1", "rho_div: null", "method.rho_div", "null", "a number"),
     ("batch_size: 64", "batch_size: null", "loader.batch_size", "null", "a whole number"),
     ("width: 16", "width: 1.5", "model.width", "1.5", "a whole number"),
-    ("class_path: DASH", "class_path: DASSH", "method", "'DASSH'", "DASH, SAM, SGD"),
+    ("class_path: DASH", "class_path: DASSH", "method", "'DASSH'", "DASH, ESAM, FSAM"),
     ("torch.optim.SGD", "torch.optim.SDG", "optimizer", "'torch.optim.SDG'", "SGD or AdamW"),
     ("{batch_size: 64}", "64", "loader", "64", "batch_size, accumulation"),
     ("{noise: 0.4}", "[0.4]", "labels", "[0.4]", "noise, validation"),

@@ -27,11 +27,15 @@ def test_there_are_recipes():
     assert RECIPES
 
 
-def test_the_study_s_recipe_loads_with_every_setting_that_it_tries(tmp_path):
-    (path,) = set(FILES) - set(RECIPES)
+@pytest.mark.parametrize(
+    ("path", "methods", "trials"),
+    zip(sorted(set(FILES) - set(RECIPES)), (7, 13), (6, 4), strict=True),
+    ids=lambda value: getattr(value, "stem", ""),
+)
+def test_a_study_s_recipe_loads_with_every_setting_that_it_tries(path, methods, trials, tmp_path):
     plan = read_plan(path)
     write_recipe(plan, tmp_path)
-    assert len(check_commands(plan, tmp_path)) == 7 * 6 + 2 * 7
+    assert len(check_commands(plan, tmp_path)) == methods * trials + 2 * methods
 
 
 @pytest.mark.parametrize("path", [*RECIPES, Path(SAMPLE)], ids=lambda path: path.stem)
