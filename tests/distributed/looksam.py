@@ -19,7 +19,7 @@ from dist_dash.methods import Measured, Method, Totals
 from dist_dash.ranks.exchange import Exchange
 
 
-class LookSAM(Method):
+class Looks(Method):
     """SAM every k steps, reusing its sharpness direction in between.
 
     Args:
@@ -72,7 +72,7 @@ class LookSAM(Method):
         self._kept = state["kept"]
 
 
-class Forgetful(LookSAM):
+class Forgetful(Looks):
     """LookSAM that does not keep its direction over a stop."""
 
     def state_dict(self) -> dict[str, Any]:

@@ -35,7 +35,7 @@ def ascent(member: Member, batch: Batch, totals: Totals) -> ParameterVector:
     return g
 
 
-class GSAM(Method):
+class RateSAM(Method):
     """Uses the learning rate: its factor now, and its range over the run."""
 
     def __init__(self, rho: float = 0.2, rho_min: float = 0.05, alpha: float = 0.3) -> None:
@@ -55,7 +55,7 @@ class GSAM(Method):
         return totals.measured()
 
 
-class AESAM(Method):
+class GateSAM(Method):
     """Uses a gate that all replicas decide alike, and a state that changes only where the weights moved."""
 
     def __init__(self, rho: float = 0.1, delta: float = 0.9, gate_start: float = 1.0, gate_end: float = -1.0) -> None:
@@ -92,7 +92,7 @@ class AESAM(Method):
         self.kept = state["kept"]
 
 
-class ESAM(Method):
+class ChosenSAM(Method):
     """Uses losses of single samples, and weights on them over all micro-batches of an update."""
 
     def __init__(self, rho: float = 0.1, gamma: float = 0.5) -> None:

@@ -18,7 +18,7 @@ from dist_dash.methods.method import Measured, Totals
 from dist_dash.ranks.exchange import Exchange
 
 
-class Repulsive(Method):
+class Repels(Method):
     """Members that repel each other's predictions.
 
     Args:

@@ -17,7 +17,7 @@ from dist_dash.methods import DASH, SAM, Method
 from dist_dash.ranks.exchange import Exchange
 from dist_dash.ranks.layout import layout_from_environment
 from dist_dash.runs.record import Window
-from tests.distributed.proofs import AESAM
+from tests.distributed.proofs import GateSAM
 from tests.distributed.small import CLASSES, FEATURES, MICRO, engine_named, network
 from tests.support.ranks import on_ranks
 
@@ -51,7 +51,14 @@ def train(method: Method, optimizer: str, engine: str, late: bool, exchange: Exc
         window.add({"loss": measured["loss"].nan_to_num()}, [owner.skipped])
         known.append(member.known_skipped_in_a_row)
         lates.append(isinstance(owner.skipped, Late))
-    found = {"counted": member.skipped_in_a_row, "known": known, "late": lates, "row": window.close()["skipped"]}
+    can = hasattr(owner.optimizer, "_step_supports_amp_scaling")
+    found = {
+        "can": can,
+        "counted": member.skipped_in_a_row,
+        "known": known,
+        "late": lates,
+        "row": window.close()["skipped"],
+    }
     state = owner.optimizer.state_dict()["state"]
     moments = [value for one in state.values() for value in one.values() if isinstance(value, Tensor)]
     kept = [*owner.module.state_dict().values(), *moments, *(getattr(method, "kept", None) or ())]
@@ -65,7 +72,7 @@ CASES: dict[str, tuple[Callable[[], Method], str, str]] = {
     "Adam": (SAM, "Adam", "torch"),
     "AdamW": (SAM, "AdamW", "torch"),
     "Adagrad": (SAM, "Adagrad", "torch"),
-    "a state": (AESAM, "SGD", "torch"),
+    "a state": (GateSAM, "SGD", "torch"),
 }
 Found = dict[str, tuple[dict[str, Any], dict[str, Any]]]
 
@@ -89,11 +96,12 @@ def test_the_device_decides_as_the_host_does(case: str, ranks: list[Found]) -> N
     for found in ranks:
         host, device = found[case]
         assert not any(host["late"])
-        assert all(device["late"])
+        assert all(late == device["can"] for late in device["late"])
+        assert device["can"] or case == "Adagrad"  # whose fused kernels cannot in torch 2.11
         assert device["state"] == host["state"]
         assert device["row"] == host["row"] == [0.0, len(SICK) / STEPS]
         assert device["counted"] == host["counted"]
-        assert device["known"] == [0, *host["known"][:-1]]
+        assert device["known"] == ([0, *host["known"][:-1]] if device["can"] else host["known"])
     assert [found[case][1]["counted"] for found in ranks] == [0, 1]
     assert ranks[1][case][0]["known"] == [1, 2, 0, 0, 1, 0, 0, 1]
 

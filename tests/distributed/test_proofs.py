@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from dist_dash.methods import SAM, SGD, Method
 from dist_dash.seeds import derived_seed
 from tests.distributed import proof_oracle as oracle
-from tests.distributed.proofs import AESAM, ESAM, GSAM, Heads, RandomMask, TwoSnapshots
+from tests.distributed.proofs import ChosenSAM, GateSAM, Heads, RandomMask, RateSAM, TwoSnapshots
 from tests.distributed.small import CLASSES, FEATURES, Batches, batches, network, run_member
 from tests.e2e.runs import assert_same_run, finish, lines_of, start
 from tests.support.ranks import on_ranks
@@ -55,7 +55,7 @@ def test_gsam_follows_the_learning_rate() -> None:
     factors = [TwoSnapshots().factor(step, 4, STEPS) for step in range(STEPS)]
     options = {"rho": (0.05, 0.2), "alpha": 0.3, "factors": (min(factors), max(factors))}
     outcome = oracle.gsam(modules(True), data(), settings(factors=factors), **options)
-    ranks = on_real_ranks(GSAM(0.2, 0.05, 0.3), data(), batch_norm=True, trajectory=TwoSnapshots())
+    ranks = on_real_ranks(RateSAM(0.2, 0.05, 0.3), data(), batch_norm=True, trajectory=TwoSnapshots())
     assert_weights(ranks, outcome.weights)
     assert len({record[0]["rho"] for record in outcome.records}) > 2
 
@@ -63,7 +63,7 @@ def test_gsam_follows_the_learning_rate() -> None:
 def test_the_gate_of_ae_sam_is_the_same_on_replicas() -> None:
     options = {"rho": 0.1, "gate": (0.5, -0.5)}
     outcome = oracle.ae_sam(modules(), data(), settings(ascent_sync="local"), **options)
-    ranks = on_real_ranks(AESAM(0.1, gate_start=0.5, gate_end=-0.5), data())
+    ranks = on_real_ranks(GateSAM(0.1, gate_start=0.5, gate_end=-0.5), data())
     assert_weights(ranks, outcome.weights)
     for rank in ranks:
         decided = [bool(measured["sam"]) for measured in rank["measured"]]
@@ -75,13 +75,13 @@ def test_a_skipped_step_leaves_the_state_of_ae_sam_alone() -> None:
     broken = data()
     broken[3][0][0][0][0, 0] = torch.nan
     outcome = oracle.ae_sam(modules(), broken, settings(ascent_sync="local"), rho=0.1, gate=(0.5, -0.5))
-    assert_weights(on_real_ranks(AESAM(0.1, gate_start=0.5, gate_end=-0.5), broken), outcome.weights)
+    assert_weights(on_real_ranks(GateSAM(0.1, gate_start=0.5, gate_end=-0.5), broken), outcome.weights)
     assert not outcome.records[3][0]["moved"]
 
 
 def test_esam_weighs_samples_over_an_update() -> None:
     outcome = oracle.esam(modules(True), data(), settings(), rho=0.1, gamma=0.4)
-    assert_weights(on_real_ranks(ESAM(0.1, 0.4), data(), batch_norm=True), outcome.weights)
+    assert_weights(on_real_ranks(ChosenSAM(0.1, 0.4), data(), batch_norm=True), outcome.weights)
     size = len(data()[0][0][0][0])
     shares = [sum(k < size for k in record[0]["selected"][0]) for record in outcome.records]
     assert any(
@@ -150,7 +150,7 @@ def test_masks_and_gates_with_deepspeed(engine: str) -> None:
     single = batches(STEPS, REPLICAS, ACCUMULATION, torch.float32)
     sparsity = {"sparsity": RandomMask(0.5)} if engine == "zero0" else {}
     found = [
-        on_real_ranks(AESAM(0.1, gate_start=0.5, gate_end=-0.5), single, engine=name, dtype=torch.float32, **sparsity)
+        on_real_ranks(GateSAM(0.1, gate_start=0.5, gate_end=-0.5), single, engine=name, dtype=torch.float32, **sparsity)
         for name in (engine, "torch")
     ]
     for ours, theirs in zip(*found, strict=True):
@@ -183,11 +183,11 @@ def test_a_run_tells_its_method_the_time_and_of_restarts(tmp_path: Path) -> None
 
 
 SYSTEMS = {
-    "GSAM": ["--method=tests.distributed.proofs.GSAM"],
-    "AESAM": ["--method=tests.distributed.proofs.AESAM"],
-    "ESAM": ["--method=tests.distributed.proofs.ESAM"],
+    "RateSAM": ["--method=tests.distributed.proofs.RateSAM"],
+    "GateSAM": ["--method=tests.distributed.proofs.GateSAM"],
+    "ChosenSAM": ["--method=tests.distributed.proofs.ChosenSAM"],
     "two snapshots": ["--method=SGD", "--schedule=tests.distributed.proofs.TwoSnapshots"],
-    "two chains": ["--method=tests.distributed.proofs.AESAM", "--schedule=tests.distributed.proofs.TwoChains"],
+    "two chains": ["--method=tests.distributed.proofs.GateSAM", "--schedule=tests.distributed.proofs.TwoChains"],
     "a look ahead": ["--method=tests.distributed.proofs.LooksAhead"],
     "mask": ["--method=SAM", "--sparsity=tests.distributed.proofs.RandomMask"],
 }

@@ -13,13 +13,13 @@ import pytest
 import torch
 
 from dist_dash.methods import SAM
-from tests.distributed.looksam import LookSAM
-from tests.distributed.repulsion import Repulsive
+from tests.distributed.looksam import Looks
+from tests.distributed.repulsion import Repels
 from tests.distributed.small import batches, network, run_member
 from tests.e2e.runs import assert_same_run, finish, lines_of, start
 from tests.support.ranks import on_ranks
 
-LOOK = ["--method=tests.distributed.looksam.LookSAM", "--method.k=3"]
+LOOK = ["--method=tests.distributed.looksam.Looks", "--method.k=3"]
 
 
 def struck(run: Path, orders: str) -> list[str]:
@@ -56,9 +56,9 @@ def test_looksam_at_every_step_is_sam(engine: str) -> None:
     dtype = torch.float64 if engine == "torch" else torch.float32
     data = batches(4, 1, 2, dtype)
     settings = {"engine": engine, "batch_norm": True, "dtype": dtype, "clip": 0.5}
-    look = on_ranks(2, partial(run_member, **settings), LookSAM(k=1, rho=0.1), 2, data)
+    look = on_ranks(2, partial(run_member, **settings), Looks(k=1, rho=0.1), 2, data)
     sam = on_ranks(2, partial(run_member, **settings), SAM(rho=0.1), 2, data)
-    other = on_ranks(2, partial(run_member, **settings), LookSAM(k=2, rho=0.1), 2, data)
+    other = on_ranks(2, partial(run_member, **settings), Looks(k=2, rho=0.1), 2, data)
     tolerance = 1e-12 if engine == "torch" else 1e-6
     for ours, theirs, between in zip(look, sam, other, strict=True):
         for key, value in theirs["weights"].items():
@@ -100,7 +100,7 @@ def repelled(weight: float, steps: int) -> list[dict[str, np.ndarray]]:
 def test_a_repulsive_ensemble_is_its_formula() -> None:
     settings: dict[str, Any] = {"optimizer": {"lr": 0.1, "momentum": 0.9, "weight_decay": 1e-3}}
     data = batches(4, 1, 1, torch.float64)
-    ranks = on_ranks(3, partial(run_member, **settings), Repulsive(weight=2.0), 3, data)
+    ranks = on_ranks(3, partial(run_member, **settings), Repels(weight=2.0), 3, data)
     for rank, expected in zip(ranks, repelled(2.0, 4), strict=True):
         for key, value in expected.items():
             np.testing.assert_allclose(rank["weights"][key], value, rtol=0, atol=1e-12, err_msg=key)
@@ -110,7 +110,7 @@ def test_a_repulsive_ensemble_trains_and_disagrees_more(tmp_path: Path) -> None:
     found = {}
     for weight in (0, 10):
         run = tmp_path / str(weight)
-        method = ["--method=tests.distributed.repulsion.Repulsive", f"--method.weight={weight}"]
+        method = ["--method=tests.distributed.repulsion.Repels", f"--method.weight={weight}"]
         finish(run, 3, 3, "--engine=Torch", "--max_steps=60", "--labels.noise=0", *method)
         lines = [line for line in lines_of(run) if line["kind"] == "train"]
         assert np.isfinite([line[name] for line in lines for name in ("loss", "repulsion")]).all()

@@ -110,7 +110,7 @@ class HalfSAM(SAM):
 
 def test_a_run_writes_down_what_its_updates_cost(tmp_path: Path) -> None:
     """LookSAM with k = 3: one update in three costs twice as much; the mean over six is 4/3."""
-    method = ["--method=tests.distributed.looksam.LookSAM", "--method.k=3"]
+    method = ["--method=tests.distributed.looksam.Looks", "--method.k=3"]
     finish(tmp_path / "run", 1, 1, "--engine=Torch", "--max_steps=6", "--record.every=6", *method)
     line = next(line for line in lines_of(tmp_path / "run") if line["kind"] == "train")
     assert (line["forwards"], line["backwards"]) == (pytest.approx([4 / 3]), pytest.approx([4 / 3]))
