@@ -257,9 +257,11 @@ class Plan:
         """What a reader must know of the numbers."""
         found, network = self.profile, asdict(self.network)
         linked = ", ".join(f"{name} {value:g}" for name, value in network.items())
+        source = found.made.get("from")  # of a profile that was made of other figures
+        made = f"derived ({source})" if source else f"{found.steps} updates measured"
         lines = [
-            f"{found.steps} updates measured on {found.device}, {found.made['date']}; they vary by "
-            f"{100 * found.jitter:.0f} %. Network ({self.known[1]}; µs, GB/s): {linked}.",
+            f"{made}, on {found.device}, {found.made['date']}; they vary by {100 * found.jitter:.0f} %. "
+            f"Network ({self.known[1]}; µs, GB/s): {linked}.",
             "Every rank of a plan is taken to be as fast as the measured one.",
         ]
         if not found.rates.on_gpu:
