@@ -69,7 +69,7 @@ class DASH(Method):
         alpha: float = 0.7,
         perturb: str = "all",
     ) -> None:
-        for field, value in (("rho_loss", rho_loss), ("rho_div", rho_div), ("weight", weight)):
+        for field, value in {"rho_loss": rho_loss, "rho_div": rho_div, "weight": weight, "alpha": alpha}.items():
             require_non_negative(f"method.{field}", value)
         require(0 <= gamma <= 1, "method.gamma", gamma, "a number in [0, 1]")
         check_warmup(rho_warmup)

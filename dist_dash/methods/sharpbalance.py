@@ -140,7 +140,7 @@ class SharpBalance(Method):
             totals.add(loss=losses.sum() * len(batch), accuracy=micro.correct(logits), flattened=chosen.double().mean())
         with member.perturbed(self.rho * unit(member.restricted(g, self.perturb))):
             for micro, chosen in zip(batch, flattened, strict=True):
-                backward_of_part(member, micro, chosen / number)
+                backward_of_part(member, micro, chosen.to(micro.target.dtype) / number)
         member.step()
         return totals.measured(g_loss_norm=g.norm())
 

@@ -181,8 +181,9 @@ def of_a_split(seed: int = 3) -> tuple[Any, Any, Any]:
     numbers = torch.randperm(60, generator=draw)[:40]
     x = torch.randn(40, FEATURES, generator=draw, dtype=torch.float64)
     target = nn.functional.one_hot(torch.randint(CLASSES, (40,), generator=draw), CLASSES).double()
-    places = torch.stack([torch.randperm(40, generator=draw)[: 4 * MICRO] for _ in range(STEPS)])
-    places = places.reshape(STEPS, REPLICAS, ACCUMULATION, MICRO)
+    size = MICRO - 2  # so that 1 over the samples of an update has no exact value in single precision
+    places = torch.stack([torch.randperm(40, generator=draw)[: 4 * size] for _ in range(STEPS)])
+    places = places.reshape(STEPS, REPLICAS, ACCUMULATION, size)
     samples = [[[(x[p], target[p]) for p in micros] for micros in replicas] for replicas in places]
     return (x, target, numbers), samples, [[[numbers[p] for p in micros] for micros in each] for each in places]
 
