@@ -115,7 +115,7 @@ class Totals:
 
 
 def ascent(
-    member: Member, batch: Batch, totals: Totals, ascent_sync: Literal["local", "mean"], perturb: str = "all"
+    member: Member, batch: Batch, totals: Totals, ascent_sync: Literal["local", "mean"], perturb: str | None = None
 ) -> ParameterVector:
     """∇L(θ) over the micro-batches of an update: the first pass of most methods.
 
@@ -124,14 +124,14 @@ def ascent(
         batch: the update's.
         totals: takes `loss` and `accuracy`.
         ascent_sync: `local`: of this replica's samples; `mean`: of those of all the member's replicas.
-        perturb: which parameters' part of it is wanted; 0 elsewhere.
+        perturb: the part that an ascent moves, see `Member.ascending`, and 0 elsewhere; None: the whole gradient.
     """
     g = ParameterVector([])
     for micro in batch:
         logits = member.forward(micro.x)
         loss = micro.loss(logits)
         mean = ascent_sync == "mean" and micro is batch.last
-        if perturb == "all":
+        if perturb is None:
             g = member.gradient(loss, onto=g, mean=mean)
         else:
             g = member.ascent_gradient(loss, perturb=perturb, onto=g, mean=mean)

@@ -13,7 +13,7 @@ from dist_dash.member.batch import Batch
 from dist_dash.member.late import Truth
 from dist_dash.member.member import Member
 from dist_dash.member.vector import ParameterVector, sam_perturbation
-from dist_dash.methods.method import Measured, Method, Totals, check_warmup, warmed_up
+from dist_dash.methods.method import Measured, Method, Totals, ascent, check_warmup, warmed_up
 from dist_dash.ranks.exchange import Exchange
 
 
@@ -62,13 +62,7 @@ class SAM(Method):
 
     def update(self, member: Member, batch: Batch, exchange: Exchange) -> Measured:
         totals = Totals(len(batch))
-        g = ParameterVector([])
-        for micro in batch:
-            logits = member.forward(micro.x)
-            loss = micro.loss(logits)
-            mean = self.ascent_sync == "mean" and micro is batch.last
-            g = member.ascent_gradient(loss, perturb=self.perturb, onto=g, mean=mean)
-            totals.add(loss=loss, accuracy=micro.correct(logits))
+        g = ascent(member, batch, totals, self.ascent_sync, self.perturb)
         g_norm = g.norm()
         epsilon = warmed_up(self.rho, batch.progress, self.rho_warmup) * self.direction(member, g)
         del g
